@@ -1,0 +1,4 @@
+//! rondo: a round-robin HTTP/1.1 load balancer.
+
+#![forbid(unsafe_code)]
+

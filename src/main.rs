@@ -1,0 +1,3 @@
+//! The command `rondo`.
+
+fn main() {}
