@@ -1,4 +1,3 @@
 //! rondo: a round-robin HTTP/1.1 load balancer.
 
 #![forbid(unsafe_code)]
-
