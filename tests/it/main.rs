@@ -15,6 +15,7 @@ mod access_log;
 mod architecture;
 mod bodies;
 mod config_and_command_line;
+mod demo;
 mod failover;
 mod forwarding;
 mod health;
