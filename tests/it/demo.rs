@@ -19,12 +19,9 @@ fn start() -> Child {
 #[test]
 fn the_demonstration_shows_each_origin_or_names_the_port_that_is_taken() {
     let mut demo = start();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap())
-        .lines()
-        .map(Result::unwrap);
     let mut said = Vec::new();
-    while let Some(line) = lines.next() {
-        said.push(line);
+    for line in BufReader::new(demo.stdout.take().unwrap()).lines() {
+        said.push(line.unwrap());
         if said.last().unwrap().contains("Ctrl-C") {
             break;
         }
