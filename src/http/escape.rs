@@ -30,3 +30,35 @@ fn escape(bytes: &[u8], prefix: &[u8], out: &mut Vec<u8>) {
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::http::escape::*;
+
+    fn escaped(how: fn(&[u8], &mut Vec<u8>), bytes: &[u8]) -> String {
+        let mut out = Vec::new();
+        how(bytes, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line() {
+        let forged = b"GET /\" 200\r\n1.2.3.4 \x1b[2J\\ \xe9\x7f\0";
+        let expected = r"GET /\x22 200\x0d\x0a1.2.3.4 \x1b[2J\x5c \xe9\x7f\x00";
+        assert_eq!(escaped(text, forged), expected);
+        assert_eq!(
+            escaped(text, b"GET /plain?x=%22 HTTP/1.1"),
+            "GET /plain?x=%22 HTTP/1.1"
+        );
+        assert_eq!(escaped(text, b""), "");
+    }
+
+    #[test]
+    fn every_byte_survives_json() {
+        let all: Vec<u8> = (0..=255).collect();
+        let line = format!("\"{}\"", escaped(json, &all));
+        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+        let read: String = serde_json::from_str(&line).unwrap();
+        assert!(read.chars().map(u32::from).eq(0..=255));
+    }
+}

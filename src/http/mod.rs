@@ -54,3 +54,6 @@ pub struct HeadLimits {
     /// Field lines.
     pub fields_max: usize,
 }
+
+#[cfg(test)]
+mod properties;
