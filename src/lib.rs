@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod config;
 pub mod document;
+pub mod escape;
+pub mod event_log;
 pub mod pool;
+pub mod timestamp;

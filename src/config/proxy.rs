@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::access_log::Format;
 use crate::document::{Mistake, Node, Object};
 
 /// The section `proxy`.
@@ -46,6 +47,17 @@ pub enum AccessLog {
     Text,
     /// A line with a JSON object each.
     Json,
+}
+
+impl AccessLog {
+    /// How a line is written, if one is.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            AccessLog::Off => None,
+            AccessLog::Text => Some(Format::Text),
+            AccessLog::Json => Some(Format::Json),
+        }
+    }
 }
 
 /// Whose forwarded fields are believed.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::document::words::printable;
+use crate::escape::printable;
 
 /// What is wrong with a configuration, where, and what would be right.
 ///

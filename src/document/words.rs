@@ -23,19 +23,6 @@ pub(super) fn shortened(text: &str) -> String {
         .collect()
 }
 
-/// The same text with everything escaped that could end or hide a part of a line.
-pub(super) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            // Values were escaped when they were quoted; escaping them again would only hide them.
-            '"' | '\\' | '\'' => out.push(char),
-            _ => out.extend(char.escape_debug()),
-        }
-    }
-    out
-}
-
 /// `a, b or c`.
 pub(super) fn listed<S: AsRef<str>>(items: &[S], last: &str) -> String {
     let mut text = String::new();
