@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_log;
+pub mod command_line;
 pub mod config;
 pub mod document;
 pub mod escape;

@@ -18,6 +18,12 @@ const WORKER_BYTES: u64 = 2 * 256 * 1024;
 /// What the kernel may hold for a worker: 32 pipes of at most 1 MiB, one for each direction.
 const WORKER_PIPE_BYTES: u64 = 32 * 2 * 1024 * 1024;
 
+/// How many descriptors this process may have at most: the hard limit, to which the soft one is raised at start.
+pub fn descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
 /// How many client connections fit under a descriptor limit, at most `proxy.max_connections` and at least 1.
 ///
 /// A client connection needs one descriptor more for its backend connection while an exchange is under way. Not all

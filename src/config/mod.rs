@@ -3,7 +3,7 @@
 //! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing behind it asks again
 //! whether a value is good. One file for each part: `proxy.rs`, `backends.rs`, `balance.rs`, `health_check.rs`,
 //! `timeouts.rs` (with the limits), `admin.rs`; each key stands there in one line with its default and its bounds.
-//! `budget.rs` says what a configuration costs. Read `proxy.rs` next.
+//! `budget.rs` says what a configuration costs, `summary.rs` is what `--check` prints. Read `proxy.rs` next.
 
 use std::path::Path;
 
@@ -13,8 +13,9 @@ use crate::pool::balance::BalanceSettings;
 use crate::pool::probe::HealthCheckSettings;
 
 pub use self::admin::Admin;
-pub use self::budget::{MemoryBound, descriptor_budget, memory_bound};
+pub use self::budget::{MemoryBound, descriptor_budget, descriptor_limit, memory_bound};
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
+pub use self::summary::summary;
 pub use self::timeouts::{Limits, Timeouts};
 
 mod admin;
@@ -23,6 +24,7 @@ mod balance;
 mod budget;
 mod health_check;
 mod proxy;
+mod summary;
 mod timeouts;
 
 /// Keys that are validated like all others, but refused by name because what they ask for is not built yet:

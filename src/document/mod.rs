@@ -20,7 +20,7 @@ use self::words::{SHOWN_CHARS_MAX, listed, nearest, quoted, shortened};
 pub use self::mistake::Mistake;
 
 mod mistake;
-mod words;
+pub(crate) mod words;
 
 /// The largest file that is read, in bytes: room for some 20,000 backends.
 pub const FILE_BYTES_MAX: usize = 1024 * 1024;

@@ -4,7 +4,7 @@
 pub(super) const SHOWN_CHARS_MAX: usize = 80;
 
 /// A text in quotes, short, and with everything escaped that would not print.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     if text.chars().nth(SHOWN_CHARS_MAX).is_none() {
         return format!("{text:?}");
     }
@@ -42,7 +42,7 @@ pub(super) fn listed<S: AsRef<str>>(items: &[S], last: &str) -> String {
 }
 
 /// The known word that was probably meant, if any comes close.
-pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let folded = |text: &str| -> String {
         text.chars()
             .filter(|char| !matches!(char, '_' | '-' | ' '))
