@@ -2,4 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-pub mod http;
+pub mod access_log;
+pub mod command_line;
+pub mod config;
+pub mod document;
+pub mod escape;
+pub mod event_log;
+pub mod pool;
+pub mod timestamp;
