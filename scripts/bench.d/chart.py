@@ -7,7 +7,8 @@ vertical line). `scripts/bench --from results.json --svg chart.svg` draws from r
 from html import escape
 
 ROWS = ("keep-1", "keep-64", "keep-1000", "close-64", "16k", "1m", "upload", "chunked", "log")
-PROXIES = ("rondo", "nginx", "haproxy", "pen")
+# In bulk the tuned ones stand beside the plain: they are the peers to beat.
+PROXIES = ("rondo", "nginx", "nginx 64k", "haproxy", "haproxy splice", "pen")
 WIDTH, LABELS, GAP = 880, 210, 36
 BAR, BETWEEN = 9, 16
 COLUMN = (WIDTH - LABELS - 2 * GAP) // 2
@@ -17,7 +18,8 @@ STYLE = """
   .title { font-weight: 600; font-size: 13px; fill: #1f2328; }
   .value { font-size: 10px; }
   .line { stroke: #8c959f; stroke-width: 1; stroke-dasharray: 2 2; }
-  .rondo { fill: #d9480f; } .nginx { fill: #8c959f; } .haproxy { fill: #4c7fb8; } .pen { fill: #7a9a5b; }
+  .rondo { fill: #d9480f; } .nginx { fill: #848d97; } .nginx-64k { fill: #a8a295; }
+  .haproxy { fill: #4c7fb8; } .haproxy-splice { fill: #6aa3b5; } .pen { fill: #7a9a5b; }
   text.rondo { font-weight: 600; }
   @media (prefers-color-scheme: dark) {
     text { fill: #9da7b3; } .title { fill: #e6edf3; } .rondo { fill: #ff8a4c; }
@@ -38,8 +40,10 @@ def draw(results):
         parts.append(_text(_left(number), 20, title, "title"))
         parts.append(_text(_left(number), 36, "nginx, one worker = 1"))
     for number, proxy in enumerate(PROXIES):
-        parts.append(f'<rect class="{proxy}" x="{number * 52 + 4}" y="12" width="9" height="9"/>')
-        parts.append(_text(number * 52 + 16, 20, proxy))
+        x, y = 4 + 84 * (number // 3), 6 + 15 * (number % 3)
+        parts.append(f'<rect class="{_kind(proxy)}" x="{x}" y="{y}" width="9" height="9"/>')
+        parts.append(_text(x + 14, y + 9, proxy))
+    lines = len(parts)
     for scenario in scenarios:
         shown = [p for name in PROXIES for p in scenario["proxies"] if p["name"] == name]
         height = len(shown) * (BAR + 2)
@@ -50,18 +54,23 @@ def draw(results):
                 ratio = _ratio(proxy, key)
                 length = max(1, round(min(ratio, scales[key]) / scales[key] * (COLUMN - 40)))
                 y = top + place * (BAR + 2)
-                parts.append(f'<rect class="{proxy["name"]}" x="{_left(number)}" y="{y}" width="{length}" height="{BAR}"/>')
-                parts.append(_text(_left(number) + length + 4, y + 8, f"{ratio:.2f}", f"value {proxy['name']}"))
+                parts.append(f'<rect class="{_kind(proxy["name"])}" x="{_left(number)}" y="{y}" width="{length}" height="{BAR}"/>')
+                parts.append(_text(_left(number) + length + 4, y + 8, f"{ratio:.2f}", f"value {_kind(proxy['name'])}"))
         top += max(height, 30) + BETWEEN
     for number, (key, _) in enumerate(columns):
         x = _left(number) + round((COLUMN - 40) / scales[key])
-        parts.append(f'<line class="line" x1="{x}" y1="50" x2="{x}" y2="{top - BETWEEN}"/>')
+        # Behind the bars and their figures.
+        parts.insert(lines, f'<line class="line" x1="{x}" y1="50" x2="{x}" y2="{top - BETWEEN}"/>')
     machine = results["machine"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in PROXIES if name in machine["versions"])
     parts.append(_text(4, top + 8, f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel'].split('-')[0]}; {versions}", "value"))
     body = "\n".join(parts)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 20}" width="{WIDTH}" height="{top + 20}" role="img" '
             f'aria-label="Throughput and CPU of rondo and its peers as ratios to nginx">\n<style>{STYLE}</style>\n{body}\n</svg>\n')
+
+
+def _kind(name):
+    return name.replace(" ", "-")
 
 
 def _ratio(proxy, key):
@@ -77,9 +86,8 @@ def _text(x, y, text, kind=""):
 
 
 def _two_lines(title):
-    """Broken after a comma near the middle."""
-    if len(title) <= 32:
+    """Broken after the last comma that leaves the first line short enough."""
+    commas = [place for place in range(len(title)) if title[place:place + 2] == ", " and place <= 32]
+    if len(title) <= 32 or not commas:
         return [title]
-    commas = [place for place, letter in enumerate(title) if letter == "," and title[place + 1:place + 2] == " "]
-    place = min(commas, key=lambda p: abs(p - len(title) / 2), default=None)
-    return [title] if place is None else [title[:place + 1], title[place + 2:]]
+    return [title[:commas[-1] + 1], title[commas[-1] + 2:]]

@@ -54,7 +54,7 @@ SCENARIOS = (
              (*map(idle_beside, (NGINX, NGINX_AGAIN, HAPROXY, RONDO)),
               replace(NGINX, name="nginx, none idle"), replace(HAPROXY, name="haproxy, none idle"),
               replace(RONDO, name="rondo, none idle")), smoke=True),
-    Scenario("chunked", "chunked answers, 16 KiB in two chunks, 64 connections", USUAL, path="/chunked", smoke=True),
+    Scenario("chunked", "16 KiB chunked answers, 64 connections", USUAL, path="/chunked", smoke=True),
     Scenario("slow", "a backend that takes 100 ms, 1,000 connections", USUAL, path="/slow", connections=1000, slow_ms=100),
     Scenario("log", "access log on, to a file, 64 connections",
              tuple(map(logging, (NGINX, NGINX_AGAIN, replace(NGINX, name="nginx, log in blocks", buffered_log=True),
