@@ -2,3 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bell;
+pub mod decisions;
+pub mod pool;
