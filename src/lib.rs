@@ -2,11 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod access_log;
-pub mod command_line;
-pub mod config;
-pub mod document;
-pub mod escape;
-pub mod event_log;
+pub mod bell;
+pub mod decisions;
 pub mod pool;
-pub mod timestamp;
