@@ -33,6 +33,10 @@ impl Span {
     pub(crate) fn start(self) -> usize {
         self.start as usize
     }
+
+    pub(crate) fn end(self) -> usize {
+        self.start as usize + self.len as usize
+    }
 }
 
 /// One field line.

@@ -220,5 +220,5 @@ fn text_end(bytes: &[u8]) -> Option<usize> {
 
 /// What a line of a head may hold (RFC 9110 5.5): HTAB, SP, visible characters and obs-text.
 fn is_text(byte: u8) -> bool {
-    (byte >= 0x20) & (byte != 0x7f) | (byte == b'\t')
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
