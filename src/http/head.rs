@@ -117,7 +117,11 @@ impl Head {
                 let start = offset(head, part);
                 Span::new(start..start + part.len())
             };
-            Field::new(head, place(field.name.as_bytes()), place(field.value))
+            Field::new(
+                field.name.as_bytes(),
+                place(field.name.as_bytes()),
+                place(field.value),
+            )
         }));
         self.bytes.extend_from_slice(head);
         true
