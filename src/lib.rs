@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bell;
+pub mod checker;
 pub mod decisions;
 pub mod pool;
+pub mod resolver;

@@ -130,6 +130,7 @@ pub struct Backend {
     /// From when on one exchange may try it though it is down; `NEVER` where only checks decide.
     trial_at_ms: AtomicU64,
     addresses: RwLock<Arc<[SocketAddr]>>,
+    needs_lookup: bool,
     lookup_pending: AtomicBool,
     lookup_wanted: AtomicBool,
 }
@@ -157,6 +158,7 @@ impl Backend {
             in_flight: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             trial_at_ms: AtomicU64::new(NEVER),
+            needs_lookup: addresses.is_none(),
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
             addresses: RwLock::new(addresses.unwrap_or_default().into()),
@@ -199,6 +201,11 @@ impl Backend {
         }
         *addresses = new.into();
         true
+    }
+
+    /// Whether its addresses come from a resolver.
+    pub fn needs_lookup(&self) -> bool {
+        self.needs_lookup
     }
 
     /// Remembers that its name was looked up without success; the addresses stay as they were.
@@ -348,11 +355,11 @@ impl Drop for InFlight {
 }
 
 #[cfg(test)]
-pub(in crate::pool) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A backend that nobody connects to.
-    pub(in crate::pool) fn settings(name: &str) -> BackendSettings {
+    pub(crate) fn settings(name: &str) -> BackendSettings {
         BackendSettings {
             name: name.to_owned(),
             url: BackendUrl {
