@@ -173,34 +173,40 @@ impl Backend {
 
     /// Puts an address first, because a connection to it was opened. Costs a read lock where it is first already.
     pub fn address_worked(&self, address: SocketAddr) {
-        if read(&self.addresses).first() == Some(&address) {
+        let known = self.addresses();
+        let Some(place @ 1..) = known.iter().position(|&a| a == address) else {
             return;
-        }
+        };
+        let mut sorted = known.to_vec();
+        sorted[..=place].rotate_right(1);
+        let sorted = Arc::from(sorted);
         let mut addresses = write(&self.addresses);
-        if let Some(place) = addresses.iter().position(|&a| a == address) {
-            let mut sorted = addresses.to_vec();
-            sorted[..=place].rotate_right(1);
-            *addresses = sorted.into();
+        // Only if nobody was faster: new addresses must not be overwritten with old ones.
+        if Arc::ptr_eq(&addresses, &known) {
+            *addresses = sorted;
         }
     }
 
     /// Takes the addresses that its name has now, and keeps the first one first where it is still among them.
     /// Says whether anything changed.
     pub fn set_addresses(&self, mut new: Vec<SocketAddr>) -> bool {
-        self.lookup_pending.store(false, Ordering::Release);
-        let mut addresses = write(&self.addresses);
+        let known = self.addresses();
         // Resolvers rotate their answers: another order of the same addresses is no news.
-        if addresses.len() == new.len() && addresses.iter().all(|address| new.contains(address)) {
-            return false;
+        let changed =
+            known.len() != new.len() || known.iter().any(|address| !new.contains(address));
+        if changed {
+            if let Some(place) = known
+                .first()
+                .and_then(|first| new.iter().position(|a| a == first))
+            {
+                new[..=place].rotate_right(1);
+            }
+            let new = Arc::from(new);
+            *write(&self.addresses) = new;
         }
-        if let Some(place) = addresses
-            .first()
-            .and_then(|first| new.iter().position(|a| a == first))
-        {
-            new[..=place].rotate_right(1);
-        }
-        *addresses = new.into();
-        true
+        // After the addresses: whoever waits for the first lookup looks at this first.
+        self.lookup_pending.store(false, Ordering::Release);
+        changed
     }
 
     /// Whether its addresses come from a resolver.
