@@ -43,9 +43,14 @@ impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DemoError::Taken(address) => {
-                write!(f, "--demo needs {address}, and something else listens there: stop it first")
+                write!(
+                    f,
+                    "--demo needs {address}, and something else listens there: stop it first"
+                )
             }
-            DemoError::Origin(address, error) => write!(f, "--demo cannot listen on {address}: {error}"),
+            DemoError::Origin(address, error) => {
+                write!(f, "--demo cannot listen on {address}: {error}")
+            }
             DemoError::Server(error) => write!(f, "--demo: {error}"),
             DemoError::Request(error) => write!(f, "--demo: a request failed: {error}"),
         }
@@ -91,7 +96,12 @@ fn configuration() -> Config {
     let backends: Vec<String> = ORIGIN_PORTS
         .iter()
         .enumerate()
-        .map(|(index, port)| format!(r#"{{ "name": "origin-{}", "url": "http://127.0.0.1:{port}/" }}"#, index + 1))
+        .map(|(index, port)| {
+            format!(
+                r#"{{ "name": "origin-{}", "url": "http://127.0.0.1:{port}/" }}"#,
+                index + 1
+            )
+        })
         .collect();
     // Without the access log: standard output is for what the demonstration says.
     let text = format!(
@@ -111,12 +121,17 @@ fn say(text: &str) {
 fn ask(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
     match response.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(response.lines().next().unwrap_or("no answer").to_owned())),
+        _ => Err(io::Error::other(
+            response.lines().next().unwrap_or("no answer").to_owned(),
+        )),
     }
 }
 
@@ -137,7 +152,11 @@ impl Origin {
         };
         let listener = TcpListener::bind(wanted).map_err(failure)?;
         let address = listener.local_addr().map_err(failure)?;
-        let origin = Arc::new(Self { number, address, failed: AtomicBool::new(false) });
+        let origin = Arc::new(Self {
+            number,
+            address,
+            failed: AtomicBool::new(false),
+        });
         let running = Arc::clone(&origin);
         thread::Builder::new()
             .name(format!("origin-{number}"))
@@ -172,7 +191,10 @@ impl Origin {
     fn serve(&self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let _ = stream.set_read_timeout(Some(LOOK));
-        let mut connection = BufReader::new(Patient { stream, origin: self });
+        let mut connection = BufReader::new(Patient {
+            stream,
+            origin: self,
+        });
         while let Ok(Some(request)) = Request::read(&mut connection) {
             // Only whoever asks this origin itself may break it; a request through the balancer has `Via`.
             let fail = request.target == "/fail" && !request.forwarded;
@@ -184,7 +206,13 @@ impl Origin {
                 body.len(),
                 self.number
             );
-            if connection.get_mut().stream.write_all(answer.as_bytes()).is_err() || request.close {
+            if connection
+                .get_mut()
+                .stream
+                .write_all(answer.as_bytes())
+                .is_err()
+                || request.close
+            {
                 return;
             }
             if fail {
@@ -211,7 +239,11 @@ impl Read for Patient<'_> {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             match result {
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) => {}
                 result => return result,
             }
         }
@@ -232,8 +264,14 @@ impl Request {
     fn read(connection: &mut impl BufRead) -> io::Result<Option<Self>> {
         let line = read_line(connection)?;
         let mut words = line.split(' ');
-        let (Some(method), Some(target)) = (words.next(), words.next()) else { return Ok(None) };
-        let mut request = Self { target: target.to_owned(), head_only: method == "HEAD", ..Self::default() };
+        let (Some(method), Some(target)) = (words.next(), words.next()) else {
+            return Ok(None);
+        };
+        let mut request = Self {
+            target: target.to_owned(),
+            head_only: method == "HEAD",
+            ..Self::default()
+        };
         let (mut length, mut chunked) = (0, false);
         loop {
             let line = read_line(connection)?;
@@ -313,8 +351,15 @@ mod tests {
         while let Some(request) = Request::read(&mut input).unwrap() {
             targets.push((request.target, request.forwarded, request.close));
         }
-        let expected = [("/a", false, false), ("/b", true, false), ("/c", false, true)];
-        assert_eq!(targets, expected.map(|(target, forwarded, close)| (target.to_owned(), forwarded, close)));
+        let expected = [
+            ("/a", false, false),
+            ("/b", true, false),
+            ("/c", false, true),
+        ];
+        assert_eq!(
+            targets,
+            expected.map(|(target, forwarded, close)| (target.to_owned(), forwarded, close))
+        );
     }
 
     #[test]
@@ -322,11 +367,17 @@ mod tests {
         let origin = Origin::start(1, 0).unwrap();
         let mut kept = TcpStream::connect(origin.address).unwrap();
         let mut stream = TcpStream::connect(origin.address).unwrap();
-        stream.write_all(b"GET /fail HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        stream
+            .write_all(b"GET /fail HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("fails now\n"), "{answer:?}");
-        assert_eq!(kept.read(&mut [0]).unwrap_or(0), 0, "other connections end as well");
+        assert_eq!(
+            kept.read(&mut [0]).unwrap_or(0),
+            0,
+            "other connections end as well"
+        );
     }
 
     #[test]
@@ -334,6 +385,9 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = Origin::start(1, port).err().unwrap().to_string();
-        assert!(error.contains(&format!("127.0.0.1:{port}")) && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains(&format!("127.0.0.1:{port}")) && !error.contains('\n'),
+            "{error}"
+        );
     }
 }

@@ -11,6 +11,7 @@ use rondo::command_line::{self, Command, HELP, Source, VERSION};
 use rondo::config::{Config, descriptor_limit, summary};
 use rondo::document::Mistake;
 use rondo::event_log::EventLog;
+use rondo::{demo, server};
 
 /// It cannot run, or was stopped twice.
 const CANNOT_RUN: u8 = 1;
@@ -63,15 +64,18 @@ fn with_event_log(level: LevelFilter, work: impl FnOnce() -> ExitCode) -> ExitCo
     status
 }
 
-// To be wired up: `rondo::server::run(config)`, an error being `fail(CANNOT_RUN, &error)`.
 fn run(config: Config) -> ExitCode {
-    drop(config);
-    fail(CANNOT_RUN, &"the server is not wired up yet")
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(CANNOT_RUN, &error),
+    }
 }
 
-// To be wired up: `rondo::demo::run()`.
 fn demo() -> ExitCode {
-    fail(CANNOT_RUN, &"the demo is not wired up yet")
+    match demo::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(CANNOT_RUN, &error),
+    }
 }
 
 /// Prints to standard output. A reader that has gone away needs no text: not an error.
