@@ -180,7 +180,7 @@ def spread(values):
 
 
 def quartiles(values):
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": middle, "low": low, "high": high}
 
 
