@@ -334,3 +334,7 @@ pub fn encode_end<'a>(trailers: impl Iterator<Item = (&'a [u8], &'a [u8])>, out:
     }
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+#[path = "chunked_tests.rs"]
+mod tests;

@@ -24,9 +24,10 @@ impl Span {
         }
     }
 
-    /// The bytes at this place.
+    /// The bytes at this place; nothing if `bytes` ends before it.
     pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.start as usize..][..self.len as usize]
+        let (start, len) = (self.start as usize, self.len as usize);
+        bytes.get(start..start + len).unwrap_or_default()
     }
 
     pub(crate) fn start(self) -> usize {
@@ -196,6 +197,14 @@ pub(crate) fn trim(value: &[u8]) -> &[u8] {
         .rposition(|byte| !is_ows(byte))
         .map_or(start, |last| last + 1);
     &value[start..end]
+}
+
+/// Whether all of it is visible ASCII (RFC 5234 VCHAR). Looks at every byte rather than stopping at the first wrong
+/// one: that way the compiler makes it one vector comparison for many bytes.
+pub(crate) fn is_visible(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .fold(true, |visible, byte| visible & byte.is_ascii_graphic())
 }
 
 /// RFC 9110 5.6.2.

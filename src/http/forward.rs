@@ -90,7 +90,7 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
         Known::ProxyAuthorization | Known::ProxyAuthenticate | Known::ProxyAuthenticationInfo => {
             Rule::Drop
         }
-        // RFC 9110 10.1.1: in HTTP/1.0 it means nothing, and we write HTTP/1.1.
+        // RFC 9110 10.1.1: in HTTP/1.0 it means nothing, but would in the HTTP/1.1 that we write.
         Known::Expect => when(!how.drop_expect && head.version() == Version::Http11),
         // RFC 9110 7.6.3: the hops before us.
         Known::Via => Rule::Keep,
@@ -176,7 +176,7 @@ pub(crate) fn may_be_trailer(known: Known, name: &[u8]) -> bool {
 
 /// Appends the head of the backend request. It is HTTP/1.1 whatever the client spoke.
 pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut Vec<u8>) {
-    let received = head.head();
+    let received = head.complete();
     out.reserve(received.bytes.len() + 256);
 
     out.extend_from_slice(head.method());
@@ -321,7 +321,7 @@ pub fn write_interim(head: &ResponseHead, out: &mut Vec<u8>) {
 }
 
 fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut Vec<u8>) {
-    let received = head.head();
+    let received = head.complete();
     out.reserve(received.bytes.len() + 128);
     out.extend_from_slice(b"HTTP/1.1 ");
     write_decimal(head.status().into(), out);
@@ -375,3 +375,7 @@ pub(crate) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&digits[start..]);
 }
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

@@ -79,6 +79,13 @@ pub(crate) struct Head {
     pub(crate) lines: Lines,
 }
 
+/// Stands for a head that is not complete.
+pub(crate) static NO_HEAD: Head = Head {
+    bytes: Vec::new(),
+    fields: Vec::new(),
+    lines: Lines { start: 0, seen: 0 },
+};
+
 impl Head {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();

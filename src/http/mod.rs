@@ -5,14 +5,13 @@
 //! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
 //! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
-//! ends), `options`, `request`, `response`, [`forward`] (what a proxy changes), [`chunked`], [`reply`], [`escape`].
+//! ends), `options`, `request`, `response`, [`forward`] (what a proxy changes), [`chunked`], [`reply`].
 //!
 //! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of the head it took, so that
 //! the buffer may move on and the head can be written again for another backend; its memory is used again for
 //! the next head, so that nothing is allocated once a connection is warm.
 
 pub mod chunked;
-pub mod escape;
 mod fields;
 pub mod forward;
 mod framing;
@@ -54,3 +53,6 @@ pub struct HeadLimits {
     /// Field lines.
     pub fields_max: usize,
 }
+
+#[cfg(test)]
+mod properties;

@@ -82,3 +82,80 @@ fn reason(status: u16) -> &'static str {
         _ => "Error",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::http::reply::*;
+    use crate::http::{Body, HeadLimits, ResponseHead};
+
+    const REPLY: Reply<'static> = Reply {
+        status: 502,
+        request_id: b"abc",
+        close: true,
+        head_only: false,
+        retry_after_s: None,
+    };
+
+    fn write(reply: &Reply<'_>) -> String {
+        let mut out = Vec::new();
+        write_reply(reply, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_reply_is_short_plain_text_with_status_and_request_id() {
+        let expected = "HTTP/1.1 502 Bad Gateway\r\n\
+            Content-Type: text/plain; charset=utf-8\r\n\
+            X-Content-Type-Options: nosniff\r\n\
+            Cache-Control: no-store\r\n\
+            Connection: close\r\n\
+            Content-Length: 32\r\n\r\n\
+            502 Bad Gateway\nRequest id: abc\n";
+        assert_eq!(write(&REPLY), expected);
+    }
+
+    #[test]
+    fn every_status_has_its_reason_and_the_exact_length() {
+        for status in [400, 408, 413, 414, 431, 500, 501, 502, 503, 504, 505] {
+            for request_id in [&b""[..], b"x"] {
+                let text = write(&Reply {
+                    status,
+                    request_id,
+                    ..REPLY
+                });
+                assert!(!text.contains("Error\n") || status == 500);
+                let limits = HeadLimits {
+                    head_bytes_max: 1024,
+                    fields_max: 10,
+                };
+                let mut head = ResponseHead::default();
+                let used = head.take(text.as_bytes(), &limits).unwrap().unwrap();
+                assert_eq!(head.status(), status);
+                assert_eq!(head.body(false), Body::Length((text.len() - used) as u64));
+                assert_eq!(text.contains("Request id"), !request_id.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_to_head_has_the_length_but_no_body() {
+        let with_body = write(&REPLY);
+        let without = write(&Reply {
+            head_only: true,
+            ..REPLY
+        });
+        assert!(without.ends_with("\r\n\r\n") && with_body.starts_with(&without));
+    }
+
+    #[test]
+    fn it_says_whether_the_connection_stays_and_when_to_come_back() {
+        let text = write(&Reply {
+            close: false,
+            retry_after_s: Some(10),
+            ..REPLY
+        });
+        assert!(text.contains("\r\nConnection: keep-alive\r\n"));
+        assert!(text.contains("\r\nRetry-After: 10\r\n"));
+        assert!(!write(&REPLY).contains("Retry-After"));
+    }
+}

@@ -2,15 +2,17 @@
 //!
 //! See `head` for how it is taken in pieces. Next: `response`.
 
-use crate::http::fields::{Field, Known, Span, is_tchar, is_token, members, trim};
+use crate::http::fields::{Field, Known, Span, is_tchar, is_token, is_visible, members, trim};
 use crate::http::framing::{Body, Framing, Message};
 use crate::http::head::{
-    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, offset, parse_version, take_fields,
+    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, NO_HEAD, offset, parse_version,
+    take_fields,
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::target::{Resource, Target, is_authority};
 use crate::http::{HeadLimits, Version};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// RFC 9112 2.2 asks to ignore at least one empty line before a request; this many bytes of them are.
 const EMPTY_LINES_BYTES_MAX: usize = 8;
@@ -40,6 +42,7 @@ enum Stage {
     RequestLine,
     Fields,
     Complete,
+    Refused(HeadError),
 }
 
 /// The request line; lengths and places relative to its first byte.
@@ -68,16 +71,20 @@ impl RequestHead {
     ///
     /// `Ok(None)`: not complete; call again with the same bytes and more, every byte is looked at once.
     /// `Ok(Some(used))`: complete, and the first `used` bytes are spent.
-    /// After an error this value is good for [`RequestHead::request_line`] until it is cleared.
+    /// An error stays until the value is cleared. Before the head is complete, and after an error, only the request
+    /// line is known: [`RequestHead::request_line`], and [`RequestHead::method`] and [`RequestHead::version`] if it is valid.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
-        if self.stage == Stage::Complete {
-            self.clear();
+        match self.stage {
+            Stage::Refused(error) => return Err(error),
+            Stage::Complete => self.clear(),
+            Stage::Method | Stage::RequestLine | Stage::Fields => {}
         }
-        let stage_before = self.stage;
+        let line_was_kept = self.stage == Stage::Fields && !self.head.bytes.is_empty();
         let result = self.advance(input, limits);
-        if !matches!(result, Ok(Some(_)))
-            && (stage_before != Stage::Fields || self.head.bytes.is_empty())
-        {
+        if let Err(error) = result {
+            self.stage = Stage::Refused(error);
+        }
+        if self.stage != Stage::Complete && !(line_was_kept && result.is_ok()) {
             self.keep_line_for_log(input);
         }
         result
@@ -101,25 +108,21 @@ impl RequestHead {
         let rest = &input[self.skipped..];
         let rest = &rest[..rest.len().min(bytes_max)];
         let fresh = self.stage == Stage::Method && self.head.lines.seen == 0;
-        if let Some(used) = if fresh {
-            self.take_whole(rest, limits)
-        } else {
-            None
-        } {
-            self.finish(limits)?;
-            return Ok(Some(self.skipped + used));
-        }
-        if let Some(used) = self.take_lines(rest, limits)? {
+        let used = if fresh && let Some(used) = self.take_whole(rest, limits) {
+            used
+        } else if let Some(used) = self.take_lines(rest, limits)? {
             self.head.bytes.clear();
             self.head.bytes.extend_from_slice(&rest[..used]);
-            self.finish(limits)?;
-            return Ok(Some(self.skipped + used));
-        }
-        match self.stage {
-            _ if rest.len() < bytes_max => Ok(None),
-            Stage::Method | Stage::RequestLine => Err(HeadError::RequestLineTooLong),
-            Stage::Fields | Stage::Complete => Err(HeadError::TooLong),
-        }
+            used
+        } else {
+            return match self.stage {
+                _ if rest.len() < bytes_max => Ok(None),
+                Stage::Method | Stage::RequestLine => Err(HeadError::RequestLineTooLong),
+                _ => Err(HeadError::TooLong),
+            };
+        };
+        self.finish(limits)?;
+        Ok(Some(self.skipped + used))
     }
 
     /// Whether the first byte of the request line is there.
@@ -155,9 +158,8 @@ impl RequestHead {
         let (method, target) = (parsed.method?.as_bytes(), parsed.path?.as_bytes());
         let head = &input[..used];
         let target_start = offset(head, target);
-        // httparse takes UTF-8 in targets (RFC 3986 knows ASCII only), and DEL is for us to check.
-        let target_is_visible = target.iter().all(u8::is_ascii_graphic);
-        if !target_is_visible
+        // httparse takes UTF-8 in targets; RFC 3986 knows ASCII only.
+        if !is_visible(target)
             || parsed.headers.len() > limits.fields_max
             || !self.head.adopt(head, parsed.headers)
         {
@@ -223,7 +225,7 @@ impl RequestHead {
         facts.framing.check(self.line.version)?;
         facts.settle_host(bytes, self.line.version, authority.is_some())?;
 
-        let place = |range: std::ops::Range<usize>| {
+        let place = |range: Range<usize>| {
             let start = self.line.target.start();
             Span::new(start + range.start..start + range.end)
         };
@@ -251,7 +253,7 @@ impl RequestHead {
     }
 
     /// Puts `prefix` and a part of the target behind the head and says where.
-    fn append(&mut self, prefix: &[u8], part: &std::ops::Range<usize>) -> Span {
+    fn append(&mut self, prefix: &[u8], part: &Range<usize>) -> Span {
         let bytes = &mut self.head.bytes;
         let start = bytes.len();
         bytes.extend_from_slice(prefix);
@@ -267,7 +269,6 @@ impl RequestHead {
             .iter()
             .position(|byte| matches!(byte, b'\r' | b'\n'))
             .unwrap_or(seen.len());
-        self.line.len = end;
         self.head.bytes.clear();
         self.head.bytes.extend_from_slice(&seen[..end]);
     }
@@ -275,7 +276,11 @@ impl RequestHead {
     /// The request line without its CRLF, as received. Of a head that is incomplete or was refused: what was
     /// seen of it, at most 1024 bytes, maybe nothing; any byte may be in it.
     pub fn request_line(&self) -> &[u8] {
-        &self.head.bytes[..self.line.len.min(self.head.bytes.len())]
+        if self.stage == Stage::Complete {
+            &self.head.bytes[..self.line.len]
+        } else {
+            &self.head.bytes
+        }
     }
 
     /// The method, case-sensitive.
@@ -313,7 +318,7 @@ impl RequestHead {
 
     /// The field lines as received: name, and value without the white space around it.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.head.fields()
+        self.complete().fields()
     }
 
     /// How the body is delimited; never [`Body::UntilClose`].
@@ -378,16 +383,21 @@ impl RequestHead {
             })
     }
 
-    pub(crate) fn head(&self) -> &Head {
-        &self.head
+    /// The head once it is complete; nothing before: places in it mean nothing then.
+    pub(crate) fn complete(&self) -> &Head {
+        if self.stage == Stage::Complete {
+            &self.head
+        } else {
+            &NO_HEAD
+        }
     }
 
     pub(crate) fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.head
-            .fields
+        let Head { bytes, fields, .. } = self.complete();
+        fields
             .iter()
             .filter(move |field| field.known == known)
-            .map(|field| field.value.of(&self.head.bytes))
+            .map(|field| field.value.of(bytes))
     }
 }
 
@@ -404,7 +414,7 @@ impl RequestLine {
         if !is_token(method) {
             return Err(HeadError::Malformed("invalid method"));
         }
-        if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
+        if target.is_empty() || !is_visible(target) {
             return Err(HeadError::Malformed("invalid character in the target"));
         }
         let target_start = method.len() + 1;
@@ -448,8 +458,8 @@ impl Facts {
                 }
                 Known::XRequestId => {
                     request_ids += 1;
-                    let usable = (1..=REQUEST_ID_BYTES_MAX).contains(&value.len())
-                        && value.iter().all(u8::is_ascii_graphic);
+                    let usable =
+                        (1..=REQUEST_ID_BYTES_MAX).contains(&value.len()) && is_visible(value);
                     facts.request_id = (usable && request_ids == 1).then_some(*place);
                 }
                 _ => {}

@@ -3,7 +3,8 @@
 use crate::http::fields::{Field, Known, Span, members};
 use crate::http::framing::{Body, Framing, Message};
 use crate::http::head::{
-    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, offset, parse_version, take_fields,
+    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, NO_HEAD, offset, parse_version,
+    take_fields,
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::{HeadLimits, Version};
@@ -28,6 +29,7 @@ enum Stage {
     StatusLine,
     Fields,
     Complete,
+    Refused(HeadError),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,32 +41,18 @@ struct StatusLine {
 
 impl ResponseHead {
     /// Takes one head from the front of `input`, as [`RequestHead::take`](crate::http::RequestHead::take) does; but
-    /// nothing may come before the status line.
+    /// nothing may come before the status line. Nothing is known before the head is complete.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
-        if self.stage == Stage::Complete {
-            self.clear();
+        match self.stage {
+            Stage::Refused(error) => return Err(error),
+            Stage::Complete => self.clear(),
+            Stage::StatusLine | Stage::Fields => {}
         }
-        let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
-        let input = &input[..input.len().min(bytes_max)];
-        let fresh = self.stage == Stage::StatusLine && self.head.lines.seen == 0;
-        if let Some(used) = if fresh {
-            self.take_whole(input, limits)
-        } else {
-            None
-        } {
-            self.finish(limits)?;
-            return Ok(Some(used));
+        let result = self.advance(input, limits);
+        if let Err(error) = result {
+            self.stage = Stage::Refused(error);
         }
-        if let Some(used) = self.take_lines(input, limits)? {
-            self.head.bytes.extend_from_slice(&input[..used]);
-            self.finish(limits)?;
-            return Ok(Some(used));
-        }
-        if input.len() < bytes_max {
-            Ok(None)
-        } else {
-            Err(HeadError::TooLong)
-        }
+        result
     }
 
     /// Forgets the head, keeps the memory unless it was an unusually large one.
@@ -75,6 +63,24 @@ impl ResponseHead {
             head,
             ..Self::default()
         };
+    }
+
+    fn advance(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
+        let input = &input[..input.len().min(bytes_max)];
+        let fresh = self.stage == Stage::StatusLine && self.head.lines.seen == 0;
+        let used = if fresh && let Some(used) = self.take_whole(input, limits) {
+            used
+        } else if let Some(used) = self.take_lines(input, limits)? {
+            self.head.bytes.extend_from_slice(&input[..used]);
+            used
+        } else if input.len() < bytes_max {
+            return Ok(None);
+        } else {
+            return Err(HeadError::TooLong);
+        };
+        self.finish(limits)?;
+        Ok(Some(used))
     }
 
     /// The common case, see [`RequestHead`](crate::http::RequestHead); `None` says only that it is not this one.
@@ -196,7 +202,7 @@ impl ResponseHead {
 
     /// The field lines as received: name, and value without the white space around it.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.head.fields()
+        self.complete().fields()
     }
 
     /// How the body is delimited. After a 101 there is none; what follows belongs to the new protocol.
@@ -233,18 +239,22 @@ impl ResponseHead {
 
     /// Whether a Connection field names `name`: then a trailer field of this name is not forwarded either.
     pub fn connection_names(&self, name: &[u8]) -> bool {
+        let Head { bytes, fields, .. } = self.complete();
         self.connection.names_fields
-            && self
-                .head
-                .fields
+            && fields
                 .iter()
                 .filter(|field| field.known == Known::Connection)
-                .flat_map(|field| members(field.value.of(&self.head.bytes)))
+                .flat_map(|field| members(field.value.of(bytes)))
                 .any(|option| option.eq_ignore_ascii_case(name))
     }
 
-    pub(crate) fn head(&self) -> &Head {
-        &self.head
+    /// The head once it is complete; nothing before: places in it mean nothing then.
+    pub(crate) fn complete(&self) -> &Head {
+        if self.stage == Stage::Complete {
+            &self.head
+        } else {
+            &NO_HEAD
+        }
     }
 }
 
@@ -283,3 +293,7 @@ impl StatusLine {
 fn is_status(code: u16) -> bool {
     (100..=599).contains(&code)
 }
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

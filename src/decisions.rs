@@ -1,0 +1,575 @@
+//! Why each exchange went where it went: a bounded record in small codes.
+//!
+//! The pool writes down how it chose, the exchange what came of it; both only store numbers in a fixed place. Text is
+//! made by whoever reads. One [`Decision`] belongs to one exchange; each worker keeps its last ones in a [`Decisions`]
+//! ring, which is locked for the moment of one copy. Read `pool/mod.rs` for how the codes come about.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Candidates that are kept of one choice.
+pub const CANDIDATES_MAX: usize = 16;
+/// Tries that are kept of one exchange.
+pub const TRIES_MAX: usize = 8;
+/// Exchanges that each ring keeps.
+pub const DECISIONS_MAX: usize = 256;
+
+/// How a backend stood at the last choice of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// It could have been chosen.
+    #[default]
+    Eligible,
+    /// It was chosen.
+    Chosen,
+    /// It was tried already.
+    Tried,
+    /// It has as many exchanges as it may.
+    Full,
+    /// It is down.
+    Down,
+    /// It is a backup and others are there.
+    Backup,
+    /// Its weight is 0.
+    Weightless,
+    /// An operator drains it.
+    Draining,
+    /// An operator disabled it.
+    Disabled,
+}
+
+impl Verdict {
+    /// For a reader.
+    pub fn text(self) -> &'static str {
+        match self {
+            Verdict::Eligible => "eligible",
+            Verdict::Chosen => "chosen",
+            Verdict::Tried => "tried already",
+            Verdict::Full => "full",
+            Verdict::Down => "down",
+            Verdict::Backup => "backup",
+            Verdict::Weightless => "weight 0",
+            Verdict::Draining => "draining",
+            Verdict::Disabled => "disabled",
+        }
+    }
+}
+
+/// By which rule a backend was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rule {
+    /// It was its turn.
+    #[default]
+    Turn,
+    /// It had the fewest exchanges in flight in proportion to its weight.
+    FewestInFlight,
+    /// It was the better of two at random.
+    BetterOfTwo,
+    /// The client's address decided.
+    SourceHash,
+    /// The client's cookie is bound to it.
+    Cookie,
+    /// No backend was healthy: the unhealthy ones in turn.
+    FailOpen,
+    /// The same backend again, on a fresh connection.
+    SameAgain,
+}
+
+impl Rule {
+    /// For a reader.
+    pub fn text(self) -> &'static str {
+        match self {
+            Rule::Turn => "its turn",
+            Rule::FewestInFlight => "fewest in flight for its weight",
+            Rule::BetterOfTwo => "the better of two at random",
+            Rule::SourceHash => "the client's address",
+            Rule::Cookie => "the client's cookie",
+            Rule::FailOpen => "none is healthy: each in turn",
+            Rule::SameAgain => "the same again, on a fresh connection",
+        }
+    }
+}
+
+/// What came of one try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Outcome {
+    /// Nothing yet.
+    #[default]
+    Pending,
+    /// A response head with this status arrived.
+    Answered(u16),
+    /// It refused the connection or was unreachable.
+    ConnectFailed,
+    /// The connection was not opened in time.
+    ConnectTimedOut,
+    /// A fresh connection ended before a response head.
+    Died,
+    /// A reused connection had ended.
+    ReusedEnded,
+    /// No response head in time.
+    HeadTimedOut,
+    /// Its answer cannot be forwarded.
+    BadAnswer,
+    /// Its answer broke off after it had begun.
+    BrokeOff,
+    /// The client was gone first.
+    ClientGone,
+    /// We were short of descriptors or ports.
+    OurShortage,
+}
+
+impl Outcome {
+    /// For a reader; a status is to be added to `Answered`.
+    pub fn text(self) -> &'static str {
+        match self {
+            Outcome::Pending => "no outcome yet",
+            Outcome::Answered(_) => "answered",
+            Outcome::ConnectFailed => "connect failed",
+            Outcome::ConnectTimedOut => "connect timed out",
+            Outcome::Died => "ended before it answered",
+            Outcome::ReusedEnded => "the reused connection had ended",
+            Outcome::HeadTimedOut => "no response head in time",
+            Outcome::BadAnswer => "its answer cannot be forwarded",
+            Outcome::BrokeOff => "its answer broke off",
+            Outcome::ClientGone => "the client was gone",
+            Outcome::OurShortage => "we were short of descriptors or ports",
+        }
+    }
+}
+
+/// The stages whose time is kept, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// From the request's first byte to the end of its head.
+    RequestHead,
+    /// From the first choice to a connection that carried the request.
+    Connecting,
+    /// From there to the response head.
+    ResponseHead,
+    /// From there to the end of the response.
+    ResponseBody,
+    /// All of it.
+    Total,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Stage; 5] = [
+        Stage::RequestHead,
+        Stage::Connecting,
+        Stage::ResponseHead,
+        Stage::ResponseBody,
+        Stage::Total,
+    ];
+
+    /// For a reader.
+    pub fn text(self) -> &'static str {
+        match self {
+            Stage::RequestHead => "request head",
+            Stage::Connecting => "connecting",
+            Stage::ResponseHead => "response head",
+            Stage::ResponseBody => "response body",
+            Stage::Total => "total",
+        }
+    }
+}
+
+/// One backend of the last choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Candidate {
+    /// Its place in the pool.
+    pub backend: u16,
+    /// How it stood.
+    pub verdict: Verdict,
+}
+
+/// One try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Try {
+    /// The backend's place in the pool.
+    pub backend: u16,
+    /// Why this one.
+    pub rule: Rule,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// From the choice to the outcome, in microseconds.
+    pub took_us: u32,
+}
+
+/// What is remembered of one exchange.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Decision {
+    /// When it began, in milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// The status that the client got; 0 for none.
+    pub status: u16,
+    request_id: Brief<36>,
+    request_line: Brief<64>,
+    candidates: Few<Candidate, CANDIDATES_MAX>,
+    tries: Few<Try, TRIES_MAX>,
+    stages_us: [u32; Stage::ALL.len()],
+}
+
+impl Decision {
+    /// Forgets the last exchange and begins another.
+    pub fn begin(
+        &mut self,
+        at_unix_ms: u64,
+        client: IpAddr,
+        request_id: &[u8],
+        request_line: &[u8],
+    ) {
+        *self = Decision {
+            at_unix_ms,
+            client: Some(client),
+            ..Decision::default()
+        };
+        self.request_id.set(request_id);
+        self.request_line.set(request_line);
+    }
+
+    /// Forgets how the backends stood, before another choice.
+    pub fn begin_choice(&mut self) {
+        self.candidates.clear();
+    }
+
+    /// Writes down how a backend stands.
+    pub fn stands(&mut self, backend: usize, verdict: Verdict) {
+        self.candidates.push(Candidate {
+            backend: short(backend),
+            verdict,
+        });
+    }
+
+    /// Writes down that a backend was chosen; its try begins.
+    pub fn chosen(&mut self, backend: usize, rule: Rule) {
+        let backend = short(backend);
+        if let Some(candidate) = self
+            .candidates
+            .iter_mut()
+            .find(|candidate| candidate.backend == backend)
+        {
+            candidate.verdict = Verdict::Chosen;
+        }
+        self.tries.push(Try {
+            backend,
+            rule,
+            ..Try::default()
+        });
+    }
+
+    /// Writes down what came of the try that began last, and how long after the choice.
+    pub fn outcome(&mut self, outcome: Outcome, took: Duration) {
+        if self.tries.more > 0 {
+            return; // that try found no room
+        }
+        if let Some(last) = self.tries.iter_mut().next_back() {
+            last.outcome = outcome;
+            last.took_us = micros(took);
+        }
+    }
+
+    /// Writes down how long a stage took.
+    pub fn stage(&mut self, stage: Stage, took: Duration) {
+        self.stages_us[stage as usize] = micros(took);
+    }
+
+    /// How long a stage took, in microseconds; 0 for one that was not reached.
+    pub fn stage_us(&self, stage: Stage) -> u32 {
+        self.stages_us[stage as usize]
+    }
+
+    /// The first bytes of the request's id, as received: not fit for a log.
+    pub fn request_id(&self) -> &[u8] {
+        self.request_id.get()
+    }
+
+    /// The first bytes of the request line, as received: not fit for a log.
+    pub fn request_line(&self) -> &[u8] {
+        self.request_line.get()
+    }
+
+    /// How the backends stood at the last choice, and how many more there were.
+    pub fn candidates(&self) -> (&[Candidate], usize) {
+        self.candidates.get()
+    }
+
+    /// The tries, and how many more there were.
+    pub fn tries(&self) -> (&[Try], usize) {
+        self.tries.get()
+    }
+
+    /// The last choice as one line: who was chosen, by which rule, and why others were passed over.
+    pub fn choice_text<'a>(&self, name: impl Fn(usize) -> &'a str) -> String {
+        let mut text = String::new();
+        let (tries, _) = self.tries();
+        match tries.last() {
+            Some(last) => {
+                text.push_str(name(usize::from(last.backend)));
+                text.push_str(": ");
+                text.push_str(last.rule.text());
+            }
+            None => text.push_str("nobody"),
+        }
+        let (candidates, more) = self.candidates();
+        let mut before = "; passed over: ";
+        for candidate in candidates {
+            if !matches!(candidate.verdict, Verdict::Chosen | Verdict::Eligible) {
+                // Writing to a String cannot fail.
+                let _ = write!(
+                    text,
+                    "{before}{} ({})",
+                    name(usize::from(candidate.backend)),
+                    candidate.verdict.text()
+                );
+                before = ", ";
+            }
+        }
+        if more > 0 {
+            let _ = write!(text, "; {more} more backends are not shown");
+        }
+        text
+    }
+}
+
+/// The last exchanges of one worker.
+#[derive(Debug, Default)]
+pub struct Decisions(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    kept: Vec<Decision>,
+    /// The oldest, once the ring is full.
+    next: usize,
+}
+
+impl Decisions {
+    /// Keeps one more; the oldest goes when there are [`DECISIONS_MAX`].
+    pub fn push(&self, decision: &Decision) {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ring.kept.len() < DECISIONS_MAX {
+            ring.kept.push(*decision);
+            return;
+        }
+        let next = ring.next;
+        ring.kept[next] = *decision;
+        ring.next = (next + 1) % DECISIONS_MAX;
+    }
+
+    /// A copy of what is kept, the oldest first.
+    pub fn snapshot(&self) -> Vec<Decision> {
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (newer, older) = ring.kept.split_at(ring.next);
+        [older, newer].concat()
+    }
+}
+
+fn short(backend: usize) -> u16 {
+    u16::try_from(backend).unwrap_or(u16::MAX)
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Up to `N` values in place, and a count of those that found no room.
+#[derive(Debug, Clone, Copy)]
+struct Few<T, const N: usize> {
+    kept: [T; N],
+    length: u8,
+    more: u16,
+}
+
+impl<T: Copy + Default, const N: usize> Default for Few<T, N> {
+    fn default() -> Self {
+        Few {
+            kept: [T::default(); N],
+            length: 0,
+            more: 0,
+        }
+    }
+}
+
+impl<T, const N: usize> Few<T, N> {
+    fn push(&mut self, value: T) {
+        match self.kept.get_mut(usize::from(self.length)) {
+            Some(place) => {
+                *place = value;
+                self.length += 1;
+            }
+            None => self.more = self.more.saturating_add(1),
+        }
+    }
+
+    fn get(&self) -> (&[T], usize) {
+        (
+            &self.kept[..usize::from(self.length)],
+            usize::from(self.more),
+        )
+    }
+
+    fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
+        self.kept[..usize::from(self.length)].iter_mut()
+    }
+
+    fn clear(&mut self) {
+        self.length = 0;
+        self.more = 0;
+    }
+}
+
+/// The first `N` bytes of something.
+#[derive(Debug, Clone, Copy)]
+struct Brief<const N: usize> {
+    bytes: [u8; N],
+    length: u8,
+}
+
+impl<const N: usize> Default for Brief<N> {
+    fn default() -> Self {
+        Brief {
+            bytes: [0; N],
+            length: 0,
+        }
+    }
+}
+
+impl<const N: usize> Brief<N> {
+    fn set(&mut self, bytes: &[u8]) {
+        const { assert!(N <= 255, "the length is one byte") };
+        let length = bytes.len().min(N);
+        self.bytes[..length].copy_from_slice(&bytes[..length]);
+        self.length = u8::try_from(length).unwrap_or(0);
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+    fn begun() -> Decision {
+        let mut decision = Decision::default();
+        decision.begin(1, IpAddr::from([192, 0, 2, 1]), b"id", b"GET / HTTP/1.1");
+        decision
+    }
+
+    #[test]
+    fn the_ring_keeps_the_last_ones_oldest_first() {
+        let decisions = Decisions::default();
+        assert!(decisions.snapshot().is_empty());
+        for kept in [
+            1,
+            DECISIONS_MAX - 1,
+            DECISIONS_MAX,
+            DECISIONS_MAX + 1,
+            3 * DECISIONS_MAX + 7,
+        ] {
+            let decisions = Decisions::default();
+            for at_unix_ms in 0..kept as u64 {
+                decisions.push(&Decision {
+                    at_unix_ms,
+                    ..Decision::default()
+                });
+            }
+            let times: Vec<u64> = decisions
+                .snapshot()
+                .iter()
+                .map(|decision| decision.at_unix_ms)
+                .collect();
+            let first = kept.saturating_sub(DECISIONS_MAX) as u64;
+            assert_eq!(times, (first..kept as u64).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_or_cut() {
+        let mut decision = begun();
+        decision.begin(1, IpAddr::from([192, 0, 2, 1]), &[b'i'; 100], &[b'l'; 300]);
+        assert_eq!(
+            (decision.request_id().len(), decision.request_line().len()),
+            (36, 64)
+        );
+        for backend in 0..CANDIDATES_MAX + 5 {
+            decision.stands(backend, Verdict::Down);
+        }
+        assert_eq!(
+            (decision.candidates().0.len(), decision.candidates().1),
+            (CANDIDATES_MAX, 5)
+        );
+        for backend in 0..=TRIES_MAX {
+            decision.chosen(backend, Rule::FailOpen);
+            decision.outcome(
+                Outcome::ConnectFailed,
+                Duration::from_micros(backend as u64),
+            );
+        }
+        let (tries, more) = decision.tries();
+        assert_eq!((tries.len(), more), (TRIES_MAX, 1));
+        assert_eq!(
+            tries[TRIES_MAX - 1].took_us,
+            7,
+            "the outcome of a try without room overwrites no other"
+        );
+    }
+
+    #[test]
+    fn a_choice_reads_as_one_line() {
+        let mut decision = begun();
+        assert_eq!(decision.choice_text(|i| NAMES[i]), "nobody");
+        decision.stands(0, Verdict::Eligible);
+        decision.stands(1, Verdict::Down);
+        decision.chosen(0, Rule::Turn);
+        decision.outcome(Outcome::ConnectFailed, Duration::from_millis(2));
+        decision.begin_choice();
+        for (backend, verdict) in [
+            Verdict::Tried,
+            Verdict::Down,
+            Verdict::Eligible,
+            Verdict::Backup,
+        ]
+        .iter()
+        .enumerate()
+        {
+            decision.stands(backend, *verdict);
+        }
+        decision.chosen(2, Rule::Turn);
+        assert_eq!(
+            decision.choice_text(|i| NAMES[i]),
+            "c: its turn; passed over: a (tried already), b (down), d (backup)"
+        );
+        assert_eq!(decision.tries().0[0].outcome, Outcome::ConnectFailed);
+        assert_eq!(decision.tries().0[0].took_us, 2000);
+    }
+
+    #[test]
+    fn stages_are_kept_apart_and_a_new_exchange_forgets_the_last() {
+        let mut decision = begun();
+        for (n, stage) in Stage::ALL.into_iter().enumerate() {
+            decision.stage(stage, Duration::from_micros(n as u64 + 1));
+        }
+        for (n, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(decision.stage_us(stage) as usize, n + 1);
+        }
+        decision.begin(2, IpAddr::from([192, 0, 2, 1]), b"", b"");
+        assert_eq!(decision.stage_us(Stage::Total), 0);
+    }
+
+    #[test]
+    fn a_ring_stays_small() {
+        assert!(
+            size_of::<Decision>() * DECISIONS_MAX <= 128 * 1024,
+            "{} bytes each",
+            size_of::<Decision>()
+        );
+    }
+}

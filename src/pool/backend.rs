@@ -1,0 +1,482 @@
+//! One backend: its settings and what every thread knows of it.
+//!
+//! Shared as `Arc<Backend>` by the pool, the workers, the checker and the resolver. What an exchange reads often is an
+//! atomic or a read lock; what changes seldom is written only when it changes. Places in flight are taken by
+//! `Pool::choose` alone, under the balancer's lock, and given back by dropping [`InFlight`], however an exchange ends.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+
+use crate::pool::health::{Event, Health, Rules};
+use crate::pool::lock::{read, write};
+
+/// One entry of `backends`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendSettings {
+    /// Unique; by default host and port, with `#2`, `#3` for repeats.
+    pub name: String,
+    /// Where it listens.
+    pub url: BackendUrl,
+    /// Its share of the requests, 0 to 1000; 0 takes no new work.
+    pub weight: u32,
+    /// Used only when no other backend is healthy.
+    pub backup: bool,
+    /// Exchanges at once over all workers.
+    pub max_connections: Option<usize>,
+    /// Begin each connection with a PROXY protocol v2 header.
+    pub send_proxy_protocol: bool,
+    /// Start as disabled (`IsDead`).
+    pub disabled: bool,
+}
+
+/// The parts of `http://host[:port][/base/path]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendUrl {
+    /// Host to connect to.
+    pub host: Host,
+    /// Port to connect to, 1 to 65535.
+    pub port: u16,
+    /// Path before each request's path, without the final slash; empty for none.
+    pub base_path: String,
+    /// As a `Host` field has it: the port is left out when it is 80.
+    pub authority: String,
+}
+
+impl fmt::Display for BackendUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.base_path)
+    }
+}
+
+/// A host that is an address, or has to be resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// Never resolved.
+    Ip(IpAddr),
+    /// In lower case.
+    Name(String),
+}
+
+impl Host {
+    /// The addresses that are known without asking anybody; `None` for a name that must be resolved.
+    ///
+    /// `localhost` and names below it are loopback and never resolved (RFC 6761 6.3): IPv4 first, and IPv6 where this
+    /// machine has it, because a connect to `::1` without it fails as if we were short of ports.
+    pub fn fixed_addresses(&self, port: u16) -> Option<Vec<SocketAddr>> {
+        match self {
+            Host::Ip(address) => Some(vec![SocketAddr::new(*address, port)]),
+            Host::Name(name) if is_localhost(name) => {
+                let v6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+                let loopback = [
+                    IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(Ipv6Addr::LOCALHOST),
+                ];
+                let addresses = &loopback[..if v6 { 2 } else { 1 }];
+                Some(
+                    addresses
+                        .iter()
+                        .map(|&address| SocketAddr::new(address, port))
+                        .collect(),
+                )
+            }
+            Host::Name(_) => None,
+        }
+    }
+}
+
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
+    let tail = &name[name.len().saturating_sub(b"localhost".len())..];
+    let before = &name[..name.len() - tail.len()];
+    tail.eq_ignore_ascii_case(b"localhost") && (before.is_empty() || before.ends_with(b"."))
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Ip(IpAddr::V4(address)) => address.fmt(f),
+            Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]"),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What an operator wants of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// It takes requests.
+    Enabled,
+    /// It takes no new clients; those bound to it by a cookie stay.
+    Draining,
+    /// It takes nothing.
+    Disabled,
+}
+
+/// One backend at run time.
+#[derive(Debug)]
+pub struct Backend {
+    /// As configured.
+    pub settings: BackendSettings,
+    /// Its place in the pool.
+    pub index: usize,
+    set_cookie: Option<Box<[u8]>>,
+    health: RwLock<Health>,
+    operator: AtomicU8,
+    in_flight: AtomicUsize,
+    idle: AtomicUsize,
+    /// From when on one exchange may try it though it is down; `NEVER` where only checks decide.
+    trial_at_ms: AtomicU64,
+    addresses: RwLock<Arc<[SocketAddr]>>,
+    lookup_pending: AtomicBool,
+    lookup_wanted: AtomicBool,
+}
+
+/// A time that does not come.
+pub(in crate::pool) const NEVER: u64 = u64::MAX;
+
+impl Backend {
+    pub(in crate::pool) fn new(
+        settings: BackendSettings,
+        index: usize,
+        set_cookie: Option<Box<[u8]>>,
+    ) -> Backend {
+        let addresses = settings.url.host.fixed_addresses(settings.url.port);
+        let operator = if settings.disabled {
+            Operator::Disabled
+        } else {
+            Operator::Enabled
+        };
+        Backend {
+            index,
+            set_cookie,
+            health: RwLock::new(Health::NEW),
+            operator: AtomicU8::new(operator as u8),
+            in_flight: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
+            trial_at_ms: AtomicU64::new(NEVER),
+            lookup_pending: AtomicBool::new(addresses.is_none()),
+            lookup_wanted: AtomicBool::new(false),
+            addresses: RwLock::new(addresses.unwrap_or_default().into()),
+            settings,
+        }
+    }
+
+    /// Where to connect, the address that last worked first; empty while a name is not resolved.
+    pub fn addresses(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&read(&self.addresses))
+    }
+
+    /// Puts an address first, because a connection to it was opened. Costs a read lock where it is first already.
+    pub fn address_worked(&self, address: SocketAddr) {
+        if read(&self.addresses).first() == Some(&address) {
+            return;
+        }
+        let mut addresses = write(&self.addresses);
+        if let Some(place) = addresses.iter().position(|&a| a == address) {
+            let mut sorted = addresses.to_vec();
+            sorted[..=place].rotate_right(1);
+            *addresses = sorted.into();
+        }
+    }
+
+    /// Takes the addresses that its name has now, and keeps the first one first where it is still among them.
+    /// Says whether anything changed.
+    pub fn set_addresses(&self, mut new: Vec<SocketAddr>) -> bool {
+        self.lookup_pending.store(false, Ordering::Release);
+        let mut addresses = write(&self.addresses);
+        // Resolvers rotate their answers: another order of the same addresses is no news.
+        if addresses.len() == new.len() && addresses.iter().all(|address| new.contains(address)) {
+            return false;
+        }
+        if let Some(place) = addresses
+            .first()
+            .and_then(|first| new.iter().position(|a| a == first))
+        {
+            new[..=place].rotate_right(1);
+        }
+        *addresses = new.into();
+        true
+    }
+
+    /// Remembers that its name was looked up without success; the addresses stay as they were.
+    pub fn lookup_failed(&self) {
+        self.lookup_pending.store(false, Ordering::Release);
+    }
+
+    /// Whether its name is yet to be looked up for the first time.
+    pub fn is_lookup_pending(&self) -> bool {
+        self.lookup_pending.load(Ordering::Acquire)
+    }
+
+    /// Asks for its name to be looked up again. Says whether nobody had asked yet.
+    pub(in crate::pool) fn want_lookup(&self) -> bool {
+        !self.lookup_wanted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether somebody asked for its name to be looked up again; asking once is answered once.
+    pub fn take_lookup_wish(&self) -> bool {
+        self.lookup_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether rise and fall say that it is up.
+    pub fn is_healthy(&self) -> bool {
+        self.health().is_up()
+    }
+
+    pub(in crate::pool) fn health(&self) -> Health {
+        *read(&self.health)
+    }
+
+    /// Counts an event, and writes only where it changes something. Gives the states before and after. `trial_at_ms`
+    /// says from when on an exchange may try a backend that just went down.
+    pub(in crate::pool) fn note(
+        &self,
+        event: Event,
+        rules: &Rules,
+        trial_at_ms: impl Fn() -> u64,
+    ) -> (Health, Health) {
+        let before = self.health();
+        if before.after(event, rules) == before {
+            return (before, before);
+        }
+        let mut health = write(&self.health);
+        let before = *health;
+        let after = before.after(event, rules);
+        *health = after;
+        // Still under the lock: when it goes up and down at once, the last one must set this too.
+        match (before.is_up(), after.is_up()) {
+            (true, false) => self.allow_trial(trial_at_ms()),
+            (false, true) => self.allow_trial(NEVER),
+            _ => {}
+        }
+        (before, after)
+    }
+
+    /// Lets one exchange try it from that moment on, though it is down.
+    pub(in crate::pool) fn allow_trial(&self, at_ms: u64) {
+        self.trial_at_ms.store(at_ms, Ordering::Relaxed);
+    }
+
+    /// From when on one exchange may try it though it is down.
+    pub(in crate::pool) fn trial_at_ms(&self) -> u64 {
+        self.trial_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// What the operator wants of it.
+    pub fn operator(&self) -> Operator {
+        match self.operator.load(Ordering::Relaxed) {
+            0 => Operator::Enabled,
+            1 => Operator::Draining,
+            _ => Operator::Disabled,
+        }
+    }
+
+    /// Changes what the operator wants of it, from the next choice on.
+    pub fn set_operator(&self, operator: Operator) {
+        self.operator.store(operator as u8, Ordering::Relaxed);
+    }
+
+    /// Exchanges that it has now, over all workers.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has as many exchanges as it may.
+    pub fn is_full(&self) -> bool {
+        self.settings
+            .max_connections
+            .is_some_and(|max| self.in_flight() >= max)
+    }
+
+    /// Takes a place for one more idle connection, unless `max` are kept already.
+    pub fn reserve_idle(&self, max: usize) -> bool {
+        let more = |idle| (idle < max).then_some(idle + 1);
+        self.idle
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// Gives back the place of an idle connection.
+    pub fn release_idle(&self) {
+        let before = self.idle.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "each place is given back once");
+    }
+
+    /// Idle connections kept over all workers.
+    pub fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// The value of the `Set-Cookie` field that binds a client to it; `None` where cookies bind nobody.
+    pub fn set_cookie(&self) -> Option<&[u8]> {
+        self.set_cookie.as_deref()
+    }
+}
+
+/// A place among a backend's exchanges; dropping it gives the place back.
+#[derive(Debug)]
+pub struct InFlight(Arc<Backend>);
+
+impl InFlight {
+    /// Takes a place. Only the pool does, under the balancer's lock: else `max_connections` could be passed by two.
+    pub(in crate::pool) fn take(backend: &Arc<Backend>) -> InFlight {
+        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(backend))
+    }
+
+    /// The backend, to keep beyond the exchange (an idle connection does).
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+pub(in crate::pool) mod tests {
+    use super::*;
+
+    /// A backend that nobody connects to.
+    pub(in crate::pool) fn settings(name: &str) -> BackendSettings {
+        BackendSettings {
+            name: name.to_owned(),
+            url: BackendUrl {
+                host: Host::Ip(Ipv4Addr::LOCALHOST.into()),
+                port: 1,
+                base_path: String::new(),
+                authority: "127.0.0.1:1".to_owned(),
+            },
+            weight: 1,
+            backup: false,
+            max_connections: None,
+            send_proxy_protocol: false,
+            disabled: false,
+        }
+    }
+
+    fn named(name: &str) -> Backend {
+        let mut settings = settings("a");
+        settings.url.host = Host::Name(name.to_owned());
+        Backend::new(settings, 0, None)
+    }
+
+    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
+        list.iter()
+            .map(|address| address.parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn localhost_is_loopback_and_never_resolved() {
+        for name in [
+            "localhost",
+            "LocalHost",
+            "localhost.",
+            "app.localhost",
+            "a.b.localhost.",
+        ] {
+            let fixed = Host::Name(name.to_owned()).fixed_addresses(80).expect(name);
+            assert_eq!(fixed[0], "127.0.0.1:80".parse().unwrap());
+            assert!(fixed[1..].iter().all(|a| *a == "[::1]:80".parse().unwrap()));
+        }
+        for name in ["notlocalhost", "localhost.example", "local", "", "."] {
+            assert_eq!(
+                Host::Name(name.to_owned()).fixed_addresses(80),
+                None,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_numeric_host_has_its_address_at_once_and_a_name_has_none() {
+        let backend = Backend::new(settings("a"), 0, None);
+        assert_eq!(backend.addresses()[..], addresses(&["127.0.0.1:1"])[..]);
+        assert!(!backend.is_lookup_pending());
+        let backend = named("example.org");
+        assert!(backend.addresses().is_empty() && backend.is_lookup_pending());
+    }
+
+    #[test]
+    fn the_address_that_last_worked_goes_first_and_the_others_keep_their_order() {
+        let backend = named("example.org");
+        let [a, b, c] = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+        assert!(backend.set_addresses(addresses(&[a, b, c])));
+        backend.address_worked(c.parse().unwrap());
+        assert_eq!(backend.addresses()[..], addresses(&[c, a, b])[..]);
+        backend.address_worked("10.9.9.9:1".parse().unwrap());
+        assert_eq!(
+            backend.addresses()[..],
+            addresses(&[c, a, b])[..],
+            "an unknown address changes nothing"
+        );
+    }
+
+    #[test]
+    fn new_addresses_replace_the_old_and_a_mere_rotation_is_no_news() {
+        let backend = named("example.org");
+        let [a, b, c] = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+        assert!(backend.set_addresses(addresses(&[a, b])));
+        assert!(!backend.is_lookup_pending());
+        assert!(!backend.set_addresses(addresses(&[b, a])));
+        assert_eq!(backend.addresses()[..], addresses(&[a, b])[..]);
+        assert!(backend.set_addresses(addresses(&[c, a])));
+        assert_eq!(
+            backend.addresses()[..],
+            addresses(&[a, c])[..],
+            "the first stays first"
+        );
+        assert!(backend.set_addresses(addresses(&[b])));
+        assert_eq!(backend.addresses()[..], addresses(&[b])[..]);
+    }
+
+    #[test]
+    fn idle_places_stop_at_the_limit_and_come_back() {
+        let backend = named("example.org");
+        assert!(!backend.reserve_idle(0));
+        assert!(backend.reserve_idle(2) && backend.reserve_idle(2) && !backend.reserve_idle(2));
+        backend.release_idle();
+        assert!(backend.reserve_idle(2));
+        assert_eq!(backend.idle(), 2);
+    }
+
+    #[test]
+    fn a_place_in_flight_comes_back_even_when_its_holder_panics() {
+        let backend = Arc::new(named("example.org"));
+        let place = InFlight::take(&backend);
+        assert_eq!(backend.in_flight(), 1);
+        let holder = std::thread::spawn(move || {
+            let _place = place;
+            panic!("the exchange fails, on purpose");
+        });
+        assert!(holder.join().is_err());
+        assert_eq!(backend.in_flight(), 0);
+    }
+
+    #[test]
+    fn the_operator_decides_and_is_dead_starts_disabled() {
+        let mut disabled = settings("a");
+        disabled.disabled = true;
+        let backend = Backend::new(disabled, 0, None);
+        assert_eq!(backend.operator(), Operator::Disabled);
+        for operator in [Operator::Enabled, Operator::Draining, Operator::Disabled] {
+            backend.set_operator(operator);
+            assert_eq!(backend.operator(), operator);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Taking a lock that is never given up for dead.
+//!
+//! What these locks guard is whole after every single statement, so a panic of another holder leaves nothing half
+//! done; refusing to go on would turn one lost connection into a dead balancer. This is the one place that decides it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Locks a mutex, poisoned or not.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for reading, poisoned or not.
+pub fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks for writing, poisoned or not.
+pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poisoned_lock_is_recovered() {
+        let (mutex, shared) = (Mutex::new(7), RwLock::new(8));
+        std::thread::scope(|scope| {
+            let poisoner = scope.spawn(|| {
+                let _mutex = mutex.lock().unwrap();
+                let _shared = shared.write().unwrap();
+                panic!("poison both, on purpose");
+            });
+            assert!(poisoner.join().is_err());
+        });
+        assert!(mutex.is_poisoned() && shared.is_poisoned());
+        assert_eq!(*lock(&mutex), 7);
+        assert_eq!(*read(&shared), 8);
+        assert_eq!(*write(&shared), 8);
+    }
+}

@@ -1,0 +1,151 @@
+//! What keeps a client with its backend: keys made from addresses and names, and cookies.
+//!
+//! Everything here is a fixed function of the configuration, so two balancers with one configuration agree, before and
+//! after a restart, and in whatever order they list their backends. The rules for a bound backend that is down, full or
+//! drained are in `mod.rs`; the rendezvous itself is in `balance.rs`.
+
+use std::net::IpAddr;
+
+use crate::pool::hash::{Key, hash_64, hash_128};
+
+// Changing a key moves every client of every installation to another backend: never do.
+const NAME_KEY: Key = (0x726f_6e64_6f20_6e61, 0x6d65_206b_6579_2031);
+const CLIENT_KEY: Key = (0x726f_6e64_6f20_636c, 0x6965_6e74_206b_2031);
+const COOKIE_KEY: Key = (0x726f_6e64_6f20_636f, 0x6f6b_6965_206b_2031);
+
+/// A backend's part in the rendezvous.
+pub fn name_key(name: &str) -> u64 {
+    hash_64(NAME_KEY, name.as_bytes())
+}
+
+/// A client's part in the rendezvous; an IPv4 address written as IPv6 is the same client.
+pub fn client_key(client: IpAddr) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(address) => hash_64(CLIENT_KEY, &address.octets()),
+        IpAddr::V6(address) => hash_64(CLIENT_KEY, &address.octets()),
+    }
+}
+
+/// The cookie's value that binds a client to the backend of that name: opaque, it shows neither name nor address.
+pub fn cookie_value(name: &str) -> [u8; 32] {
+    let mut value = [0; 32];
+    for (pair, byte) in value
+        .as_chunks_mut::<2>()
+        .0
+        .iter_mut()
+        .zip(hash_128(COOKIE_KEY, name.as_bytes()))
+    {
+        *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
+    }
+    value
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    b"0123456789abcdef"[usize::from(nibble & 15)]
+}
+
+/// The cookies of one pool.
+#[derive(Debug)]
+pub struct Cookies {
+    name: String,
+    /// By backend.
+    values: Vec<[u8; 32]>,
+}
+
+impl Cookies {
+    /// For backends of these names.
+    pub fn new<'a>(cookie: &str, backends: impl Iterator<Item = &'a str>) -> Cookies {
+        Cookies {
+            name: cookie.to_owned(),
+            values: backends.map(cookie_value).collect(),
+        }
+    }
+
+    /// The cookie's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The backend that a cookie's value binds to.
+    pub fn backend(&self, value: &[u8]) -> Option<usize> {
+        self.values.iter().position(|known| known == value)
+    }
+
+    /// The value of the `Set-Cookie` field that binds a client to a backend. No `Secure`: the last hop is plain HTTP.
+    pub fn set_cookie(&self, backend: usize) -> Box<[u8]> {
+        let mut field = self.name.clone().into_bytes();
+        field.push(b'=');
+        field.extend_from_slice(&self.values[backend]);
+        field.extend_from_slice(b"; Path=/; HttpOnly; SameSite=Lax");
+        field.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // These values are a promise: a release that changes one moves clients. Do not adapt the test.
+    #[test]
+    fn keys_and_cookies_are_the_same_in_every_release() {
+        assert_eq!(
+            &cookie_value("localhost:8081"),
+            b"a247cb953fe69d6945037fe7fda7484c"
+        );
+        assert_eq!(
+            &cookie_value("localhost:8082"),
+            b"80ad55cebcb8619b17dc48c9faa1428c"
+        );
+        assert_eq!(name_key("localhost:8081"), 0xaa16_772c_4477_e2ec);
+        assert_eq!(
+            client_key("192.0.2.1".parse().unwrap()),
+            0xb71e_84dd_4674_b97b
+        );
+        assert_eq!(
+            client_key("2001:db8::1".parse().unwrap()),
+            0xe444_ed91_6faa_a008
+        );
+    }
+
+    #[test]
+    fn an_ipv4_address_written_as_ipv6_is_the_same_client() {
+        let key = |text: &str| client_key(text.parse().unwrap());
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_ne!(key("192.0.2.1"), key("::192.0.2.1"));
+    }
+
+    #[test]
+    fn a_cookie_finds_its_backend_and_nothing_else_does() {
+        let cookies = Cookies::new("rondo", ["a", "b"].into_iter());
+        assert_eq!(cookies.backend(&cookie_value("b")), Some(1));
+        let [upper, cut] = [
+            cookie_value("b").to_ascii_uppercase(),
+            cookie_value("b")[..31].to_vec(),
+        ];
+        for stranger in [&b""[..], b"b", &upper, &cut, &cookie_value("c")] {
+            assert_eq!(cookies.backend(stranger), None);
+        }
+    }
+
+    #[test]
+    fn the_field_is_opaque_and_has_its_attributes() {
+        let cookies = Cookies::new("rondo", ["10.1.2.3:8081"].into_iter());
+        let field = String::from_utf8(cookies.set_cookie(0).into()).unwrap();
+        let value = String::from_utf8(cookie_value("10.1.2.3:8081").to_vec()).unwrap();
+        assert_eq!(
+            field,
+            format!("rondo={value}; Path=/; HttpOnly; SameSite=Lax")
+        );
+        assert!(!field.contains("10.1") && !field.contains("8081"));
+    }
+
+    #[test]
+    fn two_instances_agree_whatever_the_order_of_their_backends() {
+        let (one, two) = (
+            Cookies::new("n", ["a", "b"].into_iter()),
+            Cookies::new("n", ["b", "a"].into_iter()),
+        );
+        assert_eq!(one.set_cookie(0), two.set_cookie(1));
+        assert_eq!(one.set_cookie(1), two.set_cookie(0));
+    }
+}
