@@ -147,7 +147,9 @@ fn parse(path: &Path, text: &str) -> Result<Case, String> {
         }
     }
     if !has_why || !has_source || case.expect.is_empty() {
-        return Err("needs `# why`, one of `rfc:`, `attack:` and `contract:`, and `expect:`".into());
+        return Err(
+            "needs `# why`, one of `rfc:`, `attack:` and `contract:`, and `expect:`".into(),
+        );
     }
     for (name, text) in sections {
         let bytes = unescape(&text).map_err(|e| format!("{name}: {e}"))?;

@@ -81,6 +81,10 @@ impl Lane {
         let at_client = self.client_side(case, request)?;
         if let Some(later) = &case.backend_response_later {
             self.origin.send_on_idle(later)?;
+        } else if response != Cut::Whole && case.reuse == Some(false) {
+            // What comes after a whole response may come after the next request, too, and nobody could tell; once it
+            // came, the connection must go. In one piece with the response it must be seen before the next request.
+            self.origin.wait_for_discard()?;
         }
         let probe_before = self.probe_connection;
         self.probe_connection = self.probe()?;
@@ -224,15 +228,10 @@ impl Lane {
     }
 
     fn check_reuse(&self, case: &Case, log: &Log, probe_before: usize) -> Result<(), String> {
-        let last = log
-            .events
-            .iter()
-            .rev()
-            .find(|e| matches!(e.what, What::Request(_)))
-            .map(|e| e.connection);
+        let last = log.last_used();
         let now = self.probe_connection;
         match (last, case.reuse) {
-            (None, _) if log.unfinished.is_empty() && now != probe_before => Err(
+            (None, _) if !case.backend_unfinished && now != probe_before => Err(
                 "the idle backend connection did not survive a request that was never forwarded"
                     .into(),
             ),
@@ -535,6 +534,17 @@ struct Log {
     count: usize,
 }
 
+impl Log {
+    /// The connection of the last request that was not a probe.
+    fn last_used(&self) -> Option<usize> {
+        self.events
+            .iter()
+            .rev()
+            .find(|event| matches!(event.what, What::Request(_)))
+            .map(|event| event.connection)
+    }
+}
+
 struct Event {
     connection: usize,
     what: What,
@@ -678,42 +688,37 @@ impl Origin {
         tunnel
     }
 
-    /// Sends bytes on the connection that served the last request, and waits until the proxy discards it.
+    /// Sends bytes on the idle connection that served the last request, and waits until the proxy discards it.
     fn send_on_idle(&self, bytes: &[u8]) -> Result<(), String> {
         let mut log = self.lock();
-        let last = log
-            .events
-            .iter()
-            .rev()
-            .find(|e| matches!(e.what, What::Request(_)))
-            .map(|e| e.connection);
-        let last = last.ok_or("no request came to the backend")?;
+        let last = log.last_used().ok_or("no request came to the backend")?;
         if let Some((_, stream)) = log.open.iter_mut().find(|(number, _)| *number == last) {
             let _ = stream.write_all(bytes);
         }
+        drop(log);
+        self.wait_for_discard()
+    }
+
+    /// Waits until the proxy closed the connection that served the last request.
+    fn wait_for_discard(&self) -> Result<(), String> {
+        let log = self.lock();
+        let Some(last) = log.last_used() else {
+            return Ok(());
+        };
         self.wait(
             log,
-            "the proxy discards a connection that speaks unasked",
+            "the proxy discards a connection that cannot be reused",
             |log| log.open.iter().all(|(number, _)| *number != last),
         )
         .map(drop)
     }
 
-    /// Waits until every connection but the probe's that this case used is closed, then takes what happened.
+    /// Waits until every connection but the probe's is closed (one at a time is all a lane needs), then takes what
+    /// happened.
     fn settle(&self, probe: usize) -> Result<Log, String> {
-        let used = |log: &Log, number: usize| {
-            log.events.iter().any(|e| e.connection == number)
-                || log.unfinished.iter().any(|(n, _)| *n == number)
-        };
-        let mut log = self.wait(
-            self.lock(),
-            "the proxy closes the backend connection it does not reuse",
-            |log| {
-                log.open
-                    .iter()
-                    .all(|(number, _)| *number == probe || !used(log, *number))
-            },
-        )?;
+        let what = "the proxy closes the backend connection it does not reuse";
+        let is_settled = |log: &Log| log.open.iter().all(|(number, _)| *number == probe);
+        let mut log = self.wait(self.lock(), what, is_settled)?;
         Ok(Log {
             events: std::mem::take(&mut log.events),
             unfinished: std::mem::take(&mut log.unfinished),
