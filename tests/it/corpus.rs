@@ -13,6 +13,8 @@ use case::{Case, Outcome};
 use lane::{AtClient, Cut, Lane};
 use memory::{Requests, Response, Settings};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -92,6 +94,41 @@ fn every_split_of_every_case_gives_the_same_in_memory() {
         splits.into_inner()
     );
     failures.report();
+}
+
+#[test]
+fn every_case_and_test_that_the_reading_of_the_rfc_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(root.join("corpus/RFC9112.md")).unwrap();
+    let mut missing = Vec::new();
+    // What stands between backticks is every second part.
+    for name in table.split('`').skip(1).step_by(2) {
+        let exists = if let Some((module, test)) = name.split_once("::") {
+            let file = root.join("it").join(module).with_extension("rs");
+            fs::read_to_string(file).is_ok_and(|text| text.contains(&format!("fn {test}(")))
+        } else if let Some((group, case)) = name
+            .split_once('/')
+            .filter(|(group, _)| GROUPS.contains(group))
+        {
+            let names = case::group(group);
+            let names = names
+                .iter()
+                .filter_map(|case| case.path.file_stem()?.to_str());
+            match case.split_once('*') {
+                Some((start, "")) => names.into_iter().any(|name| name.starts_with(start)),
+                _ => names.into_iter().any(|name| name == case),
+            }
+        } else {
+            continue;
+        };
+        if !exists && !["module::test", "group/name"].contains(&name) {
+            missing.push(name);
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "RFC9112.md names what does not exist: {missing:?}"
+    );
 }
 
 /// Sends every case of a group in every way and fails with the list of those that went wrong.
