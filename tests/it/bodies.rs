@@ -378,9 +378,10 @@ fn a_response_that_breaks_off_is_seen_as_broken() {
         client.send(get("/"));
         let mut wire = backend.accept();
         wire.expect_request();
-        wire.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}"));
-        wire.close();
+        wire.send(format!("HTTP/1.1 200 OK\r\n{head}\r\n"));
         assert_eq!(client.read_response_head().status, 200);
+        wire.send(body);
+        wire.close();
         expect_broken(&mut client, "12345");
         assert_eq!(proxy.events_with(&["panic"]), 0);
     }

@@ -67,6 +67,8 @@ fn a_backend_killed_under_load_fails_no_get_before_during_and_after_its_return()
     let stop = AtomicBool::new(false);
     let answered = AtomicUsize::new(0);
     std::thread::scope(|scope| {
+        // However this ends, the clients end with it.
+        let _stopping = StopAtEnd(&stop);
         for number in 0..8 {
             let (stop, answered, proxy) = (&stop, &answered, &proxy);
             scope.spawn(move || {
@@ -97,8 +99,15 @@ fn a_backend_killed_under_load_fails_no_get_before_during_and_after_its_return()
                 origins[2].requests() > 10 || stop.load(Ordering::SeqCst)
             });
         }
-        stop.store(true, Ordering::SeqCst);
     });
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -173,6 +182,36 @@ fn whatever_status_a_backend_sends_it_stays_up() {
         "{statuses:?}"
     );
     assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+}
+
+#[test]
+fn a_malformed_body_is_no_sign_of_a_dead_backend() {
+    // What counts is what happens before the head; after it the backend is alive, if mistaken.
+    for whole in [true, false] {
+        let backend = Backend::start();
+        let proxy = Proxy::over(&[&backend]).start();
+        let mut client = proxy.client();
+        client.send(crate::support::client::get("/"));
+        let mut wire = backend.accept();
+        wire.expect_request();
+        let (head, body) = (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "nonsense\r\n",
+        );
+        if whole {
+            wire.send(format!("{head}{body}"));
+        } else {
+            wire.send(head);
+            client.read_response_head();
+            wire.send(body);
+        }
+        wire.read_until_gone();
+        let mut client = proxy.client();
+        client.send(crate::support::client::get("/"));
+        backend.accept().serve("up");
+        assert_eq!(client.read_response().text(), "up");
+        assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+    }
 }
 
 #[test]

@@ -112,8 +112,9 @@ fn a_kept_connection_may_bring_one_more_request() {
     let mut proxy = Proxy::over(&[&origin]).start();
     let mut client = proxy.client();
     assert_eq!(client.get("/").status, 200);
-    proxy.terminate();
     let begin = Instant::now();
+    proxy.terminate();
+    proxy.wait_for_event(&["stopping"]);
     let sent = client.try_send(get("/crossing"));
     if sent && begin.elapsed() < Duration::from_millis(500) {
         let response = client.read_response();
