@@ -14,6 +14,7 @@ use lane::{AtClient, Cut, Lane};
 use memory::{Requests, Response, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,11 +89,11 @@ fn every_split_of_every_case_gives_the_same_in_memory() {
             });
         }
     });
-    println!(
+    tell(format_args!(
         "corpus: {} cases in memory, {} splits",
         cases.len(),
         splits.into_inner()
-    );
+    ));
     failures.report();
 }
 
@@ -171,10 +172,10 @@ fn over_sockets(group: &str) {
             }
         }
     });
-    println!(
+    tell(format_args!(
         "corpus: {} {group} cases over sockets, {exchanges} exchanges",
         cases.len()
-    );
+    ));
     failures.report();
 }
 
@@ -366,6 +367,12 @@ fn check_response(case: &Case, got: &Response<'_>) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Prints a line that a passing test run shows, too: the harness captures only what `println` writes.
+fn tell(line: std::fmt::Arguments<'_>) {
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What went wrong, once for each case.
