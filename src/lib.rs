@@ -55,6 +55,7 @@ pub mod listener;
 pub mod mailbox;
 pub mod poller;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod resolver;
 pub mod runtime;

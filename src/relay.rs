@@ -13,9 +13,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::connection::{Connection, Received};
-use crate::http::Body;
-use crate::http::HeadLimits;
-use crate::http::{Decoder, Step, encode_chunk, encode_end};
+use crate::http::{Body, ChunkError, Decoder, HeadLimits, Step, encode_chunk, encode_end};
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
@@ -82,11 +80,22 @@ pub enum RelayError {
     /// The source ended before its body did.
     SourceEnded,
     /// The body's framing is not valid.
-    Malformed,
+    Malformed(ChunkError),
     /// The body is longer than allowed.
     TooLong,
     /// Writing failed.
     Sink(io::Error),
+}
+
+impl RelayError {
+    /// The status for a client whose request body this is.
+    pub fn status(&self) -> u16 {
+        match self {
+            RelayError::TooLong => 413,
+            RelayError::Malformed(error) => error.status(),
+            RelayError::Source(_) | RelayError::SourceEnded | RelayError::Sink(_) => 400,
+        }
+    }
 }
 
 /// How the sink is told where the body ends.
@@ -232,7 +241,7 @@ impl Relay {
         loop {
             match decoder
                 .decode(&input[used..])
-                .map_err(|_| RelayError::Malformed)?
+                .map_err(RelayError::Malformed)?
             {
                 Step::Data { used: step, data } => {
                     used += step;
@@ -647,7 +656,7 @@ mod tests {
     fn malformed_chunks_end_the_relay() {
         let relay = Relay::new(Body::Chunked, Writer::Plain, u64::MAX, &LIMITS);
         let (result, _) = run(relay, b"3\r\nabcX\r\n".to_vec(), &mut Tools::default());
-        assert!(matches!(result, Err(RelayError::Malformed)));
+        assert!(matches!(result, Err(RelayError::Malformed(_))));
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::http::forward::{RequestForwarding, write_request};
 use crate::poller::{Clock, Millis};
 use crate::pool::backend::InFlight;
 use crate::pool::{Choice, Passive, Wish};
-use crate::relay::{Relay, RelayError, Writer};
+use crate::proxy_protocol;
+use crate::relay::{Relay, Writer};
 
 impl Client {
     /// Chooses a backend, connects if need be, and sends the head.
@@ -60,7 +61,8 @@ impl Client {
             }
         }
         let now = cx.clock.now();
-        if let (Some(backend), false) = (&exchange.route.backend, exchange.route.needs_fresh) {
+        let may_reuse = !exchange.route.needs_fresh && !exchange.is_tcp;
+        if let (Some(backend), true) = (&exchange.route.backend, may_reuse) {
             while let Some(mut lent) = cx.backends.take_idle(backend, self.key, now) {
                 // What cannot be sent twice is not risked on a connection that has just been closed.
                 if exchange.may_repeat() || lent.connection.is_silent() {
@@ -158,6 +160,16 @@ impl Client {
         route.sent_before = lent.connection.sent();
         let out = &mut cx.tools.out;
         out.clear();
+        if backend.settings.send_proxy_protocol {
+            let local = self.connection.local_address().unwrap_or(self.address);
+            proxy_protocol::write(self.address, local, out);
+        }
+        if exchange.is_tcp {
+            return match lent.connection.send(out, &[]) {
+                Ok(()) => Step::Go(Stage::Tunnel),
+                Err(error) => self.fail(Failure::FreshEnded, &error.to_string(), cx),
+            };
+        }
         write_request(request, &how, out);
         let body = request.body();
         let writer = match body {
@@ -175,16 +187,7 @@ impl Client {
                 result
             }
             // No byte has gone out; the backend never hears of it.
-            Err(error) => {
-                return self.refuse(
-                    if matches!(error, RelayError::TooLong) {
-                        413
-                    } else {
-                        400
-                    },
-                    cx,
-                );
-            }
+            Err(error) => return self.refuse(error.status(), cx),
         };
         route.body_begun = true;
         exchange.request_side = RequestSide::Sending;

@@ -14,9 +14,7 @@ impl Client {
             return Step::Wait;
         }
         let mut exchange = cx.take_exchange();
-        exchange.started = cx.clock.now();
-        exchange.started_us = cx.clock.now_us();
-        exchange.sent_before = self.connection.sent();
+        exchange.begin_at(&cx.clock, self.connection.sent());
         exchange.request_id = cx.request_ids.next_id();
         self.exchange = Some(exchange);
         Step::Go(Stage::RequestHead)
@@ -45,7 +43,7 @@ impl Client {
                 Ok(Received::Bytes(bytes)) => bytes,
                 Ok(Received::Wait) => return self.await_rest_of_head(cx),
                 Ok(Received::End) => return self.head_broke_off(cx),
-                Err(_) => return self.abandon_head(CloseReason::ClientGone, cx),
+                Err(_) => return self.abandon(CloseReason::ClientGone, cx),
             };
             match exchange.request.take(bytes, limits) {
                 Ok(Some(used)) => {
@@ -64,17 +62,20 @@ impl Client {
 
     /// The head is not whole: its time runs from its first byte, and no trickle stretches it.
     fn await_rest_of_head(&mut self, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
-        };
-        if self.connection.buffered().is_empty() {
-            // The event was about something else than bytes.
+        if self.has_only_empty_lines() {
+            // No request has begun: either the event was about something else, or an old client sent
+            // an empty line behind its last request (RFC 9112 2.2).
+            self.connection
+                .consume_buffered(self.connection.buffered().len());
             if let Some(exchange) = self.exchange.take() {
                 cx.put_back(exchange);
             }
             self.stage = Stage::Idle;
             return Step::Wait;
         }
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Go(Stage::Idle);
+        };
         let timeout = cx.runtime.config.timeouts.client_head;
         exchange
             .request_wait
@@ -84,14 +85,21 @@ impl Client {
 
     /// The client ended its side. Half a request can be answered with an error only.
     fn head_broke_off(&mut self, cx: &mut Context) -> Step {
-        if self.connection.buffered().is_empty() {
-            return self.abandon_head(CloseReason::ClientDone, cx);
+        if self.has_only_empty_lines() {
+            return self.abandon(CloseReason::ClientDone, cx);
         }
         self.refuse(400, cx)
     }
 
+    fn has_only_empty_lines(&self) -> bool {
+        self.connection
+            .buffered()
+            .chunks(2)
+            .all(|line| line == b"\r\n")
+    }
+
     /// The client left without a (whole) request: there is nobody to answer and nothing to log.
-    fn abandon_head(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
+    pub(super) fn abandon(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
         if let Some(exchange) = self.exchange.take() {
             cx.put_back(exchange);
         }
