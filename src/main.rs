@@ -1,3 +1,93 @@
-//! The command `rondo`.
+//! The command `rondo`: command line, logger, exit status. Everything else is the library's.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use log::LevelFilter;
+use rondo::command_line::{self, Command, HELP, Source, VERSION};
+use rondo::config::{Config, descriptor_limit, summary};
+use rondo::document::Mistake;
+use rondo::event_log::EventLog;
+use rondo::{demo, server};
+
+/// It cannot run, or was stopped twice.
+const CANNOT_RUN: u8 = 1;
+/// The command line or the configuration is wrong.
+const WRONG_INPUT: u8 = 2;
+
+/// How long a stop waits for the last events to be printed.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let command = match command_line::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => return fail(WRONG_INPUT, &error),
+    };
+    match command {
+        Command::Help => print(HELP),
+        Command::Version => print(VERSION),
+        Command::Check {
+            explain: Some(_), ..
+        } => fail(WRONG_INPUT, &"--explain is not built yet; leave it out"),
+        Command::Check {
+            source,
+            explain: None,
+        } => match configuration(&source) {
+            Ok(config) => print(&summary(&config, descriptor_limit())),
+            Err(mistake) => fail(WRONG_INPUT, &mistake),
+        },
+        Command::Run { source, log } => match configuration(&source) {
+            Ok(config) => with_event_log(log, || run(config)),
+            Err(mistake) => fail(WRONG_INPUT, &mistake),
+        },
+        Command::Demo { log } => with_event_log(log, demo),
+    }
+}
+
+fn configuration(source: &Source) -> Result<Config, Mistake> {
+    match source {
+        Source::File(path) => Config::read(path),
+        Source::Flags { backends, port } => Config::from_flags(backends, port),
+    }
+}
+
+fn with_event_log(level: LevelFilter, work: impl FnOnce() -> ExitCode) -> ExitCode {
+    let event_log = match EventLog::start(level) {
+        Ok(event_log) => event_log,
+        Err(error) => return fail(CANNOT_RUN, &format!("cannot start the event log: {error}")),
+    };
+    let status = work();
+    event_log.flush(FLUSH_TIMEOUT);
+    status
+}
+
+fn run(config: Config) -> ExitCode {
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(CANNOT_RUN, &error),
+    }
+}
+
+fn demo() -> ExitCode {
+    match demo::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(CANNOT_RUN, &error),
+    }
+}
+
+/// Prints to standard output. A reader that has gone away needs no text: not an error.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
+    ExitCode::SUCCESS
+}
+
+/// One line on standard error, closed or not.
+fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "rondo: {error}");
+    ExitCode::from(status)
+}

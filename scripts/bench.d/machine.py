@@ -1,0 +1,123 @@
+"""The machine: which programs it has (and how to get the missing ones), what it is, free ports, descriptors.
+
+Read next: origin.py.
+"""
+
+import os
+import random
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+
+# Debian keeps servers out of a user's PATH.
+os.environ["PATH"] += os.pathsep + os.pathsep.join(["/usr/sbin", "/usr/local/sbin"])
+
+PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "pen": "pen", "wrk": "wrk", "strace": "strace", "valgrind": "valgrind"}
+NGINX_STREAM = "ngx_stream_module.so"
+
+
+def require(programs):
+    """Ends the run unless every program is here; installs Debian's packages where that is possible."""
+    missing = [p for p in programs if not shutil.which(p)]
+    if not missing:
+        return
+    packages = [PACKAGES[p] for p in missing]
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("installing " + " ".join(packages), file=sys.stderr)
+        # RUNLEVEL=1: the packages' own services are not started, they would take port 80.
+        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
+        for step in (["apt-get", "update"], command):
+            subprocess.run(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        missing = [p for p in missing if not shutil.which(p)]
+    if missing:
+        sys.exit(f"scripts/bench needs {', '.join(missing)}: on Debian or Ubuntu, as root: {' '.join(command)}")
+
+
+def nginx_stream_module():
+    """nginx's TCP relay is a module of its own (Debian: libnginx-mod-stream); None where it is not installed."""
+    built = subprocess.run(["nginx", "-V"], capture_output=True, text=True, check=True).stderr
+    for option in built.split():
+        if option.startswith("--modules-path="):
+            path = os.path.join(option.split("=", 1)[1], NGINX_STREAM)
+            return path if os.path.exists(path) else None
+    return None
+
+
+def first_line(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return ((done.stdout or done.stderr).strip().splitlines() or [""])[0]
+
+
+def describe(rondo):
+    """What the figures depend on, for the head of every report. No host name, no paths."""
+    cpu = "unknown"
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                cpu = line.split(":", 1)[1].strip()
+                break
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        memory_gb = round(int(lines.readline().split()[1]) / 1e6)
+    versions = {
+        "nginx": (first_line("nginx", "-v") or "").rpartition("/")[2],
+        "haproxy": (first_line("haproxy", "-v") or "").split(" ")[2:3],
+        # pen prints no version of its own.
+        "pen": first_line("dpkg-query", "-W", "-f", "${Version}", "pen"),
+        "wrk": (first_line("wrk", "-v") or "").split(" Copyright")[0].removeprefix("wrk "),
+        "rondo": first_line(rondo, "--version") if rondo else None,
+    }
+    versions["haproxy"] = versions["haproxy"][0] if versions["haproxy"] else None
+    commit = first_line("git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": memory_gb,
+        "kernel": os.uname().release,
+        "descriptors": descriptors(),
+        "versions": {name: version for name, version in versions.items() if version},
+        "commit": commit if commit and not commit.startswith("fatal") else None,
+    }
+
+
+def spent_s():
+    """CPU seconds all of the machine has worked since its start, with what its host took away from it."""
+    with open("/proc/stat", encoding="ascii") as lines:
+        user, nice, system, _idle, _wait, irq, softirq, steal = map(int, lines.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors():
+    """Raises the soft limit to the hard one, for this process and all it starts; returns it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
+
+
+_given = set()
+
+
+def free_port():
+    """A port nobody listens on, below the range from which outgoing connections take theirs."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as line:
+        first_outgoing = int(line.read().split()[0])
+    highest = first_outgoing - 1 if first_outgoing > 12000 else 65535
+    for _ in range(1000):
+        port = random.randint(10000, highest)
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+    sys.exit("scripts/bench found no free port on 127.0.0.1")

@@ -1,0 +1,186 @@
+"""The proxies that are compared, and how each is configured: as fairly as we know, and where in doubt in a peer's favour.
+
+Equal for all: upstream keep-alive on, with room for every connection of the load; no limit on requests or life of a
+connection that would make anyone reconnect; listen queues of 4096; the same number of workers or threads; no access
+log but where the scenario is about it; `Host` kept and `X-Forwarded-For` added. rondo adds three more fields, `Via` and
+a request id, since it cannot be told not to: that is left in its bill. Pen relays bytes and reads none of them.
+
+Read next: scenarios.py.
+"""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass, replace
+
+import machine
+from origin import nginx_user
+from process import Failure, Server
+
+KEPT = 1100  # connections to the origin each proxy may keep: more than any load has at once
+
+
+class Unsupported(Exception):
+    """This proxy cannot take part in the scenario; the text says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row of a table. `name` is its label; the rest is how it runs."""
+
+    name: str
+    kind: str
+    workers: int = 1
+    large_buffers: bool = False  # nginx: 64 KiB buffers, nothing through temporary files
+    buffered_log: bool = False  # nginx: access lines written in blocks
+    splice: bool = False  # haproxy: bodies through a pipe in the kernel
+    tcp: bool = False  # relay bytes
+    log: bool = False  # access log to a file
+    idle: int = 0  # connections that do nothing, beside the load
+
+    def start(self, rondo, origin, directory, wrap=()):
+        port = machine.free_port()
+        log_path = f"{directory}/{self.name.replace(' ', '-')}.{port}.log" if self.log else None
+        command, output = COMMANDS[self.kind](self, rondo, origin, port, directory, log_path)
+        server = Server(self.name, [*wrap, *command], port, directory, output)
+        server.log_path = log_path
+        return server
+
+
+def room(peer):
+    """Client connections at once that it is configured for. Some pay for each of them in advance, so not more than needed."""
+    return 2000 + peer.idle
+
+
+def nginx(peer, _rondo, origin, port, directory, log_path):
+    log = "off" if not log_path else f"{log_path} combined" + (" buffer=64k flush=100ms" if peer.buffered_log else "")
+    servers = " ".join(f"server 127.0.0.1:{p};" for p in origin.ports)
+    # Two workers share one port best with a queue each.
+    listen = f"listen 127.0.0.1:{port} backlog=4096{' reuseport' if peer.workers > 1 else ''};"
+    large = """
+        proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;
+        proxy_max_temp_file_size 0; proxy_request_buffering off; client_body_buffer_size 64k;"""
+    temporary = "".join(f"{kind}_temp_path {directory}/nginx-{port}-{kind}; "
+                        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    http = f"""http {{
+    access_log {log};
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    keepalive_time 24h;
+    client_header_timeout 1h;
+    client_max_body_size 0;
+    {temporary}
+    upstream origin {{ {servers} keepalive {KEPT}; keepalive_requests 1000000000; keepalive_timeout 1h; keepalive_time 24h; }}
+    server {{
+        {listen}
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        {large if peer.large_buffers else ""}
+        location / {{ proxy_pass http://origin; }}
+    }}
+}}"""
+    stream = f"stream {{ upstream origin {{ {servers} }} server {{ {listen} proxy_pass origin; proxy_timeout 1h; }} }}"
+    module = ""
+    if peer.tcp:
+        path = machine.nginx_stream_module()
+        if not path:
+            raise Unsupported("nginx has no stream module here (Debian: libnginx-mod-stream)")
+        module = f"load_module {path};"
+    configuration = f"""{module}
+daemon off;
+worker_processes {peer.workers};
+{nginx_user()}
+pid {directory}/nginx-{port}.pid;
+error_log stderr crit;
+worker_rlimit_nofile {machine.descriptors()};
+events {{ worker_connections {2 * room(peer)}; }}
+{stream if peer.tcp else http}
+"""
+    return ["nginx", "-p", directory, "-e", "stderr", "-c", _write(directory, f"nginx-{port}.conf", configuration)], None
+
+
+def haproxy(peer, _rondo, origin, port, directory, log_path):
+    servers = "\n    ".join(f"server origin{n} 127.0.0.1:{p} pool-max-conn {KEPT} pool-purge-delay 1h"
+                            for n, p in enumerate(origin.ports))
+    http = "mode http\n    http-reuse always\n    option forwardfor" + ("\n    option httplog" if log_path else "")
+    splice = "\n    option splice-request\n    option splice-response" if peer.splice else ""
+    # It counts two descriptors for each connection, refuses to start when that is over the limit, and drops idle
+    # connections to the origin from a quarter of it on: here the idle clients would make it reconnect.
+    configuration = f"""global
+    maxconn {room(peer)}
+    no strict-limits
+    tune.pool-high-fd-ratio 95
+    tune.pool-low-fd-ratio 90
+    nbthread {peer.workers}
+    {"log stdout format raw local0 info" if log_path else ""}
+defaults
+    {"log global" if log_path else ""}
+    {"mode tcp" if peer.tcp else http}{splice}
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+    timeout http-keep-alive 1h
+    balance roundrobin
+listen proxy
+    bind 127.0.0.1:{port}
+    backlog 4096
+    {servers}
+"""
+    return ["haproxy", "-db", "-f", _write(directory, f"haproxy-{port}.conf", configuration)], log_path
+
+
+def pen(_peer, _rondo, origin, port, _directory, _log_path):
+    # -r: round robin without remembering clients.
+    servers = [f"127.0.0.1:{p}" for p in origin.ports]
+    return ["pen", "-f", "-r", "-x", "2000", "-q", "4096", f"127.0.0.1:{port}", *servers], None
+
+
+def rondo(peer, program, origin, port, directory, log_path):
+    settings = {
+        "proxy": {
+            "address": "127.0.0.1",
+            "port": port,
+            "workers": peer.workers,
+            "max_connections": room(peer),
+            "access_log": peer.log,
+        },
+        "backends": [{"url": f"http://127.0.0.1:{p}/"} for p in origin.ports],
+        "timeouts": {"client_idle": "1h", "backend_idle": "1h"},
+        "limits": {"idle_backend_connections": KEPT},
+    }
+    if peer.tcp:
+        settings["proxy"]["mode"] = "tcp"
+    path = _write(directory, f"rondo-{port}.json", json.dumps(settings, indent=2))
+    checked = subprocess.run([program, "--check", path], capture_output=True, text=True, check=False)
+    if checked.returncode != 0:
+        said = (checked.stderr or checked.stdout).strip()
+        if peer.tcp:
+            raise Unsupported(f"rondo refuses the configuration: {said}")
+        raise Failure(f"rondo --check refuses the configuration: {said}")
+    return [program, path], log_path
+
+
+COMMANDS = {"nginx": nginx, "haproxy": haproxy, "pen": pen, "rondo": rondo}
+
+NGINX = Peer("nginx", "nginx")
+NGINX_AGAIN = Peer("nginx again", "nginx")
+NGINX_LARGE = Peer("nginx 64k", "nginx", large_buffers=True)
+HAPROXY = Peer("haproxy", "haproxy")
+HAPROXY_SPLICE = Peer("haproxy splice", "haproxy", splice=True)
+PEN = Peer("pen", "pen")
+RONDO = Peer("rondo", "rondo")
+
+
+def two_workers(peer):
+    return replace(peer, name=f"{peer.name} x2", workers=2)
+
+
+def _write(directory, name, text):
+    path = os.path.join(directory, name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path

@@ -1,0 +1,264 @@
+//! One access line, as text or as JSON. Bytes from the network are escaped: a client cannot forge a line.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+
+use crate::escape::{escape_json, escape_text};
+use crate::timestamp::{Clock, since_epoch};
+
+/// How much of a request line is logged, before escaping.
+const REQUEST_LINE_BYTES_MAX: usize = 2048;
+/// The same for the backend's name and the request id.
+const WORD_BYTES_MAX: usize = 128;
+
+/// One exchange, or what there was of it.
+#[derive(Debug, Clone, Copy)]
+pub struct AccessLine<'a> {
+    /// The client's address.
+    pub client: IpAddr,
+    /// As received; empty when nothing of it came.
+    pub request_line: &'a [u8],
+    /// The status sent to the client; 0 when none was.
+    pub status: u16,
+    /// Bytes sent to the client, head included.
+    pub bytes_sent: u64,
+    /// From the request's first byte to the last of the response, in microseconds; shown in milliseconds.
+    pub total_us: u64,
+    /// The backend's name; empty when none was chosen.
+    pub backend: &'a str,
+    /// To how many backends it was sent.
+    pub tries: u32,
+    /// Empty when there is none.
+    pub request_id: &'a [u8],
+}
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Fields with one space between them, the request line in quotes, `-` for what there is not.
+    Text,
+    /// A JSON object, `null` for what there is not.
+    Json,
+}
+
+impl AccessLine<'_> {
+    /// More than the line can take in either format.
+    pub(super) fn bytes_max(&self) -> usize {
+        // No byte becomes more than the six of `\u00HH`; all other fields and the names of all take less than 360.
+        let escaped = self.request_line().len()
+            + bounded_word(self.backend.as_bytes()).len()
+            + bounded_word(self.request_id).len();
+        360 + 6 * escaped
+    }
+
+    /// Appends the line with its end, and with the time of now.
+    pub(super) fn write(&self, format: Format, clock: &mut Clock, out: &mut Vec<u8>) {
+        match format {
+            Format::Text => self.write_text(clock, out),
+            Format::Json => self.write_json(clock, out),
+        }
+    }
+
+    fn write_text(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+        clock.write(since_epoch(), out);
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, " {} ", self.client);
+        if self.request_line.is_empty() {
+            out.push(b'-');
+        } else {
+            out.push(b'"');
+            escape_text(self.request_line(), out);
+            out.push(b'"');
+        }
+        let _ = match self.status {
+            0 => write!(out, " -"),
+            status => write!(out, " {status}"),
+        };
+        let _ = write!(
+            out,
+            " {} {}.{:03} ",
+            self.bytes_sent,
+            self.total_us / 1000,
+            self.total_us % 1000
+        );
+        text_word(self.backend.as_bytes(), out);
+        let _ = write!(out, " {} ", self.tries);
+        text_word(self.request_id, out);
+        out.push(b'\n');
+    }
+
+    fn write_json(&self, clock: &mut Clock, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"time\":\"");
+        clock.write(since_epoch(), out);
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, "\",\"client\":\"{}\",\"request\":", self.client);
+        json_text(self.request_line(), out);
+        let _ = match self.status {
+            0 => write!(out, ",\"status\":null"),
+            status => write!(out, ",\"status\":{status}"),
+        };
+        let _ = write!(
+            out,
+            ",\"bytes_sent\":{},\"total_ms\":{}.{:03},\"backend\":",
+            self.bytes_sent,
+            self.total_us / 1000,
+            self.total_us % 1000
+        );
+        json_text(bounded_word(self.backend.as_bytes()), out);
+        let _ = write!(out, ",\"tries\":{},\"request_id\":", self.tries);
+        json_text(bounded_word(self.request_id), out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn request_line(&self) -> &[u8] {
+        &self.request_line[..self.request_line.len().min(REQUEST_LINE_BYTES_MAX)]
+    }
+}
+
+fn bounded_word(word: &[u8]) -> &[u8] {
+    &word[..word.len().min(WORD_BYTES_MAX)]
+}
+
+fn text_word(word: &[u8], out: &mut Vec<u8>) {
+    match word {
+        b"" => out.push(b'-'),
+        word => escape_text(bounded_word(word), out),
+    }
+}
+
+fn json_text(text: &[u8], out: &mut Vec<u8>) {
+    if text.is_empty() {
+        out.extend_from_slice(b"null");
+        return;
+    }
+    out.push(b'"');
+    escape_json(text, out);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: AccessLine<'static> = AccessLine {
+        client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        request_line: b"GET /a HTTP/1.1",
+        status: 200,
+        bytes_sent: 1234,
+        total_us: 5_007,
+        backend: "localhost:8081",
+        tries: 1,
+        request_id: b"id-1",
+    };
+
+    fn text(format: Format, line: &AccessLine<'_>) -> String {
+        let mut out = Vec::new();
+        line.write(format, &mut Clock::new(), &mut out);
+        assert!(
+            out.len() <= line.bytes_max(),
+            "{} > {}",
+            out.len(),
+            line.bytes_max()
+        );
+        String::from_utf8(out).unwrap()
+    }
+
+    const NOTHING: AccessLine<'static> = AccessLine {
+        client: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        request_line: b"",
+        status: 0,
+        bytes_sent: 0,
+        total_us: 0,
+        backend: "",
+        tries: 0,
+        request_id: b"",
+    };
+
+    #[test]
+    fn a_text_line_has_all_fields_in_order() {
+        let line = text(Format::Text, &LINE);
+        assert_eq!(
+            &line[24..],
+            " 127.0.0.1 \"GET /a HTTP/1.1\" 200 1234 5.007 localhost:8081 1 id-1\n"
+        );
+        assert!(line[..24].ends_with('Z'));
+        assert_eq!(
+            &text(Format::Text, &NOTHING)[24..],
+            " ::1 - - 0 0.000 - 0 -\n"
+        );
+    }
+
+    #[test]
+    fn a_json_line_has_the_same_fields() {
+        let line = text(Format::Json, &LINE);
+        let mut value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let time = value["time"].take();
+        assert_eq!(time.as_str().map(str::len), Some(24));
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "time": null, "client": "127.0.0.1", "request": "GET /a HTTP/1.1", "status": 200, "bytes_sent": 1234,
+                "total_ms": 5.007, "backend": "localhost:8081", "tries": 1, "request_id": "id-1"
+            })
+        );
+        let mut nothing: serde_json::Value =
+            serde_json::from_str(&text(Format::Json, &NOTHING)).unwrap();
+        nothing["time"].take();
+        assert_eq!(
+            nothing,
+            serde_json::json!({
+                "time": null, "client": "::1", "request": null, "status": null, "bytes_sent": 0, "total_ms": 0.0,
+                "backend": null, "tries": 0, "request_id": null
+            })
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line_or_a_field() {
+        let line = AccessLine {
+            request_line: b"GET /\" 200\r\n\x1b[2J\xff HTTP/1.1",
+            request_id: b"a b\n",
+            ..LINE
+        };
+        assert_eq!(
+            &text(Format::Text, &line)[24..],
+            " 127.0.0.1 \"GET /\\x22 200\\x0d\\x0a\\x1b[2J\\xff HTTP/1.1\" 200 1234 5.007 localhost:8081 1 a b\\x0a\n"
+        );
+        let json = text(Format::Json, &line);
+        assert_eq!(json.lines().count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["request"], "GET /\" 200\r\n\x1b[2J\u{ff} HTTP/1.1");
+    }
+
+    #[test]
+    fn no_line_takes_more_than_was_asked_for() {
+        let hostile = vec![0xff; 100_000];
+        let name = "\u{7f}".repeat(1000);
+        let line = AccessLine {
+            client: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
+            request_line: &hostile,
+            status: u16::MAX,
+            bytes_sent: u64::MAX,
+            total_us: u64::MAX,
+            backend: &name,
+            tries: u32::MAX,
+            request_id: &hostile,
+        };
+        assert_eq!(
+            text(Format::Text, &line).matches("\\xff").count(),
+            2048 + 128
+        );
+        assert_eq!(
+            text(Format::Json, &line).matches("\\u00ff").count(),
+            2048 + 128
+        );
+        let empty = AccessLine {
+            request_line: b"",
+            backend: "",
+            request_id: b"",
+            ..line
+        };
+        text(Format::Text, &empty);
+        text(Format::Json, &empty);
+    }
+}

@@ -1,0 +1,137 @@
+//! The configuration as it is used: every value checked, every default filled in.
+//!
+//! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing behind it asks again
+//! whether a value is good. One file for each part: `proxy.rs`, `backends.rs`, `balance.rs`, `health_check.rs`,
+//! `timeouts.rs` (with the limits), `admin.rs`; each key stands there in one line with its default and its bounds.
+//! `budget.rs` says what a configuration costs, `summary.rs` is what `--check` prints. Read `proxy.rs` next.
+
+use std::path::Path;
+
+use crate::document::{Document, Mistake, Node};
+use crate::pool::backend::BackendSettings;
+use crate::pool::balance::BalanceSettings;
+use crate::pool::probe::HealthCheckSettings;
+
+pub use self::admin::Admin;
+pub use self::budget::{MemoryBound, descriptor_budget, descriptor_limit, memory_bound};
+pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
+pub use self::summary::summary;
+pub use self::timeouts::{Limits, Timeouts};
+
+mod admin;
+mod backends;
+mod balance;
+mod budget;
+mod health_check;
+mod proxy;
+mod summary;
+mod timeouts;
+
+/// Keys that are validated like all others, but refused by name because what they ask for is not built yet:
+/// the key's path, and the value that asks for it (none: any).
+const NOT_BUILT_YET: &[(&str, Option<&str>)] = &[
+    ("admin", None),
+    ("proxy.mode", Some("tcp")),
+    ("proxy.accept_proxy_protocol", Some("true")),
+    ("backends[].send_proxy_protocol", Some("true")),
+    ("health_check.kind", Some("http")),
+    ("health_check.kind", Some("icmp")),
+];
+
+/// A whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What clients meet.
+    pub proxy: Proxy,
+    /// How a backend is chosen.
+    pub balance: BalanceSettings,
+    /// At least one.
+    pub backends: Vec<BackendSettings>,
+    /// How backends are checked.
+    pub health_check: HealthCheckSettings,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// How large anything may be.
+    pub limits: Limits,
+    /// None: there is no admin interface.
+    pub admin: Option<Admin>,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    pub fn read(path: &Path) -> Result<Config, Mistake> {
+        Config::from_document(&Document::read(path)?)
+    }
+
+    /// Reads a configuration that is in memory; `file` is its name in mistakes.
+    pub fn from_text(file: &str, text: &str) -> Result<Config, Mistake> {
+        Config::from_document(&Document::from_bytes(file, text.as_bytes().to_vec())?)
+    }
+
+    /// The configuration of `--backends URL,URL --port N`: everything else has its default.
+    pub fn from_flags(backends: &str, port: &str) -> Result<Config, Mistake> {
+        // Written as the file that says the same, so that defaults and checks have one home.
+        let urls: Vec<_> = backends
+            .split(',')
+            .map(|url| serde_json::json!({ "url": url }))
+            .collect();
+        let text = serde_json::json!({ "proxy": { "port": port }, "backends": urls }).to_string();
+        Config::from_text("", &text).map_err(|mistake| {
+            let is_port = mistake.path == "proxy.port";
+            let option = if is_port { "--port" } else { "--backends" };
+            let path = match mistake.path.strip_suffix(".url") {
+                Some(backend) => backend.to_owned(),
+                None if is_port => "the port".to_owned(),
+                None => mistake.path,
+            };
+            Mistake {
+                path,
+                ..Mistake::of_file(option, mistake.what, mistake.right)
+            }
+        })
+    }
+
+    fn from_document(document: &Document) -> Result<Config, Mistake> {
+        let root = document.root()?;
+        let top = root.object(&[
+            "proxy",
+            "balance",
+            "backends",
+            "health_check",
+            "timeouts",
+            "limits",
+            "admin",
+        ])?;
+        let proxy = Proxy::read(&top)?;
+        let config = Config {
+            balance: balance::read(&top, proxy.mode)?,
+            backends: backends::read(&top, proxy.mode)?,
+            health_check: health_check::read(&top)?,
+            timeouts: Timeouts::read(&top)?,
+            limits: Limits::read(&top)?,
+            admin: Admin::read(&top)?,
+            proxy,
+        };
+        refuse_what_is_not_built(&root)?;
+        Ok(config)
+    }
+}
+
+fn refuse_what_is_not_built(root: &Node<'_>) -> Result<(), Mistake> {
+    for (path, asking) in NOT_BUILT_YET {
+        for node in root.find(path) {
+            match asking {
+                None => return Err(node.mistake("is not built yet", "leave it out")),
+                Some(asking) if node.is(asking) => {
+                    let what = format!("is {}, which is not built yet", node.found());
+                    return Err(node.mistake(what, "leave it out"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

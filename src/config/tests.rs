@@ -1,0 +1,518 @@
+//! Configurations good and bad: defaults, bounds on both sides, and one line for each mistake.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::pool::backend::Host;
+use crate::pool::balance::{Method, Persistence};
+use crate::pool::probe::{Kind, StatusRanges};
+
+/// A configuration with one backend and `extra` members beside it.
+fn with(extra: &str) -> Result<Config, Mistake> {
+    let text =
+        format!("{{\"proxy\":{{\"port\":80}},\"backends\":[{{\"url\":\"http://h\"}}]{extra}}}");
+    Config::from_text("c.json", &text)
+}
+
+/// A configuration with `members` in its section `proxy`.
+fn with_proxy(members: &str) -> Result<Config, Mistake> {
+    let text = format!("{{\"proxy\":{{{members}}},\"backends\":[{{\"url\":\"http://h\"}}]}}");
+    Config::from_text("c.json", &text)
+}
+
+/// A configuration with this list of backends.
+fn with_backends(list: &str) -> Result<Config, Mistake> {
+    let text = format!("{{\"proxy\":{{\"port\":80}},\"backends\":{list}}}");
+    Config::from_text("c.json", &text)
+}
+
+/// The mistake's line without the place, which `document` has its own tests for.
+fn line(result: Result<Config, Mistake>) -> String {
+    let line = match result {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(mistake) => mistake.to_string(),
+    };
+    assert!(!line.contains('\n'));
+    let (place, rest) = line.split_once(": ").unwrap();
+    assert!(place.starts_with("c.json:1:"), "{line}");
+    rest.to_owned()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn the_articles_file_works_unchanged() {
+    let config = Config::from_text("config.json", include_str!("../../config.json")).unwrap();
+    assert_eq!(config.proxy.port, 8080);
+    let backends: Vec<_> = config
+        .backends
+        .iter()
+        .map(|backend| (backend.name.as_str(), backend.url.to_string()))
+        .collect();
+    assert_eq!(
+        backends,
+        [
+            ("localhost:8081", "http://localhost:8081".to_owned()),
+            ("localhost:8082", "http://localhost:8082".to_owned()),
+            ("localhost:8083", "http://localhost:8083".to_owned()),
+            ("localhost:8084", "http://localhost:8084".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn the_file_may_come_from_disk() {
+    let path = std::env::temp_dir().join(format!("rondo-config-{}.json", std::process::id()));
+    std::fs::write(&path, include_str!("../../config.json")).unwrap();
+    assert_eq!(Config::read(&path).unwrap().backends.len(), 4);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn every_key_has_its_default() {
+    let config = with("").unwrap();
+    let proxy = &config.proxy;
+    assert_eq!(proxy.address, None);
+    assert_eq!(proxy.mode, Mode::Http);
+    assert!((1..=1024).contains(&proxy.workers));
+    assert_eq!(proxy.max_connections, 10_000);
+    assert_eq!(proxy.access_log, AccessLog::Text);
+    assert_eq!(proxy.trust_forwarded, Trust::Nobody);
+    assert!(!proxy.accept_proxy_protocol);
+    assert!(proxy.via);
+
+    assert_eq!(config.balance.method, Method::RoundRobin);
+    assert_eq!(config.balance.persistence, Persistence::None);
+    assert_eq!(config.balance.tries, 3);
+
+    let backend = &config.backends[0];
+    assert_eq!(backend.name, "h:80");
+    assert_eq!(backend.url.host, Host::Name("h".to_owned()));
+    assert_eq!(backend.url.port, 80);
+    assert_eq!(backend.url.base_path, "");
+    assert_eq!(backend.url.authority, "h");
+    assert_eq!(backend.weight, 1);
+    assert!(!backend.backup);
+    assert_eq!(backend.max_connections, None);
+    assert!(!backend.send_proxy_protocol);
+    assert!(!backend.disabled);
+
+    let check = &config.health_check;
+    assert_eq!(check.kind, Kind::Tcp);
+    assert_eq!(check.interval, seconds(60));
+    assert_eq!(check.down_interval, seconds(2));
+    assert_eq!(check.timeout, seconds(5));
+    assert_eq!((check.rise, check.fall), (1, 1));
+
+    let timeouts = &config.timeouts;
+    assert_eq!(timeouts.client_head, seconds(10));
+    assert_eq!(timeouts.client_idle, seconds(60));
+    assert_eq!(timeouts.client_body, seconds(30));
+    assert_eq!(timeouts.client_write, seconds(30));
+    assert_eq!(timeouts.connect, seconds(5));
+    assert_eq!(timeouts.response_head, seconds(60));
+    assert_eq!(timeouts.response_body, seconds(60));
+    assert_eq!(timeouts.backend_idle, seconds(4));
+    assert_eq!(timeouts.tunnel_idle, seconds(3600));
+    assert_eq!(timeouts.drain, seconds(30));
+    assert_eq!(timeouts.drain_delay, seconds(0));
+
+    let limits = &config.limits;
+    assert_eq!(limits.head_bytes, 16_384);
+    assert_eq!(limits.fields, 100);
+    assert_eq!(limits.body_bytes, None);
+    assert_eq!(limits.idle_backend_connections, 64);
+    assert_eq!(config.admin, None);
+}
+
+#[test]
+fn empty_sections_are_the_defaults() {
+    let empty = r#","balance":{},"health_check":{},"timeouts":{},"limits":{}"#;
+    assert_eq!(with(empty), with(""));
+}
+
+/// All keys but those of features that are not built yet.
+const ALL_KEYS: &str = r#"{
+  "proxy": {
+    "port": 0, "address": "::1", "mode": "http", "workers": 3, "max_connections": 77, "access_log": "json",
+    "trust_forwarded": ["10.0.0.0/8", "::1"], "accept_proxy_protocol": false, "via": false
+  },
+  "balance": {"method": "least_connections", "persistence": {"kind": "cookie", "name": "sticky"}, "tries": 10},
+  "backends": [
+    {
+      "url": "http://[::1]:8081/base/path/", "name": "one", "weight": 0, "backup": true, "max_connections": 5,
+      "send_proxy_protocol": false, "IsDead": true
+    }
+  ],
+  "health_check": {
+    "kind": "none", "interval": "30s", "down_interval": "500ms", "timeout": "1s", "rise": 2, "fall": 3
+  },
+  "timeouts": {
+    "client_head": "1ms", "client_idle": "2ms", "client_body": "3ms", "client_write": "4ms", "connect": "5ms",
+    "response_head": "6ms", "response_body": "7ms", "backend_idle": "8ms", "tunnel_idle": "24h", "drain": "10ms",
+    "drain_delay": "0s"
+  },
+  "limits": {"head_bytes": 1024, "fields": 8, "body_bytes": 0, "idle_backend_connections": 0}
+}"#;
+
+#[test]
+fn every_key_may_be_set() {
+    let config = Config::from_text("c.json", ALL_KEYS).unwrap();
+    let proxy = &config.proxy;
+    assert_eq!(proxy.port, 0);
+    assert_eq!(proxy.address, Some("::1".parse().unwrap()));
+    assert_eq!(proxy.workers, 3);
+    assert_eq!(proxy.max_connections, 77);
+    assert_eq!(proxy.access_log, AccessLog::Json);
+    let trusted: IpAddr = "10.9.9.9".parse().unwrap();
+    assert!(proxy.trust_forwarded.trusts(trusted));
+    assert!(!proxy.via);
+
+    assert_eq!(config.balance.method, Method::LeastConnections);
+    let name = "sticky".to_owned();
+    assert_eq!(config.balance.persistence, Persistence::Cookie { name });
+    assert_eq!(config.balance.tries, 10);
+
+    let backend = &config.backends[0];
+    assert_eq!(backend.name, "one");
+    assert_eq!(backend.url.host, Host::Ip("::1".parse().unwrap()));
+    assert_eq!(backend.url.port, 8081);
+    assert_eq!(backend.url.base_path, "/base/path");
+    assert_eq!(backend.url.authority, "[::1]:8081");
+    assert_eq!(backend.weight, 0);
+    assert!(backend.backup);
+    assert_eq!(backend.max_connections, Some(5));
+    assert!(backend.disabled);
+
+    let check = &config.health_check;
+    assert_eq!(check.kind, Kind::None);
+    assert_eq!(check.interval, seconds(30));
+    assert_eq!(check.down_interval, Duration::from_millis(500));
+    assert_eq!(check.timeout, seconds(1));
+    assert_eq!((check.rise, check.fall), (2, 3));
+
+    let timeouts = &config.timeouts;
+    let in_order_ms = [
+        timeouts.client_head,
+        timeouts.client_idle,
+        timeouts.client_body,
+        timeouts.client_write,
+        timeouts.connect,
+        timeouts.response_head,
+        timeouts.response_body,
+        timeouts.backend_idle,
+    ]
+    .map(|timeout| timeout.as_millis());
+    assert_eq!(in_order_ms, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(timeouts.tunnel_idle, seconds(24 * 3600));
+    assert_eq!(timeouts.drain, Duration::from_millis(10));
+
+    let limits = &config.limits;
+    assert_eq!((limits.head_bytes, limits.fields), (1024, 8));
+    assert_eq!(limits.body_bytes, Some(0));
+    assert_eq!(limits.idle_backend_connections, 0);
+}
+
+#[test]
+fn every_mistake_is_one_clear_line() {
+    let mut around = ("", "");
+    let mut lines = include_str!("mistakes.txt").lines();
+    let mut cases = 0;
+    while let Some(text) = lines.next() {
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        if let Some(template) = text.strip_prefix("== ") {
+            around = template.split_once('@').unwrap();
+            continue;
+        }
+        let expected = lines.next().unwrap().trim_start();
+        let text = format!("{}{text}{}", around.0, around.1);
+        assert_eq!(line(Config::from_text("c.json", &text)), expected, "{text}");
+        cases += 1;
+    }
+    assert!(cases > 100, "only {cases}");
+}
+
+#[test]
+fn timeouts_and_limits_have_both_bounds() {
+    for key in [
+        "client_head",
+        "client_idle",
+        "client_body",
+        "client_write",
+        "connect",
+        "response_head",
+        "response_body",
+        "backend_idle",
+        "tunnel_idle",
+        "drain",
+    ] {
+        for (value, fits) in [
+            ("\"0s\"", false),
+            ("\"1ms\"", true),
+            ("\"24h\"", true),
+            ("\"86400001ms\"", false),
+            ("1", false),
+        ] {
+            let result = with(&format!(",\"timeouts\":{{\"{key}\":{value}}}"));
+            assert_eq!(result.is_ok(), fits, "{key} {value}");
+            if let Err(mistake) = result {
+                assert_eq!(mistake.path, format!("timeouts.{key}"));
+            }
+        }
+    }
+    for extra in [
+        r#","timeouts":{"drain_delay":"0s"}"#,
+        r#","timeouts":{"drain_delay":"24h"}"#,
+        r#","limits":{"head_bytes":1024,"fields":8,"body_bytes":18446744073709551615}"#,
+        r#","limits":{"head_bytes":1048576,"fields":1000,"idle_backend_connections":1000000}"#,
+    ] {
+        assert!(with(extra).is_ok(), "{extra}");
+    }
+}
+
+#[test]
+fn names_have_at_most_64_bytes() {
+    let long = format!("http://{}.example", "a".repeat(60));
+    assert_eq!(
+        line(with_backends(&format!("[{{\"url\":\"{long}\"}}]"))),
+        "backends[0].url makes no name of at most 64 bytes; give the backend a \"name\""
+    );
+    assert!(with_backends(&format!("[{{\"url\":\"{long}\",\"name\":\"a\"}}]")).is_ok());
+    let most = "n".repeat(64);
+    assert!(with_backends(&format!("[{{\"url\":\"http://a\",\"name\":\"{most}\"}}]")).is_ok());
+    assert_eq!(
+        line(with_backends(&format!(
+            "[{{\"url\":\"http://a\",\"name\":\"{most}n\"}}]"
+        ))),
+        format!(
+            "backends[0].name is \"{most}n\"; must be 1 to 64 letters, digits or any of . _ : # [ ] -"
+        )
+    );
+}
+
+#[test]
+fn the_place_is_that_of_the_value_the_key_or_the_object_that_lacks_it() {
+    for (text, place) in [
+        ("{\n \"proxy\": {\n  \"port\": -1}}", "c.json:3:11: "),
+        ("{\n \"proxy\": {\n  \"prot\": -1}}", "c.json:3:3: "),
+        ("{\n \"proxy\": {\n  }}", "c.json:2:11: "),
+        ("\n {\n }", "c.json:2:2: "),
+    ] {
+        let mistake = Config::from_text("c.json", text).unwrap_err();
+        assert!(mistake.to_string().starts_with(place), "{mistake}");
+    }
+}
+
+#[test]
+fn the_bounds_of_proxy_belong_to_it() {
+    for members in [
+        r#""port":65535"#,
+        r#""port":"65535""#,
+        r#""port":"0""#,
+        r#""port":"08080""#,
+        r#""port":1,"workers":1"#,
+        r#""port":1,"workers":1024"#,
+        r#""port":1,"max_connections":1"#,
+        r#""port":1,"max_connections":1000000"#,
+        r#""port":1,"access_log":false"#,
+        r#""port":1,"trust_forwarded":[]"#,
+        r#""port":1,"trust_forwarded":true"#,
+        r#""port":1,"address":"0.0.0.0""#,
+    ] {
+        assert!(with_proxy(members).is_ok(), "{members}");
+    }
+}
+
+#[test]
+fn urls_are_taken_apart() {
+    for (url, authority, port, base_path) in [
+        ("http://localhost:8081/", "localhost:8081", 8081, ""),
+        ("http://localhost:8081", "localhost:8081", 8081, ""),
+        ("HTTP://Example.COM", "example.com", 80, ""),
+        ("http://example.com:80/a", "example.com", 80, "/a"),
+        ("http://example.com:080/a/", "example.com", 80, "/a"),
+        ("http://10.0.0.1:1/a/b//", "10.0.0.1:1", 1, "/a/b/"),
+        ("http://[::1]/%41;x=1,2", "[::1]", 80, "/%41;x=1,2"),
+        ("http://[::FFFF:10.0.0.1]:81", "10.0.0.1:81", 81, ""),
+    ] {
+        let config = with_backends(&format!("[{{\"url\":\"{url}\"}}]")).unwrap();
+        let found = &config.backends[0].url;
+        assert_eq!(
+            (
+                found.authority.as_str(),
+                found.port,
+                found.base_path.as_str()
+            ),
+            (authority, port, base_path)
+        );
+        assert_eq!(found.to_string(), format!("http://{authority}{base_path}"));
+    }
+}
+
+#[test]
+fn backends_without_a_name_get_one_of_their_own() {
+    let names = |list: &str| -> Vec<String> {
+        let config = with_backends(list).unwrap();
+        config
+            .backends
+            .into_iter()
+            .map(|backend| backend.name)
+            .collect()
+    };
+    assert_eq!(
+        names(
+            r#"[{"url":"http://a"},{"url":"http://a/x"},{"url":"http://b:1"},{"url":"http://A:80"},{"url":"http://[::1]"}]"#
+        ),
+        ["a:80", "a:80#2", "b:1", "a:80#3", "[::1]:80"]
+    );
+    assert_eq!(
+        names(
+            r#"[{"url":"http://a"},{"url":"http://a"},{"url":"http://b","name":"a:80#2"},{"url":"http://c","name":"a:80"}]"#
+        ),
+        ["a:80#3", "a:80#4", "a:80#2", "a:80"]
+    );
+    let many = vec![r#"{"url":"http://a"}"#; 10_000].join(",");
+    let names = names(&format!("[{many}]"));
+    assert_eq!(names[9_999], "a:80#10000");
+}
+
+#[test]
+fn every_method_and_persistence_is_known() {
+    for (name, method) in [
+        ("round_robin", Method::RoundRobin),
+        ("least_connections", Method::LeastConnections),
+        ("random_two", Method::RandomTwo),
+        ("source_hash", Method::SourceHash),
+    ] {
+        let config = with(&format!(",\"balance\":{{\"method\":\"{name}\"}}")).unwrap();
+        assert_eq!(config.balance.method, method);
+    }
+    let persistence = |text: &str| {
+        let config = with(&format!(
+            ",\"balance\":{{\"persistence\":{text},\"tries\":1}}"
+        ));
+        config.unwrap().balance.persistence
+    };
+    assert_eq!(
+        persistence(r#"{"kind":"source_address"}"#),
+        Persistence::SourceAddress
+    );
+    let name = "rondo".to_owned();
+    assert_eq!(
+        persistence(r#"{"kind":"cookie"}"#),
+        Persistence::Cookie { name }
+    );
+}
+
+#[test]
+fn http_checks_have_a_path_and_statuses() {
+    let kind = |text: &str| {
+        let document = Document::from_bytes("c.json", text.as_bytes().to_vec()).unwrap();
+        let top = document.root().unwrap().object(&["health_check"]).unwrap();
+        health_check::read(&top).unwrap().kind
+    };
+    assert_eq!(
+        kind(r#"{"health_check":{"kind":"http"}}"#),
+        Kind::Http {
+            path: "/".to_owned(),
+            status: StatusRanges(vec![200..=399]),
+        }
+    );
+    assert_eq!(
+        kind(
+            r#"{"health_check":{"kind":"http","path":"/up?deep=1","status":"100-199, 204,500-599"}}"#
+        ),
+        Kind::Http {
+            path: "/up?deep=1".to_owned(),
+            status: StatusRanges(vec![100..=199, 204..=204, 500..=599]),
+        }
+    );
+    assert_eq!(kind(r#"{"health_check":{"kind":"icmp"}}"#), Kind::Icmp);
+}
+
+#[test]
+fn the_admin_section_is_read_whole() {
+    let admin = |text: &str| {
+        let text = format!("{{\"admin\":{text}}}");
+        let document = Document::from_bytes("c.json", text.into_bytes()).unwrap();
+        let top = document.root().unwrap().object(&["admin"]).unwrap();
+        Admin::read(&top).unwrap()
+    };
+    assert_eq!(admin("{}"), None);
+    assert_eq!(
+        admin(r#"{"address":"0.0.0.0:9090","hosts":["LB.example"],"token":"s3cr3t"}"#),
+        Some(Admin {
+            address: "0.0.0.0:9090".parse().unwrap(),
+            hosts: vec!["lb.example".to_owned()],
+            token: Some("s3cr3t".to_owned()),
+        })
+    );
+    for loopback in [
+        "127.0.0.1:0",
+        "127.8.8.8:1",
+        "[::1]:9090",
+        "[::ffff:127.0.0.1]:1",
+        "localhost:1",
+    ] {
+        assert!(admin(&format!("{{\"address\":\"{loopback}\"}}")).is_some());
+    }
+}
+
+#[test]
+fn the_command_line_makes_a_configuration_too() {
+    let config = Config::from_flags("http://a:1,http://b:2/x", "8080").unwrap();
+    let file =
+        r#"{"proxy":{"port":8080},"backends":[{"url":"http://a:1"},{"url":"http://b:2/x"}]}"#;
+    assert_eq!(config, Config::from_text("c.json", file).unwrap());
+}
+
+#[test]
+fn mistakes_on_the_command_line_name_the_option() {
+    for (backends, port, expected) in [
+        (
+            "http://a",
+            "x\n",
+            "--port: the port is \"x\\n\"; must be a port from 0 to 65535, 0 picks a free one",
+        ),
+        (
+            "http://a,https://b",
+            "80",
+            r#"--backends: backends[1] is "https://b", and rondo does not speak TLS to backends; use http, or a TLS tunnel beside rondo"#,
+        ),
+        (
+            "",
+            "80",
+            r#"--backends: backends[0] is "", which has no scheme; must be "http://host[:port][/base/path]", such as "http://127.0.0.1:8081""#,
+        ),
+        (
+            "http://a,",
+            "80",
+            r#"--backends: backends[1] is "", which has no scheme; must be "http://host[:port][/base/path]", such as "http://127.0.0.1:8081""#,
+        ),
+    ] {
+        let mistake = Config::from_flags(backends, port).unwrap_err();
+        assert_eq!(mistake.to_string(), expected);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_change_to_a_good_file_makes_a_panic_or_a_second_line(
+        at in 0..ALL_KEYS.len(),
+        cut in 0..20_usize,
+        put in "[\\x00-\\x7fé\u{2028}]{0,4}",
+    ) {
+        let end = (at + cut).min(ALL_KEYS.len());
+        let text = format!("{}{put}{}", &ALL_KEYS[..at], &ALL_KEYS[end..]);
+        if let Err(mistake) = Config::from_text("c.json", &text) {
+            let line = mistake.to_string();
+            proptest::prop_assert!(!line.contains(['\n', '\r', '\u{2028}']), "{line:?}");
+            proptest::prop_assert!(line.len() < 400, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The one owner of a socket: what the poller said about it, bytes read ahead, bytes not yet sent.
+//!
+//! Reading goes through a scratch buffer that all connections of a worker share, so a connection
+//! that waits holds no memory but an unfinished remainder. `receive` gives the bytes at hand and
+//! `consume` says how many were used; only what is left over is copied into the connection.
+//!
+//! Read next: relay.rs, which moves a body from one connection to another.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use crate::poller::Readiness;
+
+/// A non-blocking TCP connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// A read may bring something: nobody has seen the kernel's buffer empty since the last event.
+    readable: bool,
+    /// A write may succeed.
+    writable: bool,
+    /// The peer has closed its sending side or the connection broke: a short read is not the end.
+    ended: bool,
+    /// The connection is gone in both directions (reset, or closed by both).
+    broken: bool,
+    /// How many bytes of the last `receive` lie in the scratch buffer and not in `input`.
+    in_scratch: u32,
+    input: Buffer,
+    output: Buffer,
+    sent: u64,
+}
+
+/// What a `receive` found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received<'a> {
+    /// All bytes at hand, those kept from earlier first; at least one is new.
+    Bytes(&'a [u8]),
+    /// Nothing now; an event will tell.
+    Wait,
+    /// The peer will send nothing more.
+    End,
+}
+
+impl Connection {
+    /// Takes over a non-blocking stream. Nothing is known to be readable; writing may be tried.
+    pub fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            readable: false,
+            writable: true,
+            ended: false,
+            broken: false,
+            in_scratch: 0,
+            input: Buffer::default(),
+            output: Buffer::default(),
+            sent: 0,
+        }
+    }
+
+    /// Takes over a stream that is still connecting: it becomes writable when that has ended.
+    pub fn connecting(stream: TcpStream) -> Self {
+        Self {
+            writable: false,
+            ..Self::new(stream)
+        }
+    }
+
+    /// Notes what an event said.
+    pub fn note(&mut self, readiness: Readiness) {
+        let gone = Readiness::HUP | Readiness::ERR;
+        if readiness.intersects(Readiness::IN | Readiness::RDHUP | gone) {
+            self.readable = true;
+        }
+        if readiness.intersects(Readiness::OUT | gone) {
+            self.writable = true;
+        }
+        if readiness.intersects(Readiness::RDHUP | gone) {
+            self.ended = true;
+        }
+        if readiness.intersects(gone) {
+            self.broken = true;
+        }
+    }
+
+    /// Whether a read may bring something.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Whether the peer is known to have closed its sending side (bytes may still be unread).
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether the connection is known to be gone in both directions.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Makes the next `receive` ask the kernel, whatever the events said.
+    pub fn expect_input(&mut self) {
+        self.readable = true;
+        self.ended = true;
+    }
+
+    /// Reads what there is, at most `scratch`, and gives it together with what was kept from
+    /// earlier. `consume` must follow before the scratch buffer is used for anything else.
+    pub fn receive<'a>(&'a mut self, scratch: &'a mut [u8]) -> io::Result<Received<'a>> {
+        match self.read(scratch)? {
+            Some(0) => Ok(Received::End),
+            None => Ok(Received::Wait),
+            Some(count) if self.input.is_empty() => {
+                self.in_scratch =
+                    u32::try_from(count).expect("the scratch buffer is far below 4 GiB");
+                Ok(Received::Bytes(&scratch[..count]))
+            }
+            Some(count) => {
+                self.input.extend(&scratch[..count]);
+                Ok(Received::Bytes(self.input.bytes()))
+            }
+        }
+    }
+
+    /// Drops the first `used` bytes of what `receive` gave and keeps the rest.
+    pub fn consume(&mut self, used: usize, scratch: &[u8]) {
+        let in_scratch = std::mem::take(&mut self.in_scratch) as usize;
+        if in_scratch > 0 {
+            self.input.extend(&scratch[used..in_scratch]);
+        } else {
+            self.input.consume(used);
+        }
+    }
+
+    /// Reads into `buffer`. `None`: nothing now. `Some(0)`: the peer will send nothing more.
+    ///
+    /// A read that does not fill the buffer has emptied the kernel's, so the usual "would block"
+    /// is not asked for, unless the peer has ended: its end would bring no further event.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        if !self.readable {
+            return Ok(None);
+        }
+        loop {
+            return match self.stream.read(buffer) {
+                Ok(count) => {
+                    if count < buffer.len() && !self.ended {
+                        self.readable = false;
+                    }
+                    if count == 0 {
+                        self.ended = true;
+                    }
+                    Ok(Some(count))
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    Ok(None)
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.broken = true;
+                    Err(error)
+                }
+            };
+        }
+    }
+
+    /// The kernel said "would block" to somebody who read without `read` (splice).
+    pub fn read_would_block(&mut self) {
+        // An end or a reset stays readable; then "would block" cannot have been the answer.
+        self.readable = false;
+    }
+
+    /// The kernel said "would block" to somebody who wrote without `send` (splice).
+    pub fn write_would_block(&mut self) {
+        self.writable = false;
+    }
+
+    /// Whether a write may succeed at once.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Bytes that were read and not consumed.
+    pub fn buffered(&self) -> &[u8] {
+        self.input.bytes()
+    }
+
+    /// Drops the first `used` of the buffered bytes.
+    pub fn consume_buffered(&mut self, used: usize) {
+        self.input.consume(used);
+    }
+
+    /// Puts bytes back before those that are buffered.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        self.input.prepend(bytes);
+    }
+
+    /// Sends `head` and then `body`: what the kernel takes at once, the rest as it becomes
+    /// possible, through `flush`. One system call when nothing is waiting.
+    pub fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let mut written = 0;
+        if self.output.is_empty() && self.writable {
+            written = self.write_once(&[IoSlice::new(head), IoSlice::new(body)])?;
+        }
+        let head_written = written.min(head.len());
+        self.output.extend(&head[head_written..]);
+        self.output.extend(&body[written - head_written..]);
+        Ok(())
+    }
+
+    /// Sends what is waiting. True when nothing is left.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        while !self.output.is_empty() {
+            if !self.writable {
+                return Ok(false);
+            }
+            let mut output = std::mem::take(&mut self.output);
+            let result = self.write_once(&[IoSlice::new(output.bytes())]);
+            output.consume(*result.as_ref().unwrap_or(&0));
+            self.output = output;
+            result?;
+        }
+        Ok(true)
+    }
+
+    /// Whether bytes wait to be sent.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Bytes that the kernel has taken so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Counts bytes that went out without `send` (splice).
+    pub fn count_sent(&mut self, bytes: u64) {
+        self.sent += bytes;
+    }
+
+    /// Closes the sending side.
+    pub fn shutdown_write(&mut self) {
+        // A peer that is gone already has nothing to be told.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Makes the close a reset, so that the peer cannot take what it got for complete.
+    pub fn reset_on_close(&mut self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Whether a connection that should be silent is: open, and no byte has come. One system call.
+    pub fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The error that a finished connect left, if it failed.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.stream.take_error()
+    }
+
+    /// One write of several parts; 0 when the kernel takes nothing now. A write that was taken in
+    /// part has filled the kernel's buffer, so the next one waits for an event.
+    fn write_once(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted: usize = parts.iter().map(|part| part.len()).sum();
+        if wanted == 0 {
+            return Ok(0);
+        }
+        loop {
+            let result = match parts {
+                [only] | [only, _] if only.len() == wanted => self.stream.write(only),
+                _ => self.stream.write_vectored(parts),
+            };
+            return match result {
+                Ok(written) => {
+                    self.sent += written as u64;
+                    if written < wanted {
+                        self.writable = false;
+                    }
+                    Ok(written)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    Ok(0)
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Bytes in a queue that gives its memory back when it is empty.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+
+    fn extend(&mut self, more: &[u8]) {
+        if more.is_empty() {
+            return;
+        }
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(more);
+    }
+
+    fn prepend(&mut self, before: &[u8]) {
+        self.bytes.splice(..self.start, before.iter().copied());
+        self.start = 0;
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(
+            self.start <= self.bytes.len(),
+            "only what is there can be consumed"
+        );
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A connection and the far end of it.
+    fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (Connection::new(near), far)
+    }
+
+    /// What the poller would say once bytes or an end are there; waits until they are.
+    fn note_input(connection: &mut Connection) {
+        let mut fds = [rustix::event::PollFd::new(
+            &connection.stream,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut fds, None).unwrap();
+        connection.note(Readiness::IN);
+    }
+
+    #[test]
+    fn nothing_is_read_before_an_event_and_a_short_read_ends_reading() {
+        let (mut near, mut far) = pair();
+        let mut scratch = [0; 8];
+        far.write_all(b"abc").unwrap();
+        assert_eq!(near.receive(&mut scratch).unwrap(), Received::Wait);
+        note_input(&mut near);
+        assert_eq!(near.receive(&mut scratch).unwrap(), Received::Bytes(b"abc"));
+        near.consume(3, &scratch);
+        assert!(!near.is_readable() && near.buffered().is_empty());
+    }
+
+    #[test]
+    fn a_full_read_goes_on_and_what_was_not_consumed_comes_first() {
+        let (mut near, mut far) = pair();
+        let mut scratch = [0; 4];
+        far.write_all(b"abcdef").unwrap();
+        note_input(&mut near);
+        assert_eq!(
+            near.receive(&mut scratch).unwrap(),
+            Received::Bytes(b"abcd")
+        );
+        near.consume(1, &scratch);
+        assert_eq!(near.buffered(), b"bcd");
+        assert_eq!(
+            near.receive(&mut scratch).unwrap(),
+            Received::Bytes(b"bcdef")
+        );
+        near.consume(5, &scratch);
+        assert!(near.buffered().is_empty());
+    }
+
+    #[test]
+    fn bytes_that_come_with_the_end_are_read_before_the_end() {
+        let (mut near, mut far) = pair();
+        let mut scratch = [0; 8];
+        far.write_all(b"abc").unwrap();
+        drop(far);
+        note_input(&mut near);
+        near.note(Readiness::IN | Readiness::RDHUP);
+        assert_eq!(near.receive(&mut scratch).unwrap(), Received::Bytes(b"abc"));
+        near.consume(3, &scratch);
+        note_input(&mut near);
+        assert_eq!(near.receive(&mut scratch).unwrap(), Received::End);
+        assert!(near.has_ended());
+    }
+
+    #[test]
+    fn unread_bytes_come_first_again() {
+        let (mut near, mut far) = pair();
+        let mut scratch = [0; 8];
+        far.write_all(b"abc").unwrap();
+        note_input(&mut near);
+        near.receive(&mut scratch).unwrap();
+        near.consume(2, &scratch);
+        near.unread(b"ab");
+        assert_eq!(near.buffered(), b"abc");
+        near.consume_buffered(1);
+        near.unread(b"xyz");
+        assert_eq!(near.buffered(), b"xyzbc");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_kept_in_order_and_sent_later() {
+        let (mut near, mut far) = pair();
+        let big = vec![b'x'; 16 << 20];
+        near.send(b"head", &big).unwrap();
+        near.send(b"tail", b"").unwrap();
+        assert!(near.has_output() && !near.is_writable());
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).unwrap();
+            all
+        });
+        while !near.flush().unwrap() {
+            let mut fds = [rustix::event::PollFd::new(
+                &near.stream,
+                rustix::event::PollFlags::OUT,
+            )];
+            rustix::event::poll(&mut fds, None).unwrap();
+            near.note(Readiness::OUT);
+        }
+        assert_eq!(near.sent(), (big.len() + 8) as u64);
+        near.shutdown_write();
+        let all = reader.join().unwrap();
+        assert!(all.starts_with(b"headx") && all.ends_with(b"xtail") && all.len() == big.len() + 8);
+    }
+
+    #[test]
+    fn silence_is_told_from_bytes_and_from_an_end() {
+        let (mut near, mut far) = pair();
+        assert!(near.is_silent());
+        far.write_all(b"x").unwrap();
+        note_input(&mut near);
+        assert!(!near.is_silent());
+        let (mut near, far) = pair();
+        drop(far);
+        note_input(&mut near);
+        assert!(!near.is_silent());
+    }
+}

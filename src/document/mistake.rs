@@ -1,0 +1,61 @@
+//! What is wrong with a configuration, where, and what would be right: one line, whatever the configuration contains.
+
+use std::fmt::{self, Write as _};
+
+use crate::escape::printable;
+
+/// What is wrong with a configuration, where, and what would be right.
+///
+/// Displayed as exactly one line, whatever the file or the value contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file's name as given, or the command line option.
+    pub file: String,
+    /// Line of the value or key, from 1; 0 when the mistake has no place in the file.
+    pub line: usize,
+    /// Column in characters, from 1; 0 when the mistake has no place in the file.
+    pub column: usize,
+    /// The key's path such as `backends[2].url`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, as the rest of a sentence that begins with the path.
+    pub what: String,
+    /// What would be right; empty when there is nothing to add.
+    pub right: String,
+}
+
+impl Mistake {
+    /// A mistake about a file as a whole.
+    pub fn of_file(file: &str, what: impl Into<String>, right: impl Into<String>) -> Mistake {
+        Mistake {
+            file: file.to_owned(),
+            line: 0,
+            column: 0,
+            path: String::new(),
+            what: what.into(),
+            right: right.into(),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = self.file.clone();
+        if self.line > 0 {
+            // Writing to a String cannot fail.
+            let _ = write!(line, ":{}:{}", self.line, self.column);
+        }
+        line.push_str(": ");
+        if !self.path.is_empty() {
+            line.push_str(&self.path);
+            line.push(' ');
+        }
+        line.push_str(&self.what);
+        if !self.right.is_empty() {
+            line.push_str("; ");
+            line.push_str(&self.right);
+        }
+        f.write_str(&printable(&line))
+    }
+}
+
+impl std::error::Error for Mistake {}

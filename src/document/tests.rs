@@ -1,0 +1,284 @@
+//! Documents good and bad: places, paths, and one line for each mistake.
+
+use super::*;
+
+fn document(text: &str) -> Document {
+    Document::from_bytes("c.json", text.as_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn a_value_knows_its_line_its_column_and_its_path() {
+    let document = document("{\n  \"a\": [1,\n    {\"é\": 2, \"b\": true}]\n}");
+    let root = document.root().unwrap();
+    let list = root.find("a").remove(0);
+    let second = list.list("a list").unwrap().remove(1);
+    let value = second.child("b").unwrap();
+    assert_eq!(
+        value.not("a word").to_string(),
+        "c.json:3:19: a[1].b is true; must be a word"
+    );
+}
+
+#[test]
+fn unknown_keys_name_the_one_that_was_meant() {
+    for (key, line) in [
+        (
+            "prot",
+            r#"c.json:1:2: prot is not a known key; did you mean "port"?"#,
+        ),
+        (
+            "Port",
+            r#"c.json:1:2: Port is not a known key; did you mean "port"?"#,
+        ),
+        (
+            "maxConnections",
+            r#"c.json:1:2: maxConnections is not a known key; did you mean "max_connections"?"#,
+        ),
+        (
+            "max-conections",
+            r#"c.json:1:2: max-conections is not a known key; did you mean "max_connections"?"#,
+        ),
+        (
+            "tls",
+            "c.json:1:2: tls is not a known key; the keys here are port and max_connections",
+        ),
+        (
+            "a\\nb",
+            r#"c.json:1:2: ["a\nb"] is not a known key; the keys here are port and max_connections"#,
+        ),
+        (
+            "",
+            r#"c.json:1:2: [""] is not a known key; the keys here are port and max_connections"#,
+        ),
+    ] {
+        let document = document(&format!("{{\"{key}\": 1}}"));
+        let mistake = document
+            .root()
+            .unwrap()
+            .object(&["port", "max_connections"])
+            .unwrap_err();
+        assert_eq!(mistake.to_string(), line);
+    }
+}
+
+#[test]
+fn a_repeated_key_is_a_mistake_even_when_it_is_escaped() {
+    let document = document("{\"a\": 1,\n \"\\u0061\": 2}");
+    let mistake = document.root().unwrap().object(&["a"]).unwrap_err();
+    assert_eq!(
+        mistake.to_string(),
+        "c.json:2:2: a is given twice; keep one, the first value is at line 1, column 7"
+    );
+}
+
+#[test]
+fn what_is_not_json_is_shown_with_its_place() {
+    for (text, line) in [
+        (
+            "{",
+            "c.json:1:1: not valid JSON: EOF while parsing an object",
+        ),
+        (
+            "{\"a\":1,}",
+            "c.json:1:8: not valid JSON: key must be a string; take out the comma before it",
+        ),
+        (
+            "{\n  // no\n}",
+            "c.json:2:3: not valid JSON: key must be a string; JSON has no comments",
+        ),
+        (
+            "{'a':1}",
+            "c.json:1:2: not valid JSON: key must be a string; JSON strings stand in double quotes",
+        ),
+        ("{} {}", "c.json:1:4: not valid JSON: trailing characters"),
+        ("é", "c.json:1:1: not valid JSON: expected value"),
+        ("{\"é\": é}", "c.json:1:7: not valid JSON: expected value"),
+        (
+            "\"a\nb\"",
+            "c.json:1:2: not valid JSON: control character (\\u0000-\\u001F) found while parsing a string",
+        ),
+        ("[1 2]", "c.json:1:4: not valid JSON: expected `,` or `]`"),
+        ("\0", "c.json:1:1: not valid JSON: expected value"),
+    ] {
+        let mistake = document(text).root().unwrap_err();
+        assert_eq!(mistake.to_string(), line, "{text:?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_in_one_line() {
+    for (bytes, line) in [
+        (
+            &b"\xef\xbb\xbf{}"[..],
+            "c.json: begins with a byte order mark; save it as UTF-8 without one",
+        ),
+        (b"\xff\xfe{\0}\0", "c.json: is UTF-16; save it as UTF-8"),
+        (
+            b"{\n \"\xff\"}",
+            "c.json:2:3: is not UTF-8; save it as UTF-8",
+        ),
+    ] {
+        let mistake = Document::from_bytes("c.json", bytes.to_vec()).unwrap_err();
+        assert_eq!(mistake.to_string(), line);
+    }
+}
+
+#[test]
+fn an_empty_text_says_what_the_least_would_be() {
+    for text in ["", " \n\t"] {
+        let mistake = document(text).root().unwrap_err();
+        assert!(
+            mistake
+                .to_string()
+                .starts_with("c.json: is empty; the least is {")
+        );
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_refused_in_one_line() {
+    let directory = std::env::temp_dir().join(format!("rondo-document-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let large = directory.join("a\nlarge.json");
+    std::fs::write(&large, vec![b' '; FILE_BYTES_MAX + 1]).unwrap();
+    let largest = directory.join("largest.json");
+    std::fs::write(&largest, vec![b' '; FILE_BYTES_MAX]).unwrap();
+
+    let line = |path: &Path| Document::read(path).unwrap_err().to_string();
+    let shown = directory.display();
+    assert_eq!(
+        line(&directory),
+        format!("{shown}: cannot be read: Is a directory (os error 21); name the file in it")
+    );
+    assert_eq!(
+        line(&directory.join("none.json")),
+        format!(
+            "{shown}/none.json: cannot be read: No such file or directory (os error 2); \
+             name a configuration file, or use --backends with --port, or --demo"
+        )
+    );
+    assert_eq!(
+        line(&large),
+        format!("{shown}/a\\nlarge.json: is too large; a configuration has at most 1048576 bytes")
+    );
+    assert!(Document::read(&largest).is_ok());
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn deep_nesting_costs_no_stack() {
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(400_000), "]".repeat(400_000));
+    let mistake = document(&deep).root().unwrap().object(&["b"]).unwrap_err();
+    assert_eq!(
+        mistake.to_string(),
+        "c.json:1:2: a is not a known key; the keys here are b"
+    );
+    let unclosed = "[{\"a\":".repeat(100_000);
+    assert!(document(&unclosed).root().is_err());
+}
+
+#[test]
+fn hostile_values_stay_short_and_on_one_line() {
+    let long = "x".repeat(10_000);
+    for value in [
+        format!("\"{long}\""),
+        "\"a\\nb\\u001b[31m\\u2028\\u202e\"".to_owned(),
+        "1".repeat(10_000),
+        "\"\\ud800\"".to_owned(),
+    ] {
+        let text = format!("{{\"a\":{value}}}");
+        let document = document(&text);
+        let node = document.root().unwrap().child("a").unwrap();
+        let line = node.integer::<u64>(0..=9).unwrap_err().to_string();
+        assert!(line.len() < 200, "{line}");
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");
+    }
+}
+
+#[test]
+fn text_with_half_a_surrogate_pair_is_refused() {
+    let document = document("{\"a\":\"\\ud800\"}");
+    let node = document.root().unwrap().child("a").unwrap();
+    assert_eq!(
+        node.text("a word").unwrap_err().to_string(),
+        "c.json:1:6: a is no text: unexpected end of hex escape"
+    );
+}
+
+#[test]
+fn integers_have_both_bounds() {
+    for (text, expected) in [
+        ("7", None),
+        ("8", Some(8)),
+        ("1000", Some(1000)),
+        ("1001", None),
+        ("-1", None),
+        ("8.0", None),
+        ("1e2", None),
+        ("99999999999999999999999", None),
+        ("\"8\"", None),
+        ("null", None),
+    ] {
+        let document = document(text);
+        let number = document.root().unwrap().integer::<u16>(8..=1000);
+        assert_eq!(number.as_ref().ok().copied(), expected, "{text}");
+        if let Err(mistake) = number {
+            assert_eq!(mistake.right, "must be an integer from 8 to 1000");
+        }
+    }
+}
+
+#[test]
+fn durations_are_an_integer_with_one_unit() {
+    let bounds = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+    for (text, expected_ms) in [
+        ("1ms", Some(1)),
+        ("500ms", Some(500)),
+        ("30s", Some(30_000)),
+        ("1m", Some(60_000)),
+        ("24h", Some(86_400_000)),
+        ("1440m", Some(86_400_000)),
+        ("25h", None),
+        ("86400001ms", None),
+        ("0s", None),
+        ("0", None),
+        ("s", None),
+        ("", None),
+        ("1", None),
+        ("1.5s", None),
+        ("-1s", None),
+        ("+1s", None),
+        (" 1s", None),
+        ("1 s", None),
+        ("1S", None),
+        ("1d", None),
+        ("1m30s", None),
+        ("\u{663}s", None),
+        ("18446744073709551615h", None),
+        ("99999999999999999999h", None),
+    ] {
+        let document = document(&format!("\"{text}\""));
+        let found = document.root().unwrap().duration(bounds.clone());
+        let found_ms = found.ok().map(|duration| duration.as_millis());
+        assert_eq!(found_ms, expected_ms, "{text}");
+    }
+    let document = document("30");
+    assert_eq!(
+        document
+            .root()
+            .unwrap()
+            .duration(bounds)
+            .unwrap_err()
+            .to_string(),
+        "c.json:1:1: the configuration is 30; must be a duration from \"1ms\" to \"24h\", \
+         an integer with one unit of ms, s, m or h"
+    );
+}
+
+#[test]
+fn durations_are_shown_as_they_are_written() {
+    for text in ["0s", "1ms", "1500ms", "30s", "90s", "1m", "1h", "24h"] {
+        assert_eq!(duration_text(parse_duration(text).unwrap()), text);
+    }
+}

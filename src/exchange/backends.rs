@@ -1,0 +1,195 @@
+//! A worker's connections to backends: lent to an exchange, or idle and waiting for the next.
+//!
+//! A connection moves between the two and is registered with the poller once, so its token leads
+//! here, and here stands who has it now. Idle ones are used last in, first out: the fewest stay
+//! open, and those that do are fresh.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpStream;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::connection::Connection;
+use crate::poller::{Millis, NEVER, Poller, Readiness, Source};
+use crate::pool::backend::Backend;
+use crate::slab::{Key, Slab};
+
+/// A connection to a backend in the hands of an exchange.
+#[derive(Debug)]
+pub struct BackendConnection {
+    /// The socket.
+    pub connection: Connection,
+    /// Whether it has carried an exchange before.
+    pub reused: bool,
+    key: Key,
+}
+
+/// All of a worker's connections to backends.
+#[derive(Debug, Default)]
+pub struct BackendConnections {
+    places: Slab<Place>,
+    /// For each backend by its index, the one idle longest first.
+    idle: Vec<VecDeque<Idle>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Lent {
+        client: Key,
+    },
+    Idle {
+        backend: usize,
+        connection: Connection,
+    },
+}
+
+#[derive(Debug)]
+struct Idle {
+    key: Key,
+    expires: Millis,
+}
+
+impl BackendConnections {
+    /// Begins to connect for `client`. The connection is there once the poller says it is writable.
+    pub fn open(
+        &mut self,
+        address: SocketAddr,
+        client: Key,
+        poller: &Poller,
+    ) -> io::Result<BackendConnection> {
+        let family = if address.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        // Heads and chunks are sent in one piece; waiting for more would only delay them.
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let connection = Connection::connecting(TcpStream::from(socket));
+        let key = self.places.insert_with(|_| Place::Lent { client });
+        if let Err(error) = poller.register(&connection, Source::Backend(key)) {
+            self.places.remove(key);
+            return Err(error);
+        }
+        Ok(BackendConnection {
+            connection,
+            reused: false,
+            key,
+        })
+    }
+
+    /// Lends the idle connection of `backend` that was used last.
+    pub fn take_idle(
+        &mut self,
+        backend: &Backend,
+        client: Key,
+        now: Millis,
+    ) -> Option<BackendConnection> {
+        let idle = self.idle.get_mut(backend.index)?;
+        // The newest one is the last to expire.
+        idle.back().filter(|newest| newest.expires > now)?;
+        let Idle { key, .. } = idle.pop_back()?;
+        backend.release_idle();
+        let place = self
+            .places
+            .get_mut(key)
+            .expect("an idle connection keeps its place until it is taken");
+        match std::mem::replace(place, Place::Lent { client }) {
+            Place::Idle { connection, .. } => Some(BackendConnection {
+                connection,
+                reused: true,
+                key,
+            }),
+            Place::Lent { .. } => unreachable!("the idle list names idle connections only"),
+        }
+    }
+
+    /// Keeps a connection whose exchange has ended cleanly until `expires`, or closes it when
+    /// `backend` has `idle_max` of them already.
+    pub fn park(
+        &mut self,
+        lent: BackendConnection,
+        backend: &Backend,
+        idle_max: usize,
+        expires: Millis,
+    ) {
+        if !backend.reserve_idle(idle_max) {
+            self.close(lent);
+            return;
+        }
+        if self.idle.len() <= backend.index {
+            self.idle.resize_with(backend.index + 1, VecDeque::new);
+        }
+        let BackendConnection {
+            connection, key, ..
+        } = lent;
+        let place = self
+            .places
+            .get_mut(key)
+            .expect("a lent connection keeps its place until it comes back");
+        *place = Place::Idle {
+            backend: backend.index,
+            connection,
+        };
+        self.idle[backend.index].push_back(Idle { key, expires });
+    }
+
+    /// Closes a lent connection.
+    pub fn close(&mut self, lent: BackendConnection) {
+        let BackendConnection {
+            connection, key, ..
+        } = lent;
+        self.places.remove(key);
+        drop(connection);
+    }
+
+    /// Takes an event. Gives the client whose exchange it is for, or nothing when the connection
+    /// was idle: what comes then, bytes or an end, was asked for by nobody, and discards it.
+    pub fn note(
+        &mut self,
+        key: Key,
+        readiness: Readiness,
+        backends: &[std::sync::Arc<Backend>],
+    ) -> Option<Key> {
+        match self.places.get_mut(key)? {
+            Place::Lent { client } => Some(*client),
+            Place::Idle { backend, .. } => {
+                let backend = *backend;
+                if readiness != Readiness::OUT {
+                    self.idle[backend].retain(|idle| idle.key != key);
+                    self.places.remove(key);
+                    backends[backend].release_idle();
+                }
+                None
+            }
+        }
+    }
+
+    /// Closes the connections that have been idle too long.
+    pub fn expire(&mut self, now: Millis, backends: &[std::sync::Arc<Backend>]) {
+        for (idle, backend) in self.idle.iter_mut().zip(backends) {
+            while idle.front().is_some_and(|oldest| oldest.expires <= now) {
+                let expired = idle.pop_front().expect("its front was just looked at");
+                self.places.remove(expired.key);
+                backend.release_idle();
+            }
+        }
+    }
+
+    /// When `expire` next has something to do.
+    pub fn next_expiry(&self) -> Millis {
+        self.idle
+            .iter()
+            .filter_map(|idle| Some(idle.front()?.expires))
+            .min()
+            .unwrap_or(NEVER)
+    }
+}

@@ -1,0 +1,131 @@
+//! `LingeringClose`, the reasons for which a connection ends, and the line that is logged at the end
+//! of an exchange.
+
+use crate::access_log::AccessLine;
+use crate::connection::Received;
+use crate::exchange::context::Context;
+use crate::exchange::{Client, Exchange, Stage, Step};
+use crate::poller::Clock;
+
+use std::time::Duration;
+
+/// How long, and for how many bytes, what a client still sends is thrown away (PRODUCT.md section 4).
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why a client's connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The last answer has been given.
+    Finished,
+    /// The client closed its side between requests.
+    ClientDone,
+    /// The client went away, or does not take what is sent.
+    ClientGone,
+    /// No request came in time.
+    IdleTimeout,
+    /// Closed while idle, to make room for another.
+    MadeRoom,
+    /// The request's body did not come in time, after its response had begun.
+    ClientBodyTimeout,
+    /// The client did not take its response in time.
+    ClientWriteTimeout,
+    /// The request's body was malformed or too long, after its response had begun.
+    BadRequestBody,
+    /// The backend's response broke off.
+    BackendBrokeOff,
+    /// The backend's response did not go on in time.
+    BackendTimeout,
+    /// Nothing passed through the tunnel in time.
+    TunnelTimeout,
+    /// One side of the tunnel broke.
+    TunnelBroke,
+    /// The client went on sending after the last answer.
+    LingerTimeout,
+    /// The process stops.
+    Stopping,
+    /// A mistake in this program, caught.
+    Panic,
+}
+
+impl CloseReason {
+    /// The reason in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            CloseReason::Finished => "closed after the last answer",
+            CloseReason::ClientDone => "closed by the client between requests",
+            CloseReason::ClientGone => "the client went away",
+            CloseReason::IdleTimeout => "no request in time",
+            CloseReason::MadeRoom => "closed while idle, to make room",
+            CloseReason::ClientBodyTimeout => "the request's body did not come in time",
+            CloseReason::ClientWriteTimeout => "the client did not take the response in time",
+            CloseReason::BadRequestBody => {
+                "the request's body was bad after its response had begun"
+            }
+            CloseReason::BackendBrokeOff => "the backend's response broke off",
+            CloseReason::BackendTimeout => "the backend's response did not go on in time",
+            CloseReason::TunnelTimeout => "nothing passed through the tunnel in time",
+            CloseReason::TunnelBroke => "one side of the tunnel broke",
+            CloseReason::LingerTimeout => "the client went on sending after the last answer",
+            CloseReason::Stopping => "the process is stopping",
+            CloseReason::Panic => "a mistake in this program",
+        }
+    }
+}
+
+impl Client {
+    /// Closes our side and waits for the client's, so that what it still sends does not make the
+    /// kernel answer with a reset that destroys our answer.
+    pub(super) fn begin_linger(&mut self, cx: &Context) -> Step {
+        self.connection.shutdown_write();
+        let buffered = self.connection.buffered().len();
+        self.connection.consume_buffered(buffered);
+        Step::Go(Stage::LingeringClose {
+            until: Clock::after(cx.clock.now(), LINGER),
+            left: LINGER_BYTES_MAX,
+        })
+    }
+
+    /// Throws away what the client sends.
+    pub(super) fn linger(&mut self, until: u64, mut left: usize, cx: &mut Context) -> Step {
+        loop {
+            match self.connection.receive(&mut cx.tools.scratch) {
+                Ok(Received::Bytes(bytes)) => {
+                    let count = bytes.len();
+                    self.connection.consume(count, &cx.tools.scratch);
+                    if count >= left {
+                        return Step::Close(super::CloseReason::LingerTimeout);
+                    }
+                    left -= count;
+                }
+                Ok(Received::Wait) => {
+                    self.stage = Stage::LingeringClose { until, left };
+                    return Step::Wait;
+                }
+                Ok(Received::End) | Err(_) => return Step::Close(CloseReason::Finished),
+            }
+        }
+    }
+
+    /// Writes the access line of an exchange that has ended, however it did.
+    pub(super) fn log_access(&self, exchange: &Exchange, cx: &mut Context) {
+        let Some((writer, format)) = &mut cx.access_log else {
+            return;
+        };
+        let line = AccessLine {
+            client: self.address.ip(),
+            request_line: exchange.request.request_line(),
+            status: exchange.status,
+            bytes_sent: self.connection.sent() - exchange.sent_before,
+            total_us: cx.clock.now_us().saturating_sub(exchange.started_us),
+            backend: exchange
+                .route
+                .backend
+                .as_ref()
+                .map_or("", |backend| &backend.settings.name),
+            tries: exchange.route.attempts,
+            request_id: exchange.request_id(),
+        };
+        writer.write(*format, &line);
+    }
+}

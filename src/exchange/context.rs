@@ -1,0 +1,143 @@
+//! What a worker lends to the exchange whose turn it is.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+
+use crate::access_log::{AccessLogWriter, Format};
+use crate::exchange::Exchange;
+use crate::exchange::backends::BackendConnections;
+use crate::poller::{Clock, Poller, Waker};
+use crate::relay::Tools;
+use crate::runtime::Runtime;
+
+/// Exchanges kept for the next request; more are given back to the allocator.
+const SPARE_MAX: usize = 256;
+
+/// A worker's resources. They belong to one thread; only `runtime` is shared.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration, the backends, the state of the process.
+    pub runtime: Arc<Runtime>,
+    /// Where sockets are registered.
+    pub poller: Poller,
+    /// The time, as of this batch of events.
+    pub clock: Clock,
+    /// Buffers and pipes.
+    pub tools: Tools,
+    /// Connections to backends.
+    pub backends: BackendConnections,
+    /// Names for requests that have none.
+    pub request_ids: RequestIds,
+    /// Where access lines go, and how they are written.
+    pub access_log: Option<(AccessLogWriter, Format)>,
+    /// Whether the process is stopping: connections are closed after their answer.
+    pub draining: bool,
+    #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
+    spare: Vec<Box<Exchange>>,
+}
+
+impl Context {
+    /// The resources of one worker, which `waker` wakes.
+    pub fn new(
+        runtime: Arc<Runtime>,
+        waker: &Waker,
+        access_log: Option<(AccessLogWriter, Format)>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            poller: Poller::new(waker)?,
+            clock: Clock::new(runtime.epoch),
+            tools: Tools::default(),
+            backends: BackendConnections::default(),
+            request_ids: RequestIds::default(),
+            access_log,
+            draining: false,
+            spare: Vec::new(),
+            runtime,
+        })
+    }
+
+    /// An exchange that nobody uses, as new.
+    pub fn take_exchange(&mut self) -> Box<Exchange> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes an exchange back when it is over, with everything that it had borrowed.
+    pub fn put_back(&mut self, mut exchange: Box<Exchange>) {
+        exchange.clear(&mut self.backends, &mut self.tools.pipes);
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(exchange);
+        }
+    }
+}
+
+/// Makes ids that nobody can guess and that do not repeat: a counter, scrambled under a key drawn
+/// at start. No system call, no lock.
+#[derive(Debug)]
+pub struct RequestIds {
+    key: u64,
+    salt: u64,
+    count: u64,
+}
+
+/// The length of an id of ours, in hexadecimal digits.
+pub const REQUEST_ID_LEN: usize = 32;
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self {
+            key: random.hash_one(0),
+            salt: random.hash_one(1),
+            count: 0,
+        }
+    }
+}
+
+impl RequestIds {
+    /// The next id.
+    pub fn next_id(&mut self) -> [u8; REQUEST_ID_LEN] {
+        self.count = self.count.wrapping_add(1);
+        let high = scramble(self.key.wrapping_add(self.count));
+        let low = scramble(high ^ self.salt);
+        let mut id = [0; REQUEST_ID_LEN];
+        for (digits, half) in id.chunks_exact_mut(16).zip([high, low]) {
+            for (digit, shift) in digits.iter_mut().zip((0..64).step_by(4).rev()) {
+                *digit = b"0123456789abcdef"[(half >> shift & 0xf) as usize];
+            }
+        }
+        id
+    }
+}
+
+/// A bijection on 64 bits in which every input bit touches every output bit (the finalizer of
+/// `SplitMix64`, Steele, Lea and Flood 2014).
+fn scramble(mut bits: u64) -> u64 {
+    bits = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ bits >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn request_ids_do_not_repeat_and_are_hexadecimal() {
+        let mut ids = RequestIds::default();
+        let seen: HashSet<_> = (0..10_000).map(|_| ids.next_id()).collect();
+        assert_eq!(seen.len(), 10_000);
+        assert!(seen.iter().flatten().all(u8::is_ascii_hexdigit));
+    }
+
+    #[test]
+    fn two_workers_draw_different_ids() {
+        assert_ne!(
+            RequestIds::default().next_id(),
+            RequestIds::default().next_id()
+        );
+    }
+}

@@ -1,0 +1,425 @@
+//! One client connection and the exchange on it: the spine of the program.
+//!
+//! ```text
+//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle
+//!    any of them -> Reply (an answer of our own) -> Idle | LingeringClose
+//!    Forwarding (101) -> Tunnel;  tcp mode: Connecting -> Tunnel
+//! ```
+//!
+//! The stage is a value and `advance` is the one `match` on it. `Forwarding` is full duplex: the
+//! request side and the response side each have a state of their own there, since a response may
+//! begin, and end, while the request's body is still going out.
+//!
+//! Nothing here blocks. A step that needs a peer sets the exchange down with a deadline and
+//! returns; the worker takes it up again at the next event.
+//!
+//! Read next, in the order of a request: `request_head`, `connecting`, `forwarding`, then `reply`,
+//! `tunnel` and `closing`.
+
+pub mod backends;
+mod closing;
+mod connecting;
+pub mod context;
+mod forwarding;
+mod reply;
+mod request_head;
+mod tunnel;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connection::Connection;
+use crate::exchange::backends::{BackendConnection, BackendConnections};
+use crate::exchange::context::{Context, REQUEST_ID_LEN};
+use crate::http::Body;
+use crate::http::{RequestHead, ResponseHead};
+use crate::poller::{Clock, Millis, NEVER, Readiness};
+use crate::pool::Tried;
+use crate::pool::backend::InFlight;
+use crate::relay::{Pipes, Relay};
+use crate::slab::Key;
+
+pub use closing::CloseReason;
+
+/// Steps that one connection may take before the others' turn comes.
+const STEPS_MAX: usize = 64;
+
+/// A client's connection, and what is going on on it.
+#[derive(Debug)]
+pub struct Client {
+    /// The socket.
+    pub connection: Connection,
+    /// Since when no request is under way.
+    pub idle_since: Millis,
+    /// When the worker looks at `deadline` next (see `poller::Alarms`).
+    pub alarm: Millis,
+    /// Whether the worker has this connection on its list of those whose turn comes.
+    pub is_queued: bool,
+    key: Key,
+    address: SocketAddr,
+    stage: Stage,
+    exchange: Option<Box<Exchange>>,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No request has begun.
+    Idle,
+    /// A request's head is arriving.
+    RequestHead,
+    /// A backend is being chosen or connected to.
+    Connecting,
+    /// Request and response are passing through.
+    Forwarding,
+    /// An answer of our own is going out.
+    Reply,
+    /// Bytes pass in both directions until both have ended.
+    Tunnel,
+    /// Our side is closed; what still arrives is thrown away, so that the answer is not (RFC 9112 9.6).
+    LingeringClose {
+        /// When to give up.
+        until: Millis,
+        /// Bytes that may still be thrown away.
+        left: usize,
+    },
+}
+
+/// What a stage's step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// On to another stage.
+    Go(Stage),
+    /// A peer has to do something first.
+    Wait,
+    /// There is more to do; the others' turn comes first.
+    Yield,
+    /// The connection is over.
+    Close(CloseReason),
+}
+
+/// What `advance` came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing more to do until an event or the deadline.
+    Waiting,
+    /// There is more to do at once.
+    Again,
+    /// The connection is over and may be dropped.
+    Closed(CloseReason),
+}
+
+/// One request and its response. Kept and used again: its buffers grow to what requests need and
+/// stay.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    request: RequestHead,
+    request_id: [u8; REQUEST_ID_LEN],
+    /// When the request's first byte came.
+    started: Millis,
+    /// The same in microseconds, for the log.
+    started_us: u64,
+    /// What the client's connection had sent before this exchange.
+    sent_before: u64,
+    /// Body bytes that arrived with the head, in case the request must be sent again.
+    held: Vec<u8>,
+    request_side: RequestSide,
+    request_relay: Relay,
+    request_wait: Wait,
+    route: Route,
+    response: ResponseHead,
+    response_side: ResponseSide,
+    response_relay: Relay,
+    response_wait: Wait,
+    /// The status that the client got, 0 before it got one.
+    status: u16,
+    /// The client's connection ends with this exchange.
+    close_client: bool,
+    /// A broken response must not look complete: it has no end of its own but that of the connection.
+    ends_with_connection: bool,
+    /// A 100 (Continue) has been passed on or made.
+    continued: bool,
+    /// The backend has sent an interim response.
+    interim_came: bool,
+    /// The relays carry a tunnel.
+    tunnels: bool,
+}
+
+/// The way to the backend.
+#[derive(Debug, Default)]
+struct Route {
+    backend: Option<InFlight>,
+    connection: Option<BackendConnection>,
+    /// The backends that this request was sent to or that refused it.
+    tried: Tried,
+    /// How many of `balance.tries` are used up.
+    tries: u32,
+    /// How many backends were chosen; for the log.
+    attempts: u32,
+    /// The addresses of the backend, and which of them comes next.
+    addresses: Option<Arc<[SocketAddr]>>,
+    next_address: usize,
+    /// By when one of the addresses must have answered.
+    connect_until: Millis,
+    /// An idle connection has failed this request already.
+    needs_fresh: bool,
+    /// A backend has been blamed for a death in this exchange: a request that kills whoever serves
+    /// it must not take the whole pool down.
+    has_blamed: bool,
+    /// The request has been sent, so that its relay is set up.
+    was_sent: bool,
+    /// The backend's connection may carry another exchange after this one.
+    reusable: bool,
+    /// What the backend's connection had sent before this exchange.
+    sent_before: u64,
+    /// The client's cookie must be set to this backend's.
+    set_cookie: bool,
+    /// The status that the last failure would have.
+    last_failure: u16,
+}
+
+/// How far the request has come on its way to the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum RequestSide {
+    /// Head or body are going out.
+    #[default]
+    Sending,
+    /// All of it has gone out.
+    Sent,
+    /// The backend takes no more of it. What it answered still counts (an early 413).
+    Refused,
+}
+
+/// How far the response has come on its way to the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ResponseSide {
+    /// The final head has not been passed on.
+    #[default]
+    Head,
+    /// The body is passing.
+    Body,
+    /// All of it has gone out.
+    Done,
+}
+
+/// What one side waits for, and how long it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wait {
+    what: WaitFor,
+    until: Millis,
+}
+
+/// Everything that an exchange can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitFor {
+    Nothing,
+    ClientHead,
+    ClientBody,
+    /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
+    ClientBodyExpected,
+    ClientWrite,
+    Connect,
+    BackendWrite,
+    ResponseHead,
+    ResponseBody,
+    /// The backend, for a client that has closed its sending side and may be gone altogether.
+    HalfClosed,
+    Tunnel,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self {
+            what: WaitFor::Nothing,
+            until: NEVER,
+        }
+    }
+}
+
+impl Wait {
+    /// Waits for `what`. The time counts anew when something else was waited for before, or when
+    /// there was `progress` since.
+    fn set(&mut self, what: WaitFor, now: Millis, timeout: Duration, progress: bool) {
+        if progress || self.what != what {
+            *self = Wait {
+                what,
+                until: Clock::after(now, timeout),
+            };
+        }
+    }
+
+    fn is_over(self, now: Millis) -> bool {
+        self.until <= now
+    }
+}
+
+impl Client {
+    /// A connection on which nothing has happened yet.
+    pub fn new(stream: TcpStream, address: SocketAddr, key: Key, now: Millis) -> Self {
+        Self {
+            connection: Connection::new(stream),
+            idle_since: now,
+            alarm: NEVER,
+            is_queued: false,
+            key,
+            address,
+            stage: Stage::Idle,
+            exchange: None,
+        }
+    }
+
+    /// Carries the connection as far as it goes.
+    pub fn advance(&mut self, cx: &mut Context) -> Turn {
+        for _ in 0..STEPS_MAX {
+            let step = match self.stage {
+                Stage::Idle => self.await_request(cx),
+                Stage::RequestHead => self.read_request_head(cx),
+                Stage::Connecting => self.connect(cx),
+                Stage::Forwarding => self.forward(cx),
+                Stage::Reply => self.send_reply(cx),
+                Stage::Tunnel => self.tunnel(cx),
+                Stage::LingeringClose { until, left } => self.linger(until, left, cx),
+            };
+            match step {
+                Step::Go(stage) => self.stage = stage,
+                Step::Wait => return Turn::Waiting,
+                Step::Yield => return Turn::Again,
+                Step::Close(reason) => return self.close(reason, cx),
+            }
+        }
+        Turn::Again
+    }
+
+    /// Acts on a deadline that has passed, if one has.
+    pub fn expire(&mut self, cx: &mut Context) -> Turn {
+        let now = cx.clock.now();
+        if self.deadline() > now {
+            return Turn::Waiting;
+        }
+        let step = match self.stage {
+            Stage::LingeringClose { .. } => Step::Close(CloseReason::LingerTimeout),
+            _ => self.time_out(now, cx),
+        };
+        match step {
+            Step::Go(stage) => {
+                self.stage = stage;
+                self.advance(cx)
+            }
+            Step::Wait | Step::Yield => Turn::Again,
+            Step::Close(reason) => self.close(reason, cx),
+        }
+    }
+
+    /// By when something must have happened on this connection. An idle one has no deadline here:
+    /// the worker keeps the idle ones in order of their age.
+    pub fn deadline(&self) -> Millis {
+        match (self.stage, &self.exchange) {
+            (Stage::LingeringClose { until, .. }, _) => until,
+            (_, Some(exchange)) => exchange
+                .request_wait
+                .until
+                .min(exchange.response_wait.until),
+            (_, None) => NEVER,
+        }
+    }
+
+    /// Whether no request is under way.
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Idle
+    }
+
+    /// Passes on what an event said about the backend's socket.
+    pub fn note_backend(&mut self, readiness: Readiness) {
+        let exchange = self.exchange.as_mut();
+        if let Some(lent) = exchange.and_then(|exchange| exchange.route.connection.as_mut()) {
+            lent.connection.note(readiness);
+        }
+    }
+
+    /// The end of the connection, whatever the stage: logs what was under way and gives back
+    /// everything borrowed.
+    pub fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
+        if let Some(exchange) = self.exchange.take() {
+            if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
+                self.connection.reset_on_close();
+            }
+            self.log_access(&exchange, cx);
+            cx.put_back(exchange);
+        }
+        log::debug!("{}: {}", self.address, reason.text());
+        Turn::Closed(reason)
+    }
+
+    /// Acts on the first wait that is over.
+    fn time_out(&mut self, now: Millis, cx: &mut Context) -> Step {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Wait;
+        };
+        let wait = match (exchange.request_wait, exchange.response_wait) {
+            (wait, _) if wait.is_over(now) => wait.what,
+            (_, wait) => wait.what,
+        };
+        let has_begun = exchange.status != 0;
+        match wait {
+            WaitFor::Nothing => Step::Wait,
+            WaitFor::ClientHead => self.reply(408, cx),
+            WaitFor::ClientBody if !has_begun => self.reply(408, cx),
+            WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
+            WaitFor::ClientBodyExpected => self.send_continue(cx),
+            WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
+            WaitFor::Connect => self.connect_timed_out(cx),
+            WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
+                self.response_head_timed_out(cx)
+            }
+            WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
+                Step::Close(CloseReason::BackendTimeout)
+            }
+            WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
+            WaitFor::Tunnel => Step::Close(CloseReason::TunnelTimeout),
+        }
+    }
+}
+
+impl Exchange {
+    /// Gives back what was borrowed and forgets the rest, but for the memory.
+    pub fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
+        self.request_relay.release_pipe(pipes);
+        self.response_relay.release_pipe(pipes);
+        if let Some(lent) = self.route.connection.take() {
+            backends.close(lent);
+        }
+        let Self {
+            request,
+            response,
+            held,
+            route,
+            ..
+        } = std::mem::take(self);
+        *self = Self {
+            request,
+            response,
+            held,
+            route: Route {
+                tried: route.tried,
+                ..Route::default()
+            },
+            ..Self::default()
+        };
+        self.request.clear();
+        self.response.clear();
+        self.held.clear();
+        self.route.tried.clear();
+    }
+
+    /// Whether the request's body, if it has one, has been read to its end.
+    fn has_read_request(&self) -> bool {
+        self.request.body() == Body::None
+            || (self.route.was_sent && self.request_relay.has_read_all())
+    }
+
+    /// The id under which the request is logged and forwarded: the client's own if it is fit.
+    fn request_id(&self) -> &[u8] {
+        self.request.request_id().unwrap_or(&self.request_id)
+    }
+}

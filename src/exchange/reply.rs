@@ -1,0 +1,74 @@
+//! Reply: an answer of our own, when there is none to forward.
+//!
+//! Read next: closing.rs.
+
+use crate::exchange::context::Context;
+use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
+use crate::http::reply::{Reply, write_reply};
+
+/// When a client should come back for what a 503 refused it, in seconds (RFC 9110 10.2.3).
+const RETRY_AFTER_S: u32 = 1;
+
+impl Client {
+    /// Begins to answer with `status`. Nothing of a response may have gone out before.
+    pub(super) fn reply(&mut self, status: u16, cx: &mut Context) -> Step {
+        self.drop_backend_connection(cx);
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Close(CloseReason::Finished);
+        };
+        exchange.response_relay.release_pipe(&mut cx.tools.pipes);
+        exchange.request_relay.release_pipe(&mut cx.tools.pipes);
+        // What is left of the request would be taken for the next one.
+        exchange.close_client |= !exchange.has_read_request() || cx.draining;
+        exchange.status = status;
+        exchange.request_wait = Wait::default();
+        exchange.response_wait = Wait::default();
+        let reply = Reply {
+            status,
+            request_id: exchange.request_id(),
+            close: exchange.close_client,
+            head_only: exchange.request.is_head(),
+            retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
+        };
+        let out = &mut cx.tools.out;
+        out.clear();
+        write_reply(&reply, out);
+        match self.connection.send(out, &[]) {
+            Ok(()) => Step::Go(Stage::Reply),
+            Err(_) => Step::Close(CloseReason::ClientGone),
+        }
+    }
+
+    /// Sends what is left of the answer, and then ends the connection or goes on.
+    pub(super) fn send_reply(&mut self, cx: &mut Context) -> Step {
+        let before = self.connection.sent();
+        match self.connection.flush() {
+            Ok(true) => {}
+            Ok(false) => {
+                let progress = before != self.connection.sent();
+                let timeout = cx.runtime.config.timeouts.client_write;
+                if let Some(exchange) = self.exchange.as_deref_mut() {
+                    exchange.response_wait.set(
+                        WaitFor::ClientWrite,
+                        cx.clock.now(),
+                        timeout,
+                        progress,
+                    );
+                }
+                return Step::Wait;
+            }
+            Err(_) => return Step::Close(CloseReason::ClientGone),
+        }
+        let Some(exchange) = self.exchange.take() else {
+            return Step::Go(Stage::Idle);
+        };
+        self.log_access(&exchange, cx);
+        let close = exchange.close_client;
+        cx.put_back(exchange);
+        if close {
+            return self.begin_linger(cx);
+        }
+        self.idle_since = cx.clock.now();
+        Step::Go(Stage::Idle)
+    }
+}

@@ -1,0 +1,122 @@
+//! `Idle` and `RequestHead`: from the first byte of a request to its whole head.
+//!
+//! Read next: connecting.rs.
+
+use crate::connection::Received;
+use crate::exchange::context::Context;
+use crate::exchange::{Client, CloseReason, Stage, Step, WaitFor};
+use crate::http::Body;
+
+impl Client {
+    /// Waits for the first byte of a request.
+    pub(super) fn await_request(&mut self, cx: &mut Context) -> Step {
+        if self.connection.buffered().is_empty() && !self.connection.is_readable() {
+            return Step::Wait;
+        }
+        let mut exchange = cx.take_exchange();
+        exchange.started = cx.clock.now();
+        exchange.started_us = cx.clock.now_us();
+        exchange.sent_before = self.connection.sent();
+        exchange.request_id = cx.request_ids.next_id();
+        self.exchange = Some(exchange);
+        Step::Go(Stage::RequestHead)
+    }
+
+    /// Reads until the head is whole.
+    pub(super) fn read_request_head(&mut self, cx: &mut Context) -> Step {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Go(Stage::Idle);
+        };
+        let limits = &cx.runtime.head_limits;
+        // What a pipelining client sent behind its last request comes first.
+        let buffered = self.connection.buffered();
+        if !buffered.is_empty() {
+            match exchange.request.take(buffered, limits) {
+                Ok(Some(used)) => {
+                    self.connection.consume_buffered(used);
+                    return self.begin(cx);
+                }
+                Ok(None) => {}
+                Err(error) => return self.refuse(error.status(), cx),
+            }
+        }
+        loop {
+            let bytes = match self.connection.receive(&mut cx.tools.scratch) {
+                Ok(Received::Bytes(bytes)) => bytes,
+                Ok(Received::Wait) => return self.await_rest_of_head(cx),
+                Ok(Received::End) => return self.head_broke_off(cx),
+                Err(_) => return self.abandon_head(CloseReason::ClientGone, cx),
+            };
+            match exchange.request.take(bytes, limits) {
+                Ok(Some(used)) => {
+                    self.connection.consume(used, &cx.tools.scratch);
+                    return self.begin(cx);
+                }
+                Ok(None) => self.connection.consume(0, &cx.tools.scratch),
+                Err(error) => {
+                    // What follows is of no use; it must only not stay in the scratch buffer.
+                    self.connection.consume(0, &cx.tools.scratch);
+                    return self.refuse(error.status(), cx);
+                }
+            }
+        }
+    }
+
+    /// The head is not whole: its time runs from its first byte, and no trickle stretches it.
+    fn await_rest_of_head(&mut self, cx: &mut Context) -> Step {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Go(Stage::Idle);
+        };
+        if self.connection.buffered().is_empty() {
+            // The event was about something else than bytes.
+            if let Some(exchange) = self.exchange.take() {
+                cx.put_back(exchange);
+            }
+            self.stage = Stage::Idle;
+            return Step::Wait;
+        }
+        let timeout = cx.runtime.config.timeouts.client_head;
+        exchange
+            .request_wait
+            .set(WaitFor::ClientHead, exchange.started, timeout, false);
+        Step::Wait
+    }
+
+    /// The client ended its side. Half a request can be answered with an error only.
+    fn head_broke_off(&mut self, cx: &mut Context) -> Step {
+        if self.connection.buffered().is_empty() {
+            return self.abandon_head(CloseReason::ClientDone, cx);
+        }
+        self.refuse(400, cx)
+    }
+
+    /// The client left without a (whole) request: there is nobody to answer and nothing to log.
+    fn abandon_head(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
+        if let Some(exchange) = self.exchange.take() {
+            cx.put_back(exchange);
+        }
+        Step::Close(reason)
+    }
+
+    /// A request that cannot be understood, or not be taken: after the answer the connection ends,
+    /// since where its next request would begin is not known.
+    pub(super) fn refuse(&mut self, status: u16, cx: &mut Context) -> Step {
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            exchange.close_client = true;
+        }
+        self.reply(status, cx)
+    }
+
+    /// The head is whole.
+    fn begin(&mut self, cx: &mut Context) -> Step {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Go(Stage::Idle);
+        };
+        exchange.request_wait = super::Wait::default();
+        exchange.close_client = !exchange.request.keep_alive() || cx.draining;
+        match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
+            (Body::Length(length), Some(max)) if length > max => self.refuse(413, cx),
+            _ => Step::Go(Stage::Connecting),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Tunnel: bytes in both directions, unread, until both sides have ended.
+//!
+//! An end of one side is passed on as the end of that direction only; the other goes on (RFC 9110
+//! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same).
+
+use crate::exchange::context::Context;
+use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, WaitFor};
+use crate::relay::{Flow, Relay};
+
+impl Client {
+    /// Carries both directions as far as they go.
+    pub(super) fn tunnel(&mut self, cx: &mut Context) -> Step {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Close(CloseReason::Finished);
+        };
+        let Some(lent) = &mut exchange.route.connection else {
+            return Step::Close(CloseReason::Finished);
+        };
+        if !exchange.tunnels {
+            exchange.tunnels = true;
+            exchange.request_relay = Relay::tunnel();
+            exchange.response_relay = Relay::tunnel();
+            exchange.request_side = RequestSide::Sending;
+            exchange.response_side = ResponseSide::Body;
+        }
+        let (client, backend) = (&mut self.connection, &mut lent.connection);
+        let before = exchange.request_relay.taken()
+            + exchange.response_relay.taken()
+            + client.sent()
+            + backend.sent();
+        let mut yields = false;
+        if exchange.request_side == RequestSide::Sending {
+            match exchange
+                .request_relay
+                .advance(client, backend, &mut cx.tools)
+            {
+                Ok(Flow::Done) => {
+                    exchange.request_side = RequestSide::Sent;
+                    backend.shutdown_write();
+                }
+                Ok(flow) => yields |= flow == Flow::Yield,
+                Err(_) => return Step::Close(CloseReason::TunnelBroke),
+            }
+        }
+        if exchange.response_side == ResponseSide::Body {
+            match exchange
+                .response_relay
+                .advance(backend, client, &mut cx.tools)
+            {
+                Ok(Flow::Done) => {
+                    exchange.response_side = ResponseSide::Done;
+                    client.shutdown_write();
+                }
+                Ok(flow) => yields |= flow == Flow::Yield,
+                Err(_) => return Step::Close(CloseReason::TunnelBroke),
+            }
+        }
+        if exchange.request_side == RequestSide::Sent
+            && exchange.response_side == ResponseSide::Done
+        {
+            return Step::Close(CloseReason::Finished);
+        }
+        let after = exchange.request_relay.taken()
+            + exchange.response_relay.taken()
+            + client.sent()
+            + backend.sent();
+        let timeout = cx.runtime.config.timeouts.tunnel_idle;
+        exchange
+            .response_wait
+            .set(WaitFor::Tunnel, cx.clock.now(), timeout, before != after);
+        if yields { Step::Yield } else { Step::Wait }
+    }
+}

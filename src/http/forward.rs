@@ -1,0 +1,381 @@
+//! What a proxy changes: the received head is never edited, a new one is written from it.
+//!
+//! The two tables, `request_rule` and `response_rule`, say what becomes of each field that we know; everything
+//! else passes, in order and as received, unless the message's own Connection field names it. Next: `chunked`.
+
+use crate::http::fields::{Field, Known};
+use crate::http::framing::Body;
+use crate::http::{RequestHead, ResponseHead, Version};
+use std::io::Write as _;
+use std::net::IpAddr;
+
+/// What is known about a request beyond its head.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestForwarding<'a> {
+    /// The client's address, for X-Forwarded-For.
+    pub client: IpAddr,
+    /// Whether the client's own X-Forwarded-*, Forwarded and X-Real-IP are believed.
+    pub trusted: bool,
+    /// Whether to add Via.
+    pub via: bool,
+    /// Goes before the path; without its final slash.
+    pub base_path: &'a [u8],
+    /// The backend's authority, for HTTP/1.0 requests without Host.
+    pub authority: &'a [u8],
+    /// Written unless the client sent the same one.
+    pub request_id: &'a [u8],
+    /// Leave Expect out: the client has had its 100 (Continue) from us.
+    pub drop_expect: bool,
+}
+
+/// What is known about a response beyond its head.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseForwarding<'a> {
+    /// How the body is delimited towards the client.
+    pub body: Body,
+    /// Pass Content-Length on although there is no body (HEAD, 304).
+    pub keep_length_field: bool,
+    /// What becomes of the client's connection.
+    pub connection: ClientConnection,
+    /// The value of a Set-Cookie field to add.
+    pub set_cookie: Option<&'a [u8]>,
+    /// Whether trailer fields will be passed on; without them their announcement (Trailer) goes too.
+    pub trailers: bool,
+}
+
+/// What a response says about the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientConnection {
+    /// It persists, as is the default in HTTP/1.1: nothing is written.
+    KeepAlive,
+    /// It persists and an HTTP/1.0 client must be told.
+    KeepAliveExplicit,
+    /// It will be closed.
+    Close,
+    /// It becomes a tunnel (101); the Upgrade field is the backend's.
+    Upgrade,
+}
+
+/// What becomes of a received field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// Passes unless Connection names it.
+    Pass,
+    /// Passes even if Connection names it: a client must not make us lose what is ours or a hop's before us.
+    Keep,
+    /// Ends here, or is written anew by us.
+    Drop,
+}
+
+#[expect(
+    clippy::match_same_arms,
+    reason = "a table: each line has its own clause"
+)]
+fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) -> Rule {
+    let when = |keep: bool| if keep { Rule::Keep } else { Rule::Drop };
+    match field.known {
+        // RFC 9112 3.2: written first, from the target or from this field.
+        Known::Host => Rule::Drop,
+        // RFC 9112 6: written anew from what the body is.
+        Known::ContentLength | Known::TransferEncoding => Rule::Drop,
+        // RFC 9110 7.6.1: the fields of one connection.
+        Known::Connection | Known::ProxyConnection | Known::KeepAlive => Rule::Drop,
+        // RFC 9110 10.1.4, 7.8: the same; written anew when the client means them.
+        Known::Te | Known::Upgrade => Rule::Drop,
+        // RFC 9110 6.6.2: announces trailer fields, which requests lose here.
+        Known::Trailer => Rule::Drop,
+        // RFC 7540 3.2.1 (gone in RFC 9113): only with the h2c upgrade that is never forwarded.
+        Known::Http2Settings => Rule::Drop,
+        // RFC 9110 11.7.2: credentials for the next proxy, and that is us; no backend's business.
+        Known::ProxyAuthorization | Known::ProxyAuthenticate | Known::ProxyAuthenticationInfo => {
+            Rule::Drop
+        }
+        // RFC 9110 10.1.1: in HTTP/1.0 it means nothing, but would in the HTTP/1.1 that we write.
+        Known::Expect => when(!how.drop_expect && head.version() == Version::Http11),
+        // RFC 9110 7.6.3: the hops before us.
+        Known::Via => Rule::Keep,
+        // Replaced unless it is the one that we would write.
+        Known::XRequestId => when(head.request_id() == Some(how.request_id)),
+        // RFC 7239 8.1: only from those whom we trust. X-Forwarded-For is written anew, longer.
+        Known::XForwardedFor | Known::XForwardedDisguised => Rule::Drop,
+        Known::Forwarded
+        | Known::XForwardedHost
+        | Known::XForwardedProto
+        | Known::XForwardedOther => when(how.trusted),
+        Known::Cookie | Known::Other => Rule::Pass,
+    }
+}
+
+#[expect(
+    clippy::match_same_arms,
+    reason = "a table: each line has its own clause"
+)]
+fn response_rule(field: &Field, trailers: bool) -> Rule {
+    match field.known {
+        // RFC 9112 6: written anew from what the body is.
+        Known::ContentLength | Known::TransferEncoding => Rule::Drop,
+        // RFC 9110 7.6.1 and 7.8: the fields of one connection; Upgrade is written anew in a 101.
+        Known::Connection
+        | Known::ProxyConnection
+        | Known::KeepAlive
+        | Known::Te
+        | Known::Upgrade
+        | Known::Http2Settings => Rule::Drop,
+        // RFC 9110 11.7: between a proxy and its client.
+        Known::ProxyAuthenticate | Known::ProxyAuthorization | Known::ProxyAuthenticationInfo => {
+            Rule::Drop
+        }
+        // RFC 9110 6.6.2: an announcement holds as long as what it announces comes.
+        Known::Trailer if !trailers => Rule::Drop,
+        // RFC 9110 7.6.3: the hops before us.
+        Known::Via => Rule::Keep,
+        _ => Rule::Pass,
+    }
+}
+
+/// Whether a field may stand in a trailer section that we write (RFC 9110 6.5.1): not if it belongs to the connection or
+/// the framing, routes, authenticates, modifies the request, controls caches, or says how to read the content.
+pub(crate) fn may_be_trailer(known: Known, name: &[u8]) -> bool {
+    const FORBIDDEN: [&str; 30] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-location",
+        "content-range",
+        "content-type",
+        "date",
+        "expires",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "location",
+        "max-forwards",
+        "pragma",
+        "proxy-status",
+        "range",
+        "retry-after",
+        "set-cookie",
+        "set-cookie2",
+        "strict-transport-security",
+        "vary",
+        "warning",
+        "www-authenticate",
+        "authentication-info",
+        "clear-site-data",
+        "content-security-policy",
+        "alt-svc",
+    ];
+    known == Known::Other
+        && !FORBIDDEN
+            .iter()
+            .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
+}
+
+/// Appends the head of the backend request. It is HTTP/1.1 whatever the client spoke.
+pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut Vec<u8>) {
+    let received = head.complete();
+    out.reserve(received.bytes.len() + 256);
+
+    out.extend_from_slice(head.method());
+    out.push(b' ');
+    if head.target() != b"*" {
+        out.extend_from_slice(how.base_path);
+    }
+    out.extend_from_slice(head.target());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    write_field(b"Host", head.host().unwrap_or(how.authority), out);
+
+    let (mut has_host, mut has_proto, mut has_id) = (false, false, false);
+    for field in &received.fields {
+        match request_rule(field, head, how) {
+            Rule::Drop => continue,
+            Rule::Pass if field.named_by_connection => continue,
+            Rule::Pass | Rule::Keep => {}
+        }
+        match field.known {
+            Known::XForwardedHost => has_host = true,
+            Known::XForwardedProto => has_proto = true,
+            Known::XRequestId => has_id = true,
+            _ => {}
+        }
+        write_field(
+            field.name.of(&received.bytes),
+            field.value.of(&received.bytes),
+            out,
+        );
+    }
+
+    write_framing(head.body(), out);
+    write_forwarded_for(head, how, out);
+    if !has_proto {
+        write_field(b"X-Forwarded-Proto", b"http", out);
+    }
+    if let Some(host) = head.host().filter(|_| !has_host) {
+        write_field(b"X-Forwarded-Host", host, out);
+    }
+    if how.via {
+        // RFC 9110 7.6.3: the version that we received.
+        let via: &[u8] = if head.version() == Version::Http10 {
+            b"1.0 rondo"
+        } else {
+            b"1.1 rondo"
+        };
+        write_field(b"Via", via, out);
+    }
+    if !has_id {
+        write_field(b"X-Request-Id", how.request_id, out);
+    }
+    write_request_connection(head, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// One field, however many came (RFC 9110 5.3 lets lists be combined), with our client at the end.
+fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    if how.trusted {
+        for value in head
+            .values(Known::XForwardedFor)
+            .filter(|value| !value.is_empty())
+        {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+    }
+    match how.client.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            write_decimal(a.into(), out);
+            for octet in [b, c, d] {
+                out.push(b'.');
+                write_decimal(octet.into(), out);
+            }
+        }
+        IpAddr::V6(address) => write!(out, "{address}").expect("a Vec takes every write"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// TE and Upgrade with the Connection field that they need (RFC 9110 10.1.4, 7.8). A connection that merely persists
+/// needs none.
+fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
+    let connection: &[u8] = match (head.accepts_trailers(), head.upgrade()) {
+        (false, false) => return,
+        (true, false) => b"TE",
+        (false, true) => b"Upgrade",
+        (true, true) => b"TE, Upgrade",
+    };
+    write_field(b"Connection", connection, out);
+    if head.accepts_trailers() {
+        // Of the codings that TE may list we could forward none.
+        write_field(b"TE", b"trailers", out);
+    }
+    if head.upgrade() {
+        out.extend_from_slice(b"Upgrade: ");
+        for (i, protocol) in head.offered_protocols().enumerate() {
+            if i > 0 {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(protocol);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC 9110 2.5).
+pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &mut Vec<u8>) {
+    write_status_line_and_fields(head, how.trailers, out);
+    match how.body {
+        Body::None if how.keep_length_field => {
+            // RFC 9110 8.6: it says what a GET would have brought; 1xx and 204 must not have one.
+            let allowed = !matches!(head.status(), 100..=199 | 204);
+            if let Some(length) = head.content_length().filter(|_| allowed) {
+                write_framing(Body::Length(length), out);
+            }
+        }
+        body => write_framing(body, out),
+    }
+    match how.connection {
+        ClientConnection::KeepAlive => {}
+        ClientConnection::KeepAliveExplicit => write_field(b"Connection", b"keep-alive", out),
+        ClientConnection::Close => write_field(b"Connection", b"close", out),
+        ClientConnection::Upgrade => {
+            write_field(b"Connection", b"Upgrade", out);
+            if let Some(protocols) = head.upgrade() {
+                write_field(b"Upgrade", protocols, out);
+            }
+        }
+    }
+    if let Some(cookie) = how.set_cookie {
+        write_field(b"Set-Cookie", cookie, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends an interim response (1xx but 101) for the client. It has no body, so no framing (RFC 9110 15.2, 8.6).
+pub fn write_interim(head: &ResponseHead, out: &mut Vec<u8>) {
+    write_status_line_and_fields(head, false, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut Vec<u8>) {
+    let received = head.complete();
+    out.reserve(received.bytes.len() + 128);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_decimal(head.status().into(), out);
+    // RFC 9112 4: the space stays even before an empty reason phrase.
+    out.push(b' ');
+    out.extend_from_slice(head.reason());
+    out.extend_from_slice(b"\r\n");
+    for field in &received.fields {
+        match response_rule(field, trailers) {
+            Rule::Drop => continue,
+            Rule::Pass if field.named_by_connection => continue,
+            Rule::Pass | Rule::Keep => {}
+        }
+        write_field(
+            field.name.of(&received.bytes),
+            field.value.of(&received.bytes),
+            out,
+        );
+    }
+}
+
+fn write_framing(body: Body, out: &mut Vec<u8>) {
+    match body {
+        Body::None | Body::UntilClose => {}
+        Body::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            write_decimal(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Body::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+pub(crate) fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(crate) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

@@ -1,0 +1,58 @@
+//! HTTP/1.1 as bytes in and values out: no socket, no clock, no thread.
+//!
+//! rondo stands between two strangers who read the same bytes, so this folder has one rule: what two readers
+//! could take for different messages is refused, and everything that goes out is written anew from what was
+//! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
+//!
+//! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
+//! ends), `options`, `request`, `response`, [`forward`] (what a proxy changes), [`chunked`], [`reply`].
+//!
+//! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of the head it took, so that
+//! the buffer may move on and the head can be written again for another backend; its memory is used again for
+//! the next head, so that nothing is allocated once a connection is warm.
+
+pub mod chunked;
+mod fields;
+pub mod forward;
+mod framing;
+mod head;
+mod options;
+pub mod reply;
+mod request;
+mod response;
+mod target;
+
+pub use chunked::{ChunkError, Decoder, Step, encode_chunk, encode_chunk_head, encode_end};
+pub use forward::{
+    ClientConnection, RequestForwarding, ResponseForwarding, write_interim, write_request,
+    write_response,
+};
+pub use framing::Body;
+pub use head::{HEAD_BYTES_CEILING, HeadError};
+pub use reply::{CONTINUE, Reply, write_reply};
+pub use request::RequestHead;
+pub use response::ResponseHead;
+
+/// The protocol version of a message, as far as it matters: a higher minor version than 1 is read as 1
+/// (RFC 9110 2.5: it promises to be compatible), another major version is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0: not persistent unless asked for, no transfer codings, no interim responses.
+    Http10,
+    /// HTTP/1.1 to HTTP/1.9.
+    #[default]
+    Http11,
+}
+
+/// How large one head, or one trailer section, may be.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes from the first of the first line to the last of the empty line; more than
+    /// [`HEAD_BYTES_CEILING`] counts as that.
+    pub head_bytes_max: usize,
+    /// Field lines.
+    pub fields_max: usize,
+}
+
+#[cfg(test)]
+mod properties;

@@ -1,0 +1,995 @@
+//! The rules for request heads, each with what keeps it and what breaks it.
+
+use crate::http::request::*;
+
+const LIMITS: HeadLimits = HeadLimits {
+    head_bytes_max: 16384,
+    fields_max: 100,
+};
+
+fn take(input: impl AsRef<[u8]>) -> Result<RequestHead, HeadError> {
+    let mut head = RequestHead::default();
+    match head.take(input.as_ref(), &LIMITS)? {
+        Some(used) => assert_eq!(used, input.as_ref().len(), "the whole input is the head"),
+        None => panic!(
+            "incomplete: {:?}",
+            input.as_ref().escape_ascii().to_string()
+        ),
+    }
+    Ok(head)
+}
+
+/// A request for `/` with these lines beside Host.
+fn with(lines: &str) -> Result<RequestHead, HeadError> {
+    take(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"))
+}
+
+fn status(input: impl AsRef<[u8]>) -> u16 {
+    take(input).map_or_else(|error| error.status(), |_| 200)
+}
+
+fn status_with(lines: &str) -> u16 {
+    with(lines).map_or_else(|error| error.status(), |_| 200)
+}
+
+/// The same for a request line, with Host where HTTP/1.1 needs it.
+fn status_of_line(line: impl AsRef<[u8]>) -> u16 {
+    status([line.as_ref(), b"\r\nHost: a\r\n\r\n"].concat())
+}
+
+fn target(line: &str) -> String {
+    let head = take(format!("{line}\r\nHost: a\r\n\r\n")).unwrap();
+    String::from_utf8(head.target().to_vec()).unwrap()
+}
+
+#[test]
+fn a_plain_request_is_understood() {
+    let head =
+        take("POST /a%20b?c=d%zz HTTP/1.1\r\nHost: Example.com:8080\r\nX: \t y z \t\r\nX:\r\n\r\n")
+            .unwrap();
+    assert_eq!(head.request_line(), b"POST /a%20b?c=d%zz HTTP/1.1");
+    assert_eq!(head.method(), b"POST");
+    assert_eq!(head.target(), b"/a%20b?c=d%zz");
+    assert_eq!(head.version(), Version::Http11);
+    assert_eq!(head.host(), Some(&b"Example.com:8080"[..]));
+    let fields: Vec<_> = head.fields().collect();
+    assert_eq!(
+        fields,
+        [
+            (&b"Host"[..], &b"Example.com:8080"[..]),
+            (b"X", b"y z"),
+            (b"X", b"")
+        ]
+    );
+    assert_eq!(head.body(), Body::None);
+    assert!(head.keep_alive() && !head.is_idempotent() && !head.is_head());
+}
+
+#[test]
+fn bytes_after_the_head_stay_where_they_are() {
+    let mut head = RequestHead::default();
+    let input = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2";
+    assert_eq!(head.take(input, &LIMITS), Ok(Some(input.len() - 6)));
+    assert_eq!(
+        head.take(&input[input.len() - 6..], &LIMITS),
+        Ok(None),
+        "cleared by itself"
+    );
+    assert_eq!(head.request_line(), b"GET /2");
+}
+
+#[test]
+fn the_request_line_is_three_parts_with_single_spaces() {
+    assert_eq!(status_of_line("GET / HTTP/1.1"), 200);
+    for line in [
+        " GET / HTTP/1.1",
+        "GET  / HTTP/1.1",
+        "GET /  HTTP/1.1",
+        "GET / HTTP/1.1 ",
+        "GET /a b HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "GET /\tHTTP/1.1",
+        "GET / HTTP/1.1\t",
+        "GET /",
+        "GET",
+        "/ HTTP/1.1",
+        "GET HTTP/1.1",
+        " / HTTP/1.1",
+        "GE(T / HTTP/1.1",
+        "GET: / HTTP/1.1",
+        "\"GET\" / HTTP/1.1",
+        "G\u{c9}T / HTTP/1.1",
+    ] {
+        assert_eq!(status_of_line(line), 400, "{line:?}");
+    }
+}
+
+#[test]
+fn any_token_is_a_method() {
+    for method in ["get", "M-SEARCH", "x!#$%&'*+-.^_`|~9", "PROPFIND"] {
+        let head = take(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+        assert_eq!(head.method(), method.as_bytes());
+        assert!(!head.is_idempotent());
+    }
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+        let head = take(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+        assert!(head.is_idempotent());
+        assert_eq!(head.is_head(), method == "HEAD");
+    }
+}
+
+#[test]
+fn a_minor_version_is_read_as_one_and_another_major_version_refused() {
+    for (version, expected) in [
+        ("HTTP/1.0", 200),
+        ("HTTP/1.1", 200),
+        ("HTTP/1.2", 200),
+        ("HTTP/1.9", 200),
+        ("HTTP/0.9", 505),
+        ("HTTP/2.0", 505),
+        ("HTTP/3.0", 505),
+        ("HTTP/9.9", 505),
+        ("HTTP/2", 400),
+        ("HTTP/1", 400),
+        ("HTTP/1.", 400),
+        ("HTTP/.1", 400),
+        ("HTTP/1.10", 400),
+        ("HTTP/11.1", 400),
+        ("HTTP/01.1", 400),
+        ("HTTP/1,1", 400),
+        ("HTTP/1.x", 400),
+        ("HTTP/+1.1", 400),
+        ("HTTP 1.1", 400),
+        ("http/1.1", 400),
+        ("Http/1.1", 400),
+        ("HTTPS/1.1", 400),
+        ("HTTP/1.1\u{e9}", 400),
+        ("", 400),
+    ] {
+        assert_eq!(
+            status_of_line(format!("GET / {version}")),
+            expected,
+            "{version:?}"
+        );
+    }
+    let head = take("GET / HTTP/1.7\r\nHost: a\r\n\r\n").unwrap();
+    assert_eq!(head.version(), Version::Http11);
+    assert!(
+        take("GET / HTTP/1.7\r\n\r\n").is_err(),
+        "HTTP/1.7 needs Host as HTTP/1.1 does"
+    );
+}
+
+#[test]
+fn the_http2_preface_is_answered_at_its_first_line() {
+    let mut head = RequestHead::default();
+    assert_eq!(
+        head.take(b"PRI * HTTP/2.0\r\n", &LIMITS),
+        Err(HeadError::Version)
+    );
+    assert_eq!(status("PRI * HTTP/2.0\r\n\r\n"), 505);
+}
+
+#[test]
+fn what_is_not_http_is_refused_at_its_first_wrong_byte() {
+    for (input, expected) in [
+        (&b"\x16"[..], 400),
+        (b"\0", 400),
+        (b"{", 400),
+        (b"\n", 400),
+        (b"\rG", 400),
+        (b" ", 400),
+        (b"GE\r", 400),
+        (b"GET /\0", 400),
+        (b"GET / HTTP/1.1\n", 400),
+        (b"GET / HTTP/1.1\rX", 400),
+        (b"GET / HTTP/1.2\r\n: a\r\n", 400),
+        (b"GET / HTTP/3.0\r\n", 505),
+        (b"GET / HTTP/1.1\r\n folded\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\x7f", 400),
+    ] {
+        let mut head = RequestHead::default();
+        let error = head.take(input, &LIMITS).unwrap_err();
+        assert_eq!(error.status(), expected, "{}", input.escape_ascii());
+        assert_eq!(
+            head.take(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &LIMITS),
+            Err(error),
+            "it stays"
+        );
+        assert_eq!(
+            RequestHead::default().take(&input[..input.len() - 1], &LIMITS),
+            Ok(None)
+        );
+    }
+}
+
+#[test]
+fn every_line_ends_in_crlf() {
+    let good = "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\nY:\r\n\r\n";
+    assert_eq!(status(good), 200);
+    for (at, _) in good.match_indices("\r\n") {
+        for wrong in ["\n", "\r", "\n\r", "\r\r\n", " \n"] {
+            let mut bad = good.to_owned();
+            bad.replace_range(at..at + 2, wrong);
+            // What a lenient reader would take for more of the head.
+            bad.push_str("Z: z\r\n\r\n");
+            assert_eq!(status_or_incomplete(&bad), 400, "{bad:?}");
+        }
+    }
+}
+
+fn status_or_incomplete(input: &str) -> u16 {
+    match RequestHead::default().take(input.as_bytes(), &LIMITS) {
+        Ok(Some(_)) => 200,
+        Ok(None) => 0,
+        Err(error) => error.status(),
+    }
+}
+
+#[test]
+fn controls_are_refused_wherever_they_stand() {
+    for byte in (0..0x20)
+        .chain([0x7f])
+        .filter(|byte| !b"\t\r\n".contains(byte))
+    {
+        for head in [
+            &b"G?T / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+            b"GET /? HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.?\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a?\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX?: b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: ?b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: b?\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n?\r\n\r\n",
+        ] {
+            let head: Vec<u8> = head
+                .iter()
+                .map(|b| if *b == b'?' { byte } else { *b })
+                .collect();
+            assert_eq!(status(&head), 400, "{}", head.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn the_target_is_visible_ascii() {
+    for byte in 0x80..=0xff_u8 {
+        assert_eq!(
+            status_of_line([b"GET /", &[byte][..], b" HTTP/1.1"].concat()),
+            400
+        );
+    }
+    assert_eq!(
+        status_of_line("GET /\u{e9} HTTP/1.1"),
+        400,
+        "valid UTF-8 as well"
+    );
+    let visible: String = ('!'..='~').filter(|c| *c != '#').collect();
+    assert_eq!(
+        target(&format!("GET /{visible} HTTP/1.1")),
+        format!("/{visible}")
+    );
+    assert_eq!(target("GET //../%2e%2E/%zz% HTTP/1.1"), "//../%2e%2E/%zz%");
+}
+
+#[test]
+fn a_fragment_is_cut_off() {
+    assert_eq!(target("GET /a?b#c?d#e HTTP/1.1"), "/a?b");
+    assert_eq!(target("GET /# HTTP/1.1"), "/");
+    assert_eq!(target("GET http://h#x/y HTTP/1.1"), "/");
+    assert_eq!(status_of_line("GET #a HTTP/1.1"), 400);
+    assert_eq!(status_of_line("OPTIONS *#a HTTP/1.1"), 400);
+    assert_eq!(status_of_line("GET http://#/ HTTP/1.1"), 400);
+}
+
+#[test]
+fn an_absolute_target_gives_its_authority_to_host() {
+    let head = take("GET HTTP://H.example:81/p?q HTTP/1.1\r\nHost: other\r\n\r\n").unwrap();
+    assert_eq!(head.host(), Some(&b"H.example:81"[..]));
+    assert_eq!(head.target(), b"/p?q");
+    assert_eq!(head.request_line(), b"GET HTTP://H.example:81/p?q HTTP/1.1");
+    assert_eq!(target("GET https://h HTTP/1.1"), "/");
+    assert_eq!(target("GET http://h?q/r HTTP/1.1"), "/?q/r");
+    assert_eq!(target("GET http://h/ HTTP/1.1"), "/");
+    assert_eq!(target("GET http://h//x HTTP/1.1"), "//x");
+    for wrong in [
+        "http://",
+        "http:///p",
+        "http://?q",
+        "http://u@h/",
+        "http://u:p@h/",
+        "http://h:x/",
+        "http://h:65536/",
+        "http://[::1/",
+        "http://a b/",
+        "http:/h/",
+        "http:h",
+        "ftp://h/",
+        "ws://h/",
+        "h/p",
+        "h",
+        "h:80",
+        "?q",
+        "://h/",
+    ] {
+        assert_eq!(
+            status_of_line(format!("GET {wrong} HTTP/1.1")),
+            400,
+            "{wrong:?}"
+        );
+    }
+}
+
+#[test]
+fn an_absolute_target_does_not_replace_a_valid_host_field() {
+    assert_eq!(status("GET http://h/ HTTP/1.1\r\n\r\n"), 400);
+    assert_eq!(
+        status("GET http://h/ HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+        400
+    );
+    assert_eq!(status("GET http://h/ HTTP/1.1\r\nHost: a b\r\n\r\n"), 400);
+    assert_eq!(status("GET http://h/ HTTP/1.1\r\nHost:\r\n\r\n"), 200);
+    assert_eq!(status("GET http://h/ HTTP/1.0\r\n\r\n"), 200);
+}
+
+#[test]
+fn an_asterisk_is_for_options_only() {
+    assert_eq!(target("OPTIONS * HTTP/1.1"), "*");
+    assert_eq!(target("OPTIONS http://h HTTP/1.1"), "*");
+    assert_eq!(target("OPTIONS http://h/ HTTP/1.1"), "/");
+    assert_eq!(target("OPTIONS http://h?q HTTP/1.1"), "/?q");
+    assert_eq!(target("OPTIONS /x HTTP/1.1"), "/x");
+    for line in [
+        "GET * HTTP/1.1",
+        "options * HTTP/1.1",
+        "OPTIONS ** HTTP/1.1",
+        "OPTIONS *?q HTTP/1.1",
+    ] {
+        assert_eq!(status_of_line(line), 400, "{line}");
+    }
+}
+
+#[test]
+fn connect_is_not_implemented() {
+    assert_eq!(status_of_line("CONNECT a:443 HTTP/1.1"), 501);
+    assert_eq!(status_of_line("CONNECT / HTTP/1.1"), 501);
+    assert_eq!(status_of_line("CONNECT a:443 HTTP/1.0"), 501);
+    assert_eq!(
+        status_of_line("connect a:443 HTTP/1.1"),
+        400,
+        "another method, with no right to this target"
+    );
+}
+
+#[test]
+fn http_1_1_has_exactly_one_host() {
+    assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), 400);
+    assert_eq!(status("GET / HTTP/1.1\r\nX: Host: a\r\n\r\n"), 400);
+    assert_eq!(status_with("Host: a"), 400);
+    assert_eq!(status_with("hOST: b"), 400);
+    assert_eq!(status("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"), 400);
+    assert_eq!(status("GET / HTTP/1.0\r\n\r\n"), 200);
+    assert_eq!(take("GET / HTTP/1.0\r\n\r\n").unwrap().host(), None);
+}
+
+#[test]
+fn host_is_a_valid_authority() {
+    for host in [
+        "a",
+        "a.b",
+        "A-1_2.~",
+        "a.",
+        "127.0.0.1",
+        "[::1]",
+        "[::ffff:1.2.3.4]:80",
+        "a:80",
+        "a:",
+        "a:0",
+        "a:65535",
+        "a:00080",
+        "%41b",
+        "x!$&'()*+,;=",
+        "\tb ",
+    ] {
+        assert_eq!(
+            status(format!("GET / HTTP/1.1\r\nHost:{host}\r\n\r\n")),
+            200,
+            "{host:?}"
+        );
+    }
+    for host in [
+        "",
+        " ",
+        ":80",
+        "a:65536",
+        "a:99999999999999999999",
+        "a:8o",
+        "a:-1",
+        "a:+1",
+        "a: 80",
+        "a:80:80",
+        "a b",
+        "a, b",
+        "a/b",
+        "a/",
+        "/",
+        "a?b",
+        "a#b",
+        "u@a",
+        "@a",
+        "a@",
+        "[::1",
+        "::1",
+        "[::1]x",
+        "[::1]80",
+        "[]",
+        "[:::1]",
+        "[1.2.3.4]",
+        "[fe80::1%25eth0]",
+        "[v1.a]",
+        "[::1]:x",
+        "a%",
+        "a%4",
+        "a%zz",
+        "a\\b",
+        "a\"b",
+        "<a>",
+        "a{b}",
+        "a|b",
+        "a^b",
+        "a`b",
+        "http://a",
+        "a\u{e9}",
+        "a\tb",
+    ] {
+        assert_eq!(
+            status(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")),
+            400,
+            "{host:?}"
+        );
+        assert_eq!(
+            status(format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n")),
+            400,
+            "{host:?}"
+        );
+    }
+}
+
+#[test]
+fn field_names_are_tokens_right_before_their_colon() {
+    for line in [
+        "X : y",
+        "X\t: y",
+        ": y",
+        " X: y",
+        "\tX: y",
+        "X",
+        "X y",
+        "X y: z",
+        "(X): y",
+        "X\u{e9}: y",
+        "X;: y",
+        "\"X\": y",
+        "X/Y: z",
+        "X@: z",
+        "X: y\r\n folded",
+        "X: y\r\n\tfolded",
+        "X: y\r\n ",
+        "X: y\r\n :",
+        "Content-Length : 5",
+        "Transfer-Encoding\t: chunked",
+    ] {
+        assert_eq!(status_with(line), 400, "{line:?}");
+    }
+    assert_eq!(status("GET / HTTP/1.1\r\n Host: a\r\n\r\n"), 400);
+    assert_eq!(status("GET / HTTP/1.1\r\n\tX: y\r\nHost: a\r\n\r\n"), 400);
+    let head = with("!#$%&'*+-.^_`|~09azAZ: y:z").unwrap();
+    assert_eq!(
+        head.fields().nth(1).unwrap(),
+        (&b"!#$%&'*+-.^_`|~09azAZ"[..], &b"y:z"[..])
+    );
+}
+
+#[test]
+fn field_values_keep_every_byte_that_is_no_control() {
+    let value: Vec<u8> = (0x21..=0x7e).chain(*b"\t ").chain(0x80..=0xff).collect();
+    let head = take(
+        [
+            b"GET / HTTP/1.1\r\nHost: a\r\nX:",
+            &value[..],
+            b" \t\r\n\r\n",
+        ]
+        .concat(),
+    )
+    .unwrap();
+    assert_eq!(head.fields().nth(1).unwrap().1, value);
+}
+
+#[test]
+fn content_length_is_one_decimal_number() {
+    for (lines, expected) in [
+        ("Content-Length: 0", Body::Length(0)),
+        ("Content-Length: 5", Body::Length(5)),
+        ("content-length:5", Body::Length(5)),
+        ("Content-Length: \t5\t ", Body::Length(5)),
+        ("Content-Length: 005", Body::Length(5)),
+        ("Content-Length: 5, 5", Body::Length(5)),
+        ("Content-Length: 5,05\t,5", Body::Length(5)),
+        ("Content-Length: 5\r\nCONTENT-LENGTH: 5", Body::Length(5)),
+        (
+            "Content-Length: 18446744073709551615",
+            Body::Length(u64::MAX),
+        ),
+        ("Content_Length: 7", Body::None),
+    ] {
+        assert_eq!(with(lines).unwrap().body(), expected, "{lines:?}");
+    }
+    for value in [
+        "",
+        " ",
+        "+5",
+        "-5",
+        "-0",
+        "0x5",
+        "5x",
+        "5 5",
+        "5;5",
+        "5.0",
+        "5e0",
+        "5,",
+        ",5",
+        "5,,5",
+        "5, 6",
+        "\"5\"",
+        "five",
+        "5\u{b2}",
+        "18446744073709551616",
+        "99999999999999999999999999999999",
+        "5\t5",
+        "0 5",
+        "1_000",
+    ] {
+        assert_eq!(
+            status_with(&format!("Content-Length: {value}")),
+            400,
+            "{value:?}"
+        );
+    }
+    assert_eq!(status_with("Content-Length: 5\r\nContent-Length: 6"), 400);
+    assert_eq!(
+        status_with("Content-Length: 5\r\nX: y\r\nContent-Length: 5, 6"),
+        400
+    );
+    assert_eq!(status_with("Content-Length: 5\r\nContent-Length:"), 400);
+}
+
+#[test]
+fn a_transfer_coding_list_ends_in_exactly_one_chunked() {
+    for lines in [
+        "Transfer-Encoding: chunked",
+        "transfer-encoding:ChUnKeD",
+        "Transfer-Encoding: \tchunked\t ",
+    ] {
+        assert_eq!(with(lines).unwrap().body(), Body::Chunked, "{lines:?}");
+    }
+    for value in [
+        "",
+        " ",
+        ",",
+        "chunked,",
+        ",chunked",
+        "chunked,,",
+        "chunked, chunked",
+        "chunked,identity",
+        "chunked, gzip",
+        "identity",
+        "gzip",
+        "xchunked",
+        "chunkedx",
+        "chunke",
+        "chunked chunked",
+        "gzip chunked",
+        "chunked;q=1",
+        "chunked;",
+        "gzip, chunked;a=b",
+        "\"chunked\"",
+        "'chunked'",
+        "gzip;a=\"b\", chunked",
+        "gzip;a=\"b, chunked\"",
+        "chunked\u{b}",
+        "\u{b}chunked",
+        "chunked\u{c}",
+        "gzip,, chunked",
+        "chunked, gzip, chunked",
+        "x/y, chunked",
+        "identity, identity",
+        "chunked\u{a0}",
+        "none, gzip",
+        "chunked\0",
+    ] {
+        assert_eq!(
+            status_with(&format!("Transfer-Encoding: {value}")),
+            400,
+            "{value:?}"
+        );
+    }
+    for value in [
+        "gzip, chunked",
+        "identity, chunked",
+        "gzip,deflate , chunked",
+        "gzip;a=b, chunked",
+        "gzip ; a = b ,chunked",
+        "xchunked, chunked",
+    ] {
+        assert_eq!(
+            status_with(&format!("Transfer-Encoding: {value}")),
+            501,
+            "{value:?}"
+        );
+    }
+}
+
+#[test]
+fn transfer_encoding_fields_are_one_list() {
+    let twice = |a: &str, b: &str| {
+        status_with(&format!(
+            "Transfer-Encoding: {a}\r\nX: y\r\ntransfer-encoding: {b}"
+        ))
+    };
+    assert_eq!(twice("chunked", "chunked"), 400);
+    assert_eq!(twice("chunked", "identity"), 400);
+    assert_eq!(twice("chunked", ""), 400);
+    assert_eq!(twice("", "chunked"), 400);
+    assert_eq!(twice("gzip", "chunked"), 501);
+}
+
+#[test]
+fn two_framings_are_refused_in_any_order() {
+    for lines in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Transfer-Encoding: chunked\r\nContent-Length: 0",
+        "Transfer-Encoding: gzip, chunked\r\nContent-Length: 5",
+        "Transfer-Encoding: identity\r\nContent-Length: 5",
+        "Transfer-Encoding:\r\nContent-Length: 5",
+        "Connection: Content-Length\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+        "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+    ] {
+        assert_eq!(status_with(lines), 400, "{lines:?}");
+    }
+}
+
+#[test]
+fn http_1_0_has_no_transfer_encoding() {
+    assert_eq!(
+        status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        400
+    );
+    assert_eq!(
+        status("POST / HTTP/1.0\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+        400
+    );
+    assert_eq!(
+        take("POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n")
+            .unwrap()
+            .body(),
+        Body::Length(3)
+    );
+    assert_eq!(take("POST / HTTP/1.0\r\n\r\n").unwrap().body(), Body::None);
+}
+
+#[test]
+fn some_empty_lines_before_a_request_are_skipped() {
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let head = take(format!("\r\n\r\n{request}")).unwrap();
+    assert_eq!(head.request_line(), b"GET / HTTP/1.1");
+    assert_eq!(status(format!("{}{request}", "\r\n".repeat(4))), 200);
+    assert_eq!(status(format!("{}{request}", "\r\n".repeat(5))), 400);
+    for wrong in [
+        "\n",
+        "\r",
+        "\r\r\n",
+        "\n\r\n",
+        " \r\n",
+        "\r\n\n",
+        "\r\n \r\n",
+    ] {
+        assert_eq!(status(format!("{wrong}{request}")), 400, "{wrong:?}");
+    }
+    assert_eq!(
+        RequestHead::default().take(b"\r\n\r\n\r", &LIMITS),
+        Ok(None)
+    );
+}
+
+#[test]
+fn limits_hold_to_the_byte() {
+    let small = HeadLimits {
+        head_bytes_max: 64,
+        fields_max: 3,
+    };
+    let take = |input: &[u8]| RequestHead::default().take(input, &small);
+    let fill = |prefix: &str, len: usize| {
+        let mut head = prefix.to_owned();
+        head.push_str(&"x".repeat(len - prefix.len() - 4));
+        head + "\r\n\r\n"
+    };
+    let fields = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
+    assert_eq!(take(fill(fields, 64).as_bytes()), Ok(Some(64)));
+    assert_eq!(take(fill(fields, 65).as_bytes()), Err(HeadError::TooLong));
+    assert_eq!(
+        take(&fill(fields, 100).as_bytes()[..64]),
+        Err(HeadError::TooLong)
+    );
+    assert_eq!(take(&fill(fields, 100).as_bytes()[..63]), Ok(None));
+    let line = format!("GET /{}", "x".repeat(100));
+    assert_eq!(take(&line.as_bytes()[..63]), Ok(None));
+    assert_eq!(
+        take(&line.as_bytes()[..64]),
+        Err(HeadError::RequestLineTooLong)
+    );
+    assert_eq!(take(line.as_bytes()), Err(HeadError::RequestLineTooLong));
+    assert_eq!(
+        take("X".repeat(64).as_bytes()),
+        Err(HeadError::RequestLineTooLong),
+        "a method without end"
+    );
+    // Empty lines before it do not count.
+    assert_eq!(
+        take(format!("\r\n\r\n{}", fill(fields, 64)).as_bytes()),
+        Ok(Some(68))
+    );
+
+    let three = b"GET / HTTP/1.1\r\nHost: a\r\nA:\r\nB:\r\n\r\n";
+    assert_eq!(take(three), Ok(Some(three.len())));
+    let four = b"GET / HTTP/1.1\r\nHost: a\r\nA:\r\nB:\r\nC:\r\n\r\n";
+    assert_eq!(take(four), Err(HeadError::TooManyFields));
+    assert_eq!(
+        take(&four[..four.len() - 2]),
+        Err(HeadError::TooManyFields),
+        "as soon as it is there"
+    );
+}
+
+#[test]
+fn more_fields_than_fit_in_one_go_are_taken_as_well() {
+    let limits = HeadLimits {
+        head_bytes_max: 1 << 20,
+        fields_max: 1000,
+    };
+    for count in [FIELDS_AT_ONCE - 1, FIELDS_AT_ONCE, FIELDS_AT_ONCE + 1, 1000] {
+        let input = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "X: y\r\n".repeat(count - 1)
+        );
+        let mut head = RequestHead::default();
+        assert_eq!(head.take(input.as_bytes(), &limits), Ok(Some(input.len())));
+        assert_eq!(head.fields().count(), count);
+    }
+}
+
+#[test]
+fn the_connection_persists_unless_the_version_or_an_option_says_otherwise() {
+    let keep_alive = |version: &str, lines: &str| {
+        take(format!("GET / {version}\r\nHost: a\r\n{lines}\r\n"))
+            .unwrap()
+            .keep_alive()
+    };
+    assert!(keep_alive("HTTP/1.1", ""));
+    assert!(!keep_alive("HTTP/1.1", "Connection: close\r\n"));
+    assert!(!keep_alive(
+        "HTTP/1.1",
+        "connection: , x,\tCLOSE ,keep-alive\r\n"
+    ));
+    assert!(!keep_alive(
+        "HTTP/1.1",
+        "Connection: keep-alive\r\nConnection: close\r\n"
+    ));
+    assert!(keep_alive(
+        "HTTP/1.1",
+        "Connection: closed, xclose, \"close\"\r\n"
+    ));
+    assert!(keep_alive("HTTP/1.1", "Proxy-Connection: close\r\n"));
+    assert!(!keep_alive("HTTP/1.0", ""));
+    assert!(!keep_alive("HTTP/1.0", "Proxy-Connection: keep-alive\r\n"));
+    assert!(keep_alive("HTTP/1.0", "Connection: Keep-Alive\r\n"));
+    assert!(!keep_alive("HTTP/1.0", "Connection: keep-alive, close\r\n"));
+}
+
+#[test]
+fn connection_options_are_bounded_like_fields() {
+    assert_eq!(
+        status_with(&format!("Connection: {}", "a,".repeat(100))),
+        200
+    );
+    assert_eq!(
+        status_with(&format!("Connection: {}", "a,".repeat(101))),
+        431
+    );
+    assert_eq!(
+        status_with(&format!("Connection: {}", ",".repeat(1000))),
+        200
+    );
+}
+
+#[test]
+fn a_client_waits_for_100_only_in_http_1_1_and_with_a_body_to_come() {
+    let expects = |head: &str| take(format!("{head}\r\n\r\n")).unwrap().expects_continue();
+    let base = "PUT / HTTP/1.1\r\nHost: a\r\n";
+    assert!(expects(&format!(
+        "{base}Content-Length: 1\r\nExpect: 100-continue"
+    )));
+    assert!(expects(&format!(
+        "{base}Transfer-Encoding: chunked\r\nexpect: x, 100-Continue"
+    )));
+    assert!(!expects(&format!("{base}Expect: 100-continue")));
+    assert!(!expects(&format!(
+        "{base}Content-Length: 0\r\nExpect: 100-continue"
+    )));
+    assert!(!expects(&format!(
+        "{base}Content-Length: 1\r\nExpect: 100-continued"
+    )));
+    assert!(!expects(
+        "PUT / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue"
+    ));
+}
+
+#[test]
+fn an_upgrade_needs_its_connection_option_and_a_protocol_that_may_pass() {
+    let upgrade = |lines: &str| with(lines).unwrap().upgrade();
+    assert!(upgrade("Connection: Upgrade\r\nUpgrade: websocket"));
+    assert!(upgrade(
+        "Connection: keep-alive, UPGRADE\r\nupgrade: h2c, WebSocket/13"
+    ));
+    assert!(!upgrade("Upgrade: websocket"));
+    assert!(!upgrade("Connection: Upgrade"));
+    assert!(!upgrade("Connection: Upgrade\r\nUpgrade:"));
+    assert!(!upgrade(
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__"
+    ));
+    assert!(!upgrade("Connection: Upgrade\r\nUpgrade: H2C,h2c/1,,h2c"));
+    assert!(!upgrade(
+        "Connection: Upgrade\r\nUpgrade: web socket, a/b/c, \"x\""
+    ));
+    let old = take("GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    assert!(!old.upgrade());
+}
+
+#[test]
+fn only_an_offered_protocol_can_be_chosen() {
+    let head = with("Connection: Upgrade\r\nUpgrade: h2c, websocket\r\nUpgrade: foo/2").unwrap();
+    assert!(
+        head.offers(b"websocket") && head.offers(b"WebSocket") && head.offers(b"foo/2, websocket")
+    );
+    for chosen in [
+        &b"h2c"[..],
+        b"",
+        b"foo",
+        b"foo/1",
+        b"bar",
+        b"websocket, bar",
+        b"websocket,",
+        b"foo/2,foo/2,foo/2,foo/2,foo/2",
+    ] {
+        assert!(!head.offers(chosen), "{}", chosen.escape_ascii());
+    }
+    assert!(!with("Upgrade: websocket").unwrap().offers(b"websocket"));
+}
+
+#[test]
+fn trailers_are_for_http_1_1_clients_that_say_so() {
+    let accepts = |lines: &str| with(lines).unwrap().accepts_trailers();
+    assert!(accepts("TE: trailers"));
+    assert!(accepts("te: gzip;q=0.5 ,\tTrailers\r\nConnection: TE"));
+    assert!(!accepts("TE: gzip"));
+    assert!(!accepts("TE: trailer, xtrailers, trailers;q=1"));
+    assert!(
+        !take("GET / HTTP/1.0\r\nTE: trailers\r\n\r\n")
+            .unwrap()
+            .accepts_trailers()
+    );
+}
+
+#[test]
+fn a_request_id_is_used_if_it_is_one_short_visible_word() {
+    let id = |lines: &str| with(lines).unwrap().request_id().map(<[u8]>::to_vec);
+    assert_eq!(id("X-Request-ID: a-1"), Some(b"a-1".to_vec()));
+    assert_eq!(
+        id(&format!("X-Request-ID: {}", "x".repeat(128))),
+        Some(vec![b'x'; 128])
+    );
+    assert_eq!(id(&format!("X-Request-ID: {}", "x".repeat(129))), None);
+    assert_eq!(id("X-Request-ID:"), None);
+    assert_eq!(id("X-Request-ID: a b"), None);
+    assert_eq!(id("X-Request-ID: \u{e9}"), None);
+    assert_eq!(id("X-Request-ID: a\r\nX-Request-ID: a"), None);
+    assert_eq!(
+        id("X-Request-ID: a\r\nX-Request-ID: b\r\nX-Request-Id: c"),
+        None
+    );
+    assert_eq!(id("X: y"), None);
+}
+
+#[test]
+fn a_cookie_is_found_by_its_whole_name() {
+    let head = with(
+        "Cookie: xrondo=1; rondo =2;rondo=3=4; rondo=5\r\nX: y\r\ncookie: other=6;\tlast=\"7\"",
+    )
+    .unwrap();
+    let cookie = |name: &str| {
+        head.cookie(name.as_bytes())
+            .map(|value| str::from_utf8(value).unwrap().to_owned())
+    };
+    assert_eq!(cookie("rondo").as_deref(), Some("3=4"));
+    assert_eq!(cookie("other").as_deref(), Some("6"));
+    assert_eq!(cookie("last").as_deref(), Some("\"7\""));
+    assert_eq!(cookie("ondo"), None);
+    assert_eq!(cookie("Rondo"), None);
+    assert_eq!(cookie("rond"), None);
+}
+
+#[test]
+fn the_log_has_the_request_line_of_a_refused_or_unfinished_head() {
+    let mut head = RequestHead::default();
+    assert_eq!(head.request_line(), b"");
+    for (input, line) in [
+        (&b"\r\n"[..], &b""[..]),
+        (b"\r\nGE", b"GE"),
+        (b"\r\nGET /a HTTP/1.1\r", b"GET /a HTTP/1.1"),
+        (b"\r\nGET /a HTTP/1.1\r\nX", b"GET /a HTTP/1.1"),
+        (b"\r\nGET /a HTTP/1.1\r\nX: y\r\n", b"GET /a HTTP/1.1"),
+    ] {
+        assert_eq!(head.take(input, &LIMITS), Ok(None));
+        assert_eq!(head.request_line(), line);
+        assert_eq!(
+            (head.fields().count(), head.host(), head.target()),
+            (0, None, &b""[..])
+        );
+    }
+    assert!(
+        head.take(b"\r\nGET /a HTTP/1.1\r\nX: y\r\n\r\n", &LIMITS)
+            .is_err(),
+        "no Host"
+    );
+    assert_eq!(head.request_line(), b"GET /a HTTP/1.1");
+    assert_eq!((head.method(), head.fields().count()), (&b"GET"[..], 0));
+
+    let long = format!("HEAD /{} HTTP/1.1\r\n", "x".repeat(5000));
+    head.clear();
+    assert_eq!(head.take(long.as_bytes(), &LIMITS), Ok(None));
+    assert_eq!(head.request_line(), &long.as_bytes()[..1024]);
+    let whole = long.clone() + "Host: a\r\n\r\n";
+    assert_eq!(head.take(whole.as_bytes(), &LIMITS), Ok(Some(whole.len())));
+    assert_eq!(head.request_line(), long.trim_end().as_bytes());
+    head.clear();
+    assert_eq!(
+        head.take((long + "\r\n").as_bytes(), &LIMITS)
+            .unwrap_err()
+            .status(),
+        400
+    );
+    assert!(head.is_head() && head.request_line().len() == 1024);
+}
+
+#[test]
+fn clearing_keeps_ordinary_memory_and_gives_back_the_rest() {
+    let mut head = RequestHead::default();
+    let input = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    head.take(input.as_bytes(), &LIMITS).unwrap();
+    let kept = head.head.bytes.as_ptr();
+    head.clear();
+    assert_eq!(
+        (head.method(), head.target(), head.host()),
+        (&b""[..], &b""[..], None)
+    );
+    head.take(input.as_bytes(), &LIMITS).unwrap();
+    assert_eq!(head.head.bytes.as_ptr(), kept);
+    head.clear();
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(10_000)
+    );
+    head.take(large.as_bytes(), &LIMITS).unwrap();
+    head.clear();
+    assert_eq!(head.head.bytes.capacity(), 0);
+}

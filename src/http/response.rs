@@ -1,0 +1,299 @@
+//! The head of a response: taken from a backend's bytes with the same suspicion as a client's. Next: `forward`.
+
+use crate::http::fields::{Field, Known, Span, members};
+use crate::http::framing::{Body, Framing, Message};
+use crate::http::head::{
+    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, NO_HEAD, offset, parse_version,
+    take_fields,
+};
+use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
+use crate::http::{HeadLimits, Version};
+use std::mem::MaybeUninit;
+
+/// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`]; its memory stays.
+#[derive(Debug, Default)]
+pub struct ResponseHead {
+    head: Head,
+    stage: Stage,
+    line: StatusLine,
+    framing: Framing,
+    connection: ConnectionOptions,
+    /// The only Upgrade field, if its value is a list of protocols.
+    upgrade: Option<Span>,
+}
+
+/// How far the head is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    StatusLine,
+    Fields,
+    Complete,
+    Refused(HeadError),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct StatusLine {
+    version: Version,
+    status: u16,
+    reason: Span,
+}
+
+impl ResponseHead {
+    /// Takes one head from the front of `input`, as [`RequestHead::take`](crate::http::RequestHead::take) does; but
+    /// nothing may come before the status line. Nothing is known before the head is complete.
+    pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        match self.stage {
+            Stage::Refused(error) => return Err(error),
+            Stage::Complete => self.clear(),
+            Stage::StatusLine | Stage::Fields => {}
+        }
+        let result = self.advance(input, limits);
+        if let Err(error) = result {
+            self.stage = Stage::Refused(error);
+        }
+        result
+    }
+
+    /// Forgets the head, keeps the memory unless it was an unusually large one.
+    pub fn clear(&mut self) {
+        self.head.clear();
+        let head = std::mem::take(&mut self.head);
+        *self = Self {
+            head,
+            ..Self::default()
+        };
+    }
+
+    fn advance(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
+        let input = &input[..input.len().min(bytes_max)];
+        let fresh = self.stage == Stage::StatusLine && self.head.lines.seen == 0;
+        let used = if fresh && let Some(used) = self.take_whole(input, limits) {
+            used
+        } else if let Some(used) = self.take_lines(input, limits)? {
+            self.head.bytes.extend_from_slice(&input[..used]);
+            used
+        } else if input.len() < bytes_max {
+            return Ok(None);
+        } else {
+            return Err(HeadError::TooLong);
+        };
+        self.finish(limits)?;
+        Ok(Some(used))
+    }
+
+    /// The common case, see [`RequestHead`](crate::http::RequestHead); `None` says only that it is not this one.
+    fn take_whole(&mut self, input: &[u8], limits: &HeadLimits) -> Option<usize> {
+        // httparse skips empty lines and drops a reason phrase with obs-text: both are for the other way.
+        const REASON_START: usize = "HTTP/1.1 200 ".len();
+        if !input.starts_with(b"HTTP/1.") {
+            return None;
+        }
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_AT_ONCE];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            input,
+            &mut slots,
+        );
+        let Ok(httparse::Status::Complete(used)) = status else {
+            return None;
+        };
+        let head = &input[..used];
+        let reason = match parsed.reason? {
+            "" if head[REASON_START - 1] == b'\r' || head[REASON_START] == b'\r' => Span::default(),
+            "" => return None,
+            reason => {
+                let start = offset(head, reason.as_bytes());
+                Span::new(start..start + reason.len())
+            }
+        };
+        let status = parsed.code.filter(|code| is_status(*code))?;
+        if parsed.headers.len() > limits.fields_max || !self.head.adopt(head, parsed.headers) {
+            return None;
+        }
+        let version = if parsed.version == Some(0) {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
+        self.line = StatusLine {
+            version,
+            status,
+            reason,
+        };
+        Some(used)
+    }
+
+    /// The same line by line, from where the last call stopped. This way alone says what is wrong.
+    fn take_lines(
+        &mut self,
+        input: &[u8],
+        limits: &HeadLimits,
+    ) -> Result<Option<usize>, HeadError> {
+        if self.stage == Stage::StatusLine {
+            // An answer without a status line (HTTP/0.9, another protocol) is refused at its first byte.
+            if !input
+                .iter()
+                .zip(b"HTTP/")
+                .all(|(byte, wanted)| byte == wanted)
+            {
+                return Err(HeadError::Malformed("not an HTTP/1 status line"));
+            }
+            let Some(line) = self.head.lines.next(input)? else {
+                return Ok(None);
+            };
+            self.line = StatusLine::parse(&input[line])?;
+            self.stage = Stage::Fields;
+        }
+        take_fields(
+            &mut self.head.lines,
+            &mut self.head.fields,
+            input,
+            limits.fields_max,
+        )
+    }
+
+    /// What can be judged only with the whole head.
+    fn finish(&mut self, limits: &HeadLimits) -> Result<(), HeadError> {
+        let mut upgrades = 0;
+        for Field {
+            value: place,
+            known,
+            ..
+        } in &self.head.fields
+        {
+            let value = place.of(&self.head.bytes);
+            match known {
+                Known::ContentLength => self.framing.add_length(value)?,
+                Known::TransferEncoding => self.framing.add_codings(value)?,
+                Known::Connection => self.connection.add(value, limits)?,
+                Known::Upgrade => {
+                    upgrades += 1;
+                    self.upgrade =
+                        (upgrades == 1 && members(value).all(is_protocol)).then_some(*place);
+                }
+                _ => {}
+            }
+        }
+        self.framing.check(self.line.version)?;
+        if self.connection.names_fields {
+            mark_named(&mut self.head);
+        }
+        self.stage = Stage::Complete;
+        Ok(())
+    }
+
+    /// 100 to 599.
+    pub fn status(&self) -> u16 {
+        self.line.status
+    }
+
+    /// The reason phrase as received; it may be empty or hold obs-text.
+    pub fn reason(&self) -> &[u8] {
+        self.line.reason.of(&self.head.bytes)
+    }
+
+    /// The version the backend speaks.
+    pub fn version(&self) -> Version {
+        self.line.version
+    }
+
+    /// The field lines as received: name, and value without the white space around it.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.complete().fields()
+    }
+
+    /// How the body is delimited. After a 101 there is none; what follows belongs to the new protocol.
+    pub fn body(&self, request_is_head: bool) -> Body {
+        self.framing.body(Message::Response {
+            status: self.line.status,
+            request_is_head,
+        })
+    }
+
+    /// The value of Content-Length, which describes a body even where there is none (HEAD, 304).
+    pub fn content_length(&self) -> Option<u64> {
+        self.framing.length
+    }
+
+    /// Whether the backend lets the connection persist (RFC 9112 9.3). A body that ends with the connection and a
+    /// 101 end its use for HTTP all the same.
+    pub fn keep_alive(&self) -> bool {
+        self.connection.persists(self.line.version)
+    }
+
+    /// Whether another response follows: 1xx, except 101 (RFC 9110 15.2).
+    pub fn is_interim(&self) -> bool {
+        matches!(self.line.status, 100..=199) && self.line.status != 101
+    }
+
+    /// The protocols that the backend names in its only Upgrade field, with `Connection: upgrade` (RFC 9110 7.8: both
+    /// are needed). A 101 without is a bad answer; so is one that the request does not offer
+    /// ([`RequestHead::offers`](crate::http::RequestHead::offers)).
+    pub fn upgrade(&self) -> Option<&[u8]> {
+        let place = self.upgrade.filter(|_| self.connection.upgrade)?;
+        Some(place.of(&self.head.bytes))
+    }
+
+    /// Whether a Connection field names `name`: then a trailer field of this name is not forwarded either.
+    pub fn connection_names(&self, name: &[u8]) -> bool {
+        let Head { bytes, fields, .. } = self.complete();
+        self.connection.names_fields
+            && fields
+                .iter()
+                .filter(|field| field.known == Known::Connection)
+                .flat_map(|field| members(field.value.of(bytes)))
+                .any(|option| option.eq_ignore_ascii_case(name))
+    }
+
+    /// The head once it is complete; nothing before: places in it mean nothing then.
+    pub(crate) fn complete(&self) -> &Head {
+        if self.stage == Stage::Complete {
+            &self.head
+        } else {
+            &NO_HEAD
+        }
+    }
+}
+
+impl StatusLine {
+    /// `HTTP-version SP 3DIGIT [SP reason]`, of which the bytes are already known to be free of controls. RFC 9112 4
+    /// wants the second space even before an empty reason; many leave it out, and nothing depends on it.
+    fn parse(line: &[u8]) -> Result<Self, HeadError> {
+        const VERSION_LEN: usize = "HTTP/1.1".len();
+        let Some((version, [b' ', rest @ ..])) = line.split_at_checked(VERSION_LEN) else {
+            return Err(HeadError::Malformed("invalid status line"));
+        };
+        let version = parse_version(version)?;
+        let (code, reason) = match rest {
+            [a, b, c] => ([*a, *b, *c], VERSION_LEN + 4..line.len()),
+            [a, b, c, b' ', ..] => ([*a, *b, *c], VERSION_LEN + 5..line.len()),
+            _ => return Err(HeadError::Malformed("invalid status line")),
+        };
+        if !code.iter().all(u8::is_ascii_digit) {
+            return Err(HeadError::Malformed("invalid status code"));
+        }
+        let status = code
+            .iter()
+            .fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+        if !is_status(status) {
+            return Err(HeadError::Malformed("status code out of range"));
+        }
+        Ok(Self {
+            version,
+            status,
+            reason: Span::new(reason),
+        })
+    }
+}
+
+/// RFC 9110 15: anything outside is invalid.
+fn is_status(code: u16) -> bool {
+    (100..=599).contains(&code)
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

@@ -1,0 +1,146 @@
+//! The request target and Host (RFC 9112 3.2): which of the four forms, whose authority, what is asked of the backend.
+//!
+//! Path and query are never changed or decoded: they decide nothing here, so there is nothing to disagree about, and
+//! a stray `%` in a URL is the origin's business. What is checked is what ends a line or names a host. Next: `framing`.
+
+use crate::http::fields::table;
+use crate::http::head::HeadError;
+use std::net::Ipv6Addr;
+use std::ops::Range;
+
+/// What a valid target means. The places are relative to the target's first byte.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The authority of an absolute-form target.
+    pub(crate) authority: Option<Range<usize>>,
+    pub(crate) resource: Resource,
+}
+
+/// What the backend is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// Path and query, as received.
+    Path(Range<usize>),
+    /// An absolute-form target without a path: `/` goes before this, which is empty or a query.
+    NoPath(Range<usize>),
+    /// `OPTIONS *`, or `OPTIONS` with an absolute-form target that has neither path nor query (RFC 9112 3.2.4).
+    Asterisk,
+}
+
+impl Target {
+    /// Reads a target of visible ASCII characters.
+    ///
+    /// The grammar has no place for a fragment. One that comes all the same is cut off, as nginx does: it is meant for
+    /// the client, and a backend that never sees `#` cannot read it in its own way.
+    pub(crate) fn read(method: &[u8], target: &[u8]) -> Result<Self, HeadError> {
+        let end = target
+            .iter()
+            .position(|byte| *byte == b'#')
+            .unwrap_or(target.len());
+        if target.starts_with(b"/") {
+            return Ok(Self {
+                authority: None,
+                resource: Resource::Path(0..end),
+            });
+        }
+        if target == b"*" {
+            return if method == b"OPTIONS" {
+                Ok(Self {
+                    authority: None,
+                    resource: Resource::Asterisk,
+                })
+            } else {
+                Err(HeadError::Malformed(
+                    "asterisk target with a method other than OPTIONS",
+                ))
+            };
+        }
+        let Some(start) = after_scheme(target) else {
+            return Err(HeadError::Malformed(
+                "target is neither a path nor an http URL",
+            ));
+        };
+        let authority_len = target[start..end]
+            .iter()
+            .position(|byte| matches!(byte, b'/' | b'?'))
+            .unwrap_or(end - start);
+        let path = start + authority_len;
+        if !is_authority(&target[start..path]) {
+            return Err(HeadError::Malformed("invalid authority in the target"));
+        }
+        let resource = match target[path..end].first() {
+            Some(b'/') => Resource::Path(path..end),
+            None if method == b"OPTIONS" => Resource::Asterisk,
+            _ => Resource::NoPath(path..end),
+        };
+        Ok(Self {
+            authority: Some(start..path),
+            resource,
+        })
+    }
+}
+
+/// Where the authority of an absolute URL begins. Schemes are compared without regard to case (RFC 3986 3.1).
+fn after_scheme(target: &[u8]) -> Option<usize> {
+    [b"http://".as_slice(), b"https://"]
+        .into_iter()
+        .find(|scheme| {
+            target
+                .get(..scheme.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+        })
+        .map(<[u8]>::len)
+}
+
+/// Whether `bytes` is `uri-host [":" port]` with a host in it (RFC 9110 4.2.1: an empty one is invalid), and without
+/// userinfo (RFC 9110 4.2.4). Of the IP literals only IPv6 addresses exist.
+pub(crate) fn is_authority(bytes: &[u8]) -> bool {
+    let (host, rest) = if let Some(inside) = bytes.strip_prefix(b"[") {
+        let Some(end) = inside.iter().position(|byte| *byte == b']') else {
+            return false;
+        };
+        let (address, rest) = (&inside[..end], &inside[end + 1..]);
+        let is_address = str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+        (is_address, rest)
+    } else {
+        let end = bytes
+            .iter()
+            .position(|byte| *byte == b':')
+            .unwrap_or(bytes.len());
+        (end > 0 && is_reg_name(&bytes[..end]), &bytes[end..])
+    };
+    host && match rest.split_first() {
+        None => true,
+        Some((b':', port)) => is_port(port),
+        Some(_) => false,
+    }
+}
+
+/// RFC 3986 3.2.2.
+fn is_reg_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match (byte, after) {
+            (b'%', [high, low, after @ ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                after
+            }
+            _ if REG_NAME[*byte as usize] => after,
+            _ => return false,
+        };
+    }
+    true
+}
+
+/// Digits that make a port number; none at all is the default port (RFC 3986 3.2.3).
+fn is_port(port: &[u8]) -> bool {
+    let number = port.iter().try_fold(0_u16, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u16::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    });
+    number.is_some()
+}
+
+/// Unreserved characters and sub-delims.
+const REG_NAME: [bool; 256] = table(b"-._~!$&'()*+,;=");

@@ -1,0 +1,169 @@
+//! The listener's thread: accepts connections and hands each to the worker that has the fewest.
+//!
+//! It does as little as it can, and it never spins: out of descriptors it pauses, at
+//! `proxy.max_connections` it asks for room and leaves new clients in the kernel's backlog.
+//!
+//! Read next: worker.rs, which takes the connections over.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Proxy;
+use crate::mailbox::MailboxSender;
+use crate::poller::NEVER;
+use crate::runtime::Runtime;
+
+/// The kernel cuts this down to `net.core.somaxconn`; std would ask for 128.
+const BACKLOG: i32 = 65_535;
+
+/// How long accepting pauses when the process is out of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a listener that waits for room looks again, should nobody wake it.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
+
+/// Opens the listening socket that `proxy` describes.
+pub fn bind(proxy: &Proxy) -> io::Result<TcpListener> {
+    match proxy.address {
+        Some(address) => listen(address, proxy.port),
+        // One socket for both families, or IPv4 alone where the kernel has no IPv6.
+        None => listen(Ipv6Addr::UNSPECIFIED.into(), proxy.port).or_else(|error| {
+            let no_ipv6 = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
+            match error.raw_os_error() {
+                Some(code) if no_ipv6.contains(&code) => {
+                    listen(Ipv4Addr::UNSPECIFIED.into(), proxy.port)
+                }
+                _ => Err(error),
+            }
+        }),
+    }
+}
+
+/// The address that `bind` tries first.
+pub fn wanted_address(proxy: &Proxy) -> SocketAddr {
+    SocketAddr::new(
+        proxy.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
+        proxy.port,
+    )
+}
+
+fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(address, port);
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // A restart must not wait for the connections of the last run to be forgotten.
+    socket.set_reuse_address(true)?;
+    // Connections inherit this one: no system call for each of them.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the process drains. Whatever is in the backlog then is still taken.
+pub fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime) {
+    while runtime.draining_since().is_none() {
+        if runtime.open.has_room() {
+            match accept_all(listener, workers, runtime) {
+                Ok(()) => wait(Some(listener), None, runtime),
+                Err(error) => pause(&error, runtime),
+            }
+        } else {
+            wait(Some(listener), None, runtime);
+            make_room(workers, runtime);
+        }
+    }
+    // Each error or refusal ends this: what cannot be taken now is reset by the close.
+    let _ = accept_all(listener, workers, runtime);
+}
+
+/// Accepts what is there, as long as there is room.
+fn accept_all(
+    listener: &TcpListener,
+    workers: &[MailboxSender],
+    runtime: &Runtime,
+) -> io::Result<()> {
+    while runtime.open.has_room() {
+        match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((socket, address)) => {
+                let Some(address) = address.and_then(|address| SocketAddr::try_from(address).ok())
+                else {
+                    continue;
+                };
+                // A client of an IPv4 network is one, whichever socket it came through.
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
+                    return Ok(());
+                };
+                runtime.open.add();
+                if worker.send((TcpStream::from(socket), address)).is_err() {
+                    runtime.open.remove();
+                }
+            }
+            Err(Errno::AGAIN) => return Ok(()),
+            // This connection is gone or was filtered out; the next one may be fine.
+            Err(Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a new connection (if `listener` is given) or for the bell.
+fn wait(listener: Option<&TcpListener>, timeout: Option<Duration>, runtime: &Runtime) {
+    let bell = &runtime.open.listener;
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: 0,
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let bell_fd = bell.as_fd();
+    let mut fds = vec![PollFd::new(&bell_fd, PollFlags::IN)];
+    fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+    // Whatever it says, the caller looks for itself.
+    let _ = poll(&mut fds, timeout.as_ref());
+    if !fds[0].revents().is_empty() {
+        bell.reset();
+    }
+}
+
+/// At the limit, with somebody waiting: has the client closed that has been idle longest.
+fn make_room(workers: &[MailboxSender], runtime: &Runtime) {
+    runtime.open.listener_waits();
+    if runtime.open.has_room() {
+        return;
+    }
+    let longest = workers.iter().min_by_key(|worker| worker.oldest_idle());
+    if let Some(worker) = longest.filter(|worker| worker.oldest_idle() != NEVER) {
+        worker.ask_for_room();
+    }
+    wait(None, Some(ROOM_LOOK), runtime);
+}
+
+/// Out of descriptors or memory: accepting again at once would only burn the processor.
+fn pause(error: &io::Error, runtime: &Runtime) {
+    log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
+    wait(None, Some(PAUSE), runtime);
+}
+
+/// The listener's thread.
+pub fn thread(
+    listener: TcpListener,
+    workers: Vec<MailboxSender>,
+    runtime: Arc<Runtime>,
+) -> impl FnOnce() {
+    move || run(&listener, &workers, &runtime)
+}

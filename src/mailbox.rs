@@ -1,0 +1,194 @@
+//! How the listener hands connections to a worker: a bounded channel, and a bell that is rung only
+//! when the worker sleeps.
+//!
+//! The worker announces that it is going to sleep and then looks at the channel once more; the
+//! listener puts a connection in and then looks whether the worker sleeps. Whatever the order,
+//! one of them sees the other, and a busy worker costs the listener no system call.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, SendError, Sender, TryRecvError, TrySendError, bounded};
+
+use crate::poller::{Millis, NEVER, Waker};
+
+/// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
+const WAITING_MAX: usize = 1024;
+
+/// A connection just accepted.
+pub type Accepted = (TcpStream, SocketAddr);
+
+/// One worker, as the listener sees it.
+#[derive(Debug)]
+pub struct Mailbox {
+    /// Wakes the worker.
+    pub waker: Waker,
+    receiver: Receiver<Accepted>,
+    sleeps: AtomicBool,
+    /// Connections handed over and not yet closed.
+    load: AtomicUsize,
+    /// Since when the worker's longest idle client has been idle.
+    oldest_idle: AtomicU64,
+    /// Idle clients that the worker is asked to close, to make room.
+    to_evict: AtomicU32,
+}
+
+/// The listener's end of a mailbox. When it is gone, no more connections will come.
+#[derive(Debug)]
+pub struct MailboxSender {
+    mailbox: std::sync::Arc<Mailbox>,
+    sender: Sender<Accepted>,
+}
+
+/// A mailbox and the end to put things into.
+pub fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
+    let (sender, receiver) = bounded(WAITING_MAX);
+    let mailbox = std::sync::Arc::new(Mailbox {
+        waker: Waker::new()?,
+        receiver,
+        sleeps: AtomicBool::new(false),
+        load: AtomicUsize::new(0),
+        oldest_idle: AtomicU64::new(NEVER),
+        to_evict: AtomicU32::new(0),
+    });
+    Ok((mailbox.clone(), MailboxSender { mailbox, sender }))
+}
+
+impl MailboxSender {
+    /// Hands a connection over. It comes back when the worker is gone.
+    pub fn send(&self, accepted: Accepted) -> Result<(), Accepted> {
+        self.mailbox.load.fetch_add(1, Ordering::Relaxed);
+        let sent = match self.sender.try_send(accepted) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(accepted)) => {
+                self.wake();
+                self.sender
+                    .send(accepted)
+                    .map_err(|SendError(accepted)| accepted)
+            }
+            Err(TrySendError::Disconnected(accepted)) => Err(accepted),
+        };
+        self.wake();
+        sent
+    }
+
+    /// How many connections the worker has.
+    pub fn load(&self) -> usize {
+        self.mailbox.load.load(Ordering::Relaxed)
+    }
+
+    /// Since when the worker's longest idle client has been idle.
+    pub fn oldest_idle(&self) -> Millis {
+        self.mailbox.oldest_idle.load(Ordering::Relaxed)
+    }
+
+    /// Asks the worker to close its longest idle client.
+    pub fn ask_for_room(&self) {
+        self.mailbox.to_evict.fetch_add(1, Ordering::SeqCst);
+        self.mailbox.waker.wake();
+    }
+
+    fn wake(&self) {
+        if self.mailbox.sleeps.load(Ordering::SeqCst)
+            && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
+        {
+            self.mailbox.waker.wake();
+        }
+    }
+}
+
+impl Mailbox {
+    /// Announces that the worker is about to sleep. False: something is there, so it must not.
+    pub fn fall_asleep(&self) -> bool {
+        self.sleeps.store(true, Ordering::SeqCst);
+        self.receiver.is_empty()
+    }
+
+    /// The worker is awake and needs no bell.
+    pub fn wake_up(&self) {
+        self.sleeps.store(false, Ordering::SeqCst);
+    }
+
+    /// The next connection. `Err(true)`: none will come any more.
+    pub fn receive(&self) -> Result<Accepted, bool> {
+        self.receiver
+            .try_recv()
+            .map_err(|error| error == TryRecvError::Disconnected)
+    }
+
+    /// Counts a connection as closed.
+    pub fn closed_one(&self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Tells the listener how old the longest idle client is.
+    pub fn publish_oldest_idle(&self, since: Millis) {
+        self.oldest_idle.store(since, Ordering::Relaxed);
+    }
+
+    /// How many idle clients the listener has asked to close since the last call.
+    pub fn take_evictions(&self) -> u32 {
+        if self.to_evict.load(Ordering::Relaxed) == 0 {
+            0
+        } else {
+            self.to_evict.swap(0, Ordering::SeqCst)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::poller::{Events, Poller};
+
+    fn connection() -> Accepted {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let address = stream.local_addr().unwrap();
+        (stream, address)
+    }
+
+    #[test]
+    fn a_worker_that_falls_asleep_after_a_hand_over_is_told_not_to() {
+        let (mailbox, sender) = mailbox().unwrap();
+        assert!(mailbox.fall_asleep());
+        mailbox.wake_up();
+        sender.send(connection()).unwrap();
+        assert!(!mailbox.fall_asleep());
+        assert!(mailbox.receive().is_ok());
+    }
+
+    #[test]
+    fn a_sleeping_worker_is_woken_by_a_hand_over() {
+        let (mailbox, sender) = mailbox().unwrap();
+        let poller = Poller::new(&mailbox.waker).unwrap();
+        assert!(mailbox.fall_asleep());
+        sender.send(connection()).unwrap();
+        // Would wait for ever if nobody had rung.
+        poller.wait(&mut Events::default(), None).unwrap();
+        assert_eq!(sender.load(), 1);
+        assert!(mailbox.receive().is_ok());
+        mailbox.closed_one();
+        assert_eq!(sender.load(), 0);
+    }
+
+    #[test]
+    fn the_worker_learns_that_no_more_will_come() {
+        let (mailbox, sender) = mailbox().unwrap();
+        sender.send(connection()).unwrap();
+        drop(sender);
+        assert!(mailbox.receive().is_ok());
+        assert!(mailbox.receive().unwrap_err());
+    }
+
+    #[test]
+    fn evictions_are_taken_once() {
+        let (mailbox, sender) = mailbox().unwrap();
+        sender.ask_for_room();
+        sender.ask_for_room();
+        assert_eq!((mailbox.take_evictions(), mailbox.take_evictions()), (2, 0));
+    }
+}

@@ -1,0 +1,349 @@
+//! Readiness, wake-up and deadlines: the one place where a worker waits.
+//!
+//! Every socket is registered once, edge-triggered, for both directions. So a request costs no
+//! `epoll_ctl`, and an event says only that something *became* possible: whoever gets it notes
+//! it in the connection (connection.rs) and tries until the kernel says "would block".
+//!
+//! Read next: connection.rs, which remembers what the events said.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+
+use crate::slab::Key;
+
+/// What an event says about a socket.
+pub type Readiness = epoll::EventFlags;
+
+/// Events taken from the kernel at once.
+const EVENTS_MAX: usize = 256;
+
+/// The token of the eventfd; no socket has it, since indices stay below 2^31.
+const WAKE_TOKEN: u64 = u64::MAX;
+
+/// In a token: the socket is a backend's.
+const BACKEND_BIT: u64 = 1 << 63;
+
+/// Whose socket an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A client's connection.
+    Client(Key),
+    /// A backend's connection.
+    Backend(Key),
+}
+
+impl Source {
+    fn token(self) -> u64 {
+        let (bit, key) = match self {
+            Source::Client(key) => (0, key),
+            Source::Backend(key) => (BACKEND_BIT, key),
+        };
+        bit | u64::from(key.generation) << 32 | u64::from(key.index)
+    }
+
+    fn from_token(token: u64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the halves of a token are cut out here"
+        )]
+        let key = Key {
+            index: token as u32,
+            generation: (token >> 32) as u32 & 0x7fff_ffff,
+        };
+        if token & BACKEND_BIT == 0 {
+            Source::Client(key)
+        } else {
+            Source::Backend(key)
+        }
+    }
+}
+
+/// An epoll instance.
+#[derive(Debug)]
+pub struct Poller {
+    epoll: OwnedFd,
+}
+
+/// The events that a wait brought. It stays on the thread that waits.
+pub struct Events(Vec<epoll::Event>);
+
+impl Poller {
+    /// A poller that `waker` wakes.
+    pub fn new(waker: &Waker) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // Edge-triggered: each write to the eventfd is an event, and nobody has to read it empty.
+        let flags = Readiness::IN | Readiness::ET;
+        epoll::add(
+            &epoll,
+            &*waker.eventfd,
+            epoll::EventData::new_u64(WAKE_TOKEN),
+            flags,
+        )?;
+        Ok(Self { epoll })
+    }
+
+    /// Registers a socket for all it will ever report. Closing the socket ends the registration.
+    pub fn register(&self, socket: impl AsFd, source: Source) -> io::Result<()> {
+        let flags = Readiness::IN | Readiness::OUT | Readiness::RDHUP | Readiness::ET;
+        epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(source.token()),
+            flags,
+        )?;
+        Ok(())
+    }
+
+    /// Waits for events, at most until `timeout` is over (`None`: for ever). A signal or the waker
+    /// end the wait without an event.
+    pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        events.0.clear();
+        let timeout = timeout.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let buffer = rustix::buffer::spare_capacity(&mut events.0);
+        match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(Vec::with_capacity(EVENTS_MAX))
+    }
+}
+
+impl Events {
+    /// What the last wait brought.
+    pub fn iter(&self) -> impl Iterator<Item = (Source, Readiness)> + '_ {
+        let of_socket = |event: &&epoll::Event| event.data.u64() != WAKE_TOKEN;
+        self.0
+            .iter()
+            .filter(of_socket)
+            .map(|event| (Source::from_token(event.data.u64()), event.flags))
+    }
+}
+
+/// Wakes a thread that waits in a poller, from any other thread.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    eventfd: Arc<OwnedFd>,
+}
+
+impl Waker {
+    /// A new eventfd.
+    pub fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self {
+            eventfd: Arc::new(eventfd(0, flags)?),
+        })
+    }
+
+    /// Ends the other thread's wait, now or at its next one.
+    pub fn wake(&self) {
+        // The one error is a full counter, and then the thread has been woken already.
+        let _ = rustix::io::write(&*self.eventfd, &1_u64.to_ne_bytes());
+    }
+
+    /// The descriptor, for a thread that waits with poll(2).
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+
+    /// Takes back the wake-ups so far, for a thread that waits level-triggered.
+    pub fn reset(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&*self.eventfd, &mut count);
+    }
+}
+
+/// Milliseconds on the worker's clock.
+pub type Millis = u64;
+
+/// The time that lies beyond every other: no deadline.
+pub const NEVER: Millis = Millis::MAX;
+
+/// The worker's clock, read once for each batch of events.
+#[derive(Debug)]
+pub struct Clock {
+    epoch: Instant,
+    now_us: u64,
+}
+
+impl Clock {
+    /// Starts at `epoch`; workers share it so that their times can be compared.
+    pub fn new(epoch: Instant) -> Self {
+        let mut clock = Self { epoch, now_us: 0 };
+        clock.read();
+        clock
+    }
+
+    /// Reads the time.
+    pub fn read(&mut self) {
+        self.now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER - 1);
+    }
+
+    /// The time when it was last read.
+    pub fn now(&self) -> Millis {
+        self.now_us / 1000
+    }
+
+    /// The same in microseconds, to measure with.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// The moment that lies `duration` after `from`.
+    pub fn after(from: Millis, duration: Duration) -> Millis {
+        from.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(NEVER))
+    }
+}
+
+/// Alarms, at most one for each client connection.
+///
+/// Renewing a deadline is the common case and costs nothing here: a connection whose deadline
+/// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set anew.
+/// Only a deadline that comes *nearer* moves the alarm.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    set: BTreeSet<(Millis, u32)>,
+}
+
+impl Alarms {
+    /// Makes the alarm of `index`, now set for `alarm`, ring no later than `deadline`.
+    pub fn ensure(&mut self, index: u32, alarm: &mut Millis, deadline: Millis) {
+        if deadline < *alarm {
+            self.cancel(index, alarm);
+            self.set.insert((deadline, index));
+            *alarm = deadline;
+        }
+    }
+
+    /// Takes the alarm back.
+    pub fn cancel(&mut self, index: u32, alarm: &mut Millis) {
+        if *alarm != NEVER {
+            self.set.remove(&(*alarm, index));
+            *alarm = NEVER;
+        }
+    }
+
+    /// Takes out one alarm that has rung by `now`; its owner must mark it as `NEVER`.
+    pub fn rung(&mut self, now: Millis) -> Option<u32> {
+        let (at, index) = *self.set.first()?;
+        if at > now {
+            return None;
+        }
+        self.set.pop_first();
+        Some(index)
+    }
+
+    /// When the next alarm rings.
+    pub fn next(&self) -> Millis {
+        self.set.first().map_or(NEVER, |(at, _)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const KEY: Key = Key {
+        index: 7,
+        generation: 3,
+    };
+
+    #[test]
+    fn a_token_carries_the_source_there_and_back() {
+        let edge = Key {
+            index: 0x7fff_ffff,
+            generation: 0x7fff_fffe,
+        };
+        for source in [
+            Source::Client(KEY),
+            Source::Backend(KEY),
+            Source::Client(edge),
+            Source::Backend(edge),
+        ] {
+            assert_eq!(Source::from_token(source.token()), source);
+            assert_ne!(source.token(), WAKE_TOKEN);
+        }
+    }
+
+    #[test]
+    fn a_waker_ends_every_wait_it_is_called_for_though_nobody_reads_the_eventfd() {
+        let waker = Waker::new().unwrap();
+        let mut events = Events::default();
+        let poller = Poller::new(&waker).unwrap();
+        for _ in 0..3 {
+            waker.wake();
+            poller.wait(&mut events, None).unwrap();
+            assert_eq!(events.iter().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_socket_reports_what_became_possible_and_then_keeps_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let mut events = Events::default();
+        let poller = Poller::new(&Waker::new().unwrap()).unwrap();
+        poller.register(&far, Source::Client(KEY)).unwrap();
+        near.write_all(b"x").unwrap();
+        let mut seen = Readiness::empty();
+        while !seen.contains(Readiness::IN | Readiness::OUT) {
+            poller.wait(&mut events, None).unwrap();
+            for (source, flags) in events.iter() {
+                assert_eq!(source, Source::Client(KEY));
+                seen |= flags;
+            }
+        }
+        poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        assert_eq!(events.iter().count(), 0);
+        drop(near);
+        poller.wait(&mut events, None).unwrap();
+        assert!(
+            events
+                .iter()
+                .all(|(_, flags)| flags.contains(Readiness::RDHUP))
+        );
+    }
+
+    #[test]
+    fn a_deadline_that_moves_away_leaves_the_alarm_alone_and_a_nearer_one_moves_it() {
+        let mut alarms = Alarms::default();
+        let mut alarm = NEVER;
+        alarms.ensure(1, &mut alarm, 100);
+        alarms.ensure(1, &mut alarm, 500);
+        assert_eq!((alarm, alarms.next()), (100, 100));
+        alarms.ensure(1, &mut alarm, 50);
+        assert_eq!((alarm, alarms.next()), (50, 50));
+        assert_eq!(alarms.rung(49), None);
+        assert_eq!(alarms.rung(50), Some(1));
+        assert_eq!((alarms.rung(1000), alarms.next()), (None, NEVER));
+    }
+
+    #[test]
+    fn a_cancelled_alarm_never_rings() {
+        let mut alarms = Alarms::default();
+        let (mut first, mut second) = (NEVER, NEVER);
+        alarms.ensure(1, &mut first, 10);
+        alarms.ensure(2, &mut second, 10);
+        alarms.cancel(1, &mut first);
+        assert_eq!(first, NEVER);
+        assert_eq!(alarms.rung(10), Some(2));
+        assert_eq!(alarms.rung(10), None);
+    }
+}

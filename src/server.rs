@@ -1,0 +1,229 @@
+//! Starts the threads and stops them.
+//!
+//! Read next: listener.rs, where a connection comes in.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::access_log::AccessLog;
+use crate::config::{Config, descriptor_budget};
+use crate::listener;
+use crate::mailbox::{Mailbox, mailbox};
+use crate::runtime::Runtime;
+use crate::worker::Worker;
+
+/// Enough for every thread here; the default of 8 MiB would count against small machines.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// How long a stop waits for an output that does not take the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long a process that has failed gives the event log to say so.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
+/// A balancer that runs.
+#[derive(Debug)]
+pub struct Server {
+    runtime: Arc<Runtime>,
+    local_address: SocketAddr,
+    signals: Receiver<()>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// Closed when the last worker has ended.
+    workers_done: Receiver<()>,
+    access_log: Option<AccessLog>,
+}
+
+/// Why the balancer cannot run.
+#[derive(Debug)]
+pub enum StartError {
+    /// The listening socket cannot be opened.
+    Listen(SocketAddr, io::Error),
+    /// A thread, a descriptor or another thing that every process needs is not to be had.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot listen on {address}: the port is in use; choose another in proxy.port"
+                )
+            }
+            StartError::Listen(address, error)
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                write!(
+                    f,
+                    "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE"
+                )
+            }
+            StartError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            StartError::System(what, error) => write!(f, "cannot start: {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Server {
+    /// Starts everything that `config` describes. When this returns, connections are accepted.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        // Before any other thread, so that no signal finds a process that does not know it.
+        let signals = watch_signals().map_err(|error| StartError::System("signals", error))?;
+        let descriptors = raise_descriptor_limit();
+        let asked = config.proxy.max_connections;
+        let connections_max = descriptor_budget(descriptors, &config);
+        if connections_max < asked {
+            log::warn!(
+                "proxy.max_connections is {connections_max} instead of {asked}: {descriptors} descriptors allow no more"
+            );
+        }
+        let socket = listener::bind(&config.proxy)
+            .map_err(|error| StartError::Listen(listener::wanted_address(&config.proxy), error))?;
+        let local_address = socket
+            .local_addr()
+            .map_err(|error| StartError::System("the listening socket", error))?;
+
+        let log_format = config.proxy.access_log.format();
+        let access_log = log_format.map(|_| AccessLog::start()).transpose();
+        let access_log = access_log.map_err(|error| StartError::System("the access log", error))?;
+        let runtime = Runtime::new(config, connections_max)
+            .map_err(|error| StartError::System("an eventfd", error))?;
+        let runtime = Arc::new(runtime);
+
+        let (done, workers_done) = bounded(0);
+        let (mut mailboxes, mut senders) = (Vec::new(), Vec::new());
+        for number in 1..=runtime.config.proxy.workers {
+            let (mailbox, sender) =
+                mailbox().map_err(|error| StartError::System("an eventfd", error))?;
+            let log = access_log.as_ref().map(AccessLog::writer).zip(log_format);
+            let worker = Worker::new(runtime.clone(), mailbox.clone(), log)
+                .map_err(|error| StartError::System("a poller", error))?;
+            let done = done.clone();
+            spawn(format!("worker-{number}"), move || {
+                worker.run();
+                drop(done);
+            })?;
+            mailboxes.push(mailbox);
+            senders.push(sender);
+        }
+        log::info!("listening on {local_address}");
+        spawn(
+            "listener".to_owned(),
+            listener::thread(socket, senders, runtime.clone()),
+        )?;
+        Ok(Self {
+            runtime,
+            local_address,
+            signals,
+            mailboxes,
+            workers_done,
+            access_log,
+        })
+    }
+
+    /// The address that is listened on, with the port that was really taken.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local_address
+    }
+
+    /// Runs until a signal asks to stop, then drains. A second signal ends the process at once.
+    pub fn wait(self) {
+        let timeouts = &self.runtime.config.timeouts;
+        // The sender never goes away: the thread that has it waits for signals for ever.
+        let _ = self.signals.recv();
+        log::info!("stopping: {} connections open", self.runtime.open.count());
+        match self.signals.recv_timeout(timeouts.drain_delay) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => stop_at_once(),
+        }
+        let since = Instant::now();
+        self.runtime.drain();
+        self.runtime.open.listener.wake();
+        self.mailboxes
+            .iter()
+            .for_each(|mailbox| mailbox.waker.wake());
+        crossbeam_channel::select! {
+            recv(self.workers_done) -> _ => {}
+            recv(self.signals) -> _ => stop_at_once(),
+        }
+        log::info!("stopped after {} ms", since.elapsed().as_millis());
+        if let Some(access_log) = self.access_log {
+            access_log.stop(LAST_LINES);
+        }
+    }
+}
+
+/// Runs what `config` describes until a signal asks to stop.
+pub fn run(config: Config) -> Result<(), StartError> {
+    Server::start(config)?.wait();
+    Ok(())
+}
+
+fn stop_at_once() -> ! {
+    log::warn!("stopped a second time: exiting at once");
+    process::exit(1)
+}
+
+/// A thread that waits for signals and passes on that one came.
+fn watch_signals() -> io::Result<Receiver<()>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (sender, receiver) = unbounded();
+    let pass_on = move || {
+        for _ in signals.forever() {
+            if sender.send(()).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(pass_on)?;
+    Ok(receiver)
+}
+
+/// Starts a thread whose panic ends the process: without it the balancer would be a ruin that still
+/// holds its port.
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let contained = move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            log::error!("a thread of this program failed; please report it");
+            thread::sleep(LAST_WORD);
+            process::exit(1);
+        }
+    };
+    let thread = thread::Builder::new()
+        .name(name)
+        .stack_size(STACK_BYTES)
+        .spawn(contained);
+    thread
+        .map(drop)
+        .map_err(|error| StartError::System("a thread", error))
+}
+
+/// Raises the soft limit of open descriptors to the hard one and gives what it is now.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}

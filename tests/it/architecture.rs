@@ -1,0 +1,311 @@
+//! The rules that the source keeps: which part may know which, what nobody does, how a file begins.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the bottom: a part may import parts of the rows above its own in this list, never of its own row or below.
+const LAYERS: &[&[&str]] = &[
+    &["document", "http", "slab", "bell", "event_log"],
+    &["poller", "metrics", "decisions"],
+    &["connection"],
+    &["pool"],
+    &["config", "failure"],
+    &["access_log"],
+    &["runtime"],
+    &["relay"],
+    &["exchange"],
+    &["mailbox", "idle_list"],
+    &["worker", "listener", "checker", "resolver"],
+    &["server"],
+    &["demo"],
+    &["main"],
+];
+
+/// Packages that the program may stand on.
+const PACKAGES: &[&str] = &[
+    "crossbeam-channel",
+    "httparse",
+    "log",
+    "rustix",
+    "serde",
+    "serde_json",
+    "signal-hook",
+    "simple_logger",
+    "socket2",
+];
+
+struct Source {
+    path: PathBuf,
+    /// The part it belongs to: the first name under `src/`.
+    part: String,
+    text: String,
+}
+
+impl Source {
+    /// Its lines without comments and tests, numbered from 1.
+    fn code(&self) -> Vec<(usize, &str)> {
+        let name = self.path.file_stem().unwrap().to_string_lossy();
+        if name == "tests" || name.ends_with("_tests") {
+            return Vec::new();
+        }
+        let mut lines: Vec<(usize, &str)> = Vec::new();
+        // The tests of a file stand at its end.
+        for (index, line) in self.text.lines().enumerate() {
+            if line.starts_with("#[cfg(test)]") {
+                break;
+            }
+            if !line.trim_start().starts_with("//") {
+                lines.push((index + 1, line.split(" // ").next().unwrap()));
+            }
+        }
+        lines
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let inside = path.strip_prefix(&root).unwrap();
+                let first = inside.iter().next().unwrap().to_string_lossy();
+                let part = first.trim_end_matches(".rs").to_owned();
+                found.push(Source {
+                    part,
+                    text: fs::read_to_string(&path).unwrap(),
+                    path: inside.to_owned(),
+                });
+            }
+        }
+    }
+    assert!(found.len() > 2);
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    found
+}
+
+/// Every `(line, place)` where `find` says something about a line of code.
+fn complaints(find: impl Fn(&Source, &str) -> Option<String>) -> Vec<String> {
+    let mut all = Vec::new();
+    for source in sources() {
+        for (number, line) in source.code() {
+            if let Some(complaint) = find(&source, line) {
+                all.push(format!(
+                    "src/{}:{number}: {complaint}: {}",
+                    source.path.display(),
+                    line.trim()
+                ));
+            }
+        }
+    }
+    all
+}
+
+fn layer(part: &str) -> Option<usize> {
+    LAYERS.iter().position(|row| row.contains(&part))
+}
+
+/// The parts that one piece of code names after `crate::`, groups in braces included.
+fn named_parts(code: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut name = String::new();
+            for letter in group.chars() {
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => parts.push(std::mem::take(&mut name)),
+                    _ if depth == 0 => name.push(letter),
+                    _ => {}
+                }
+            }
+            parts.push(name);
+        } else {
+            parts.push(rest.to_owned());
+        }
+    }
+    let first_word = |part: String| -> String {
+        part.trim_start()
+            .chars()
+            .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+            .collect()
+    };
+    parts
+        .into_iter()
+        .map(first_word)
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+#[test]
+fn imports_point_one_way() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if source.part == "lib" || source.part == "main" {
+            continue;
+        }
+        let Some(own) = layer(&source.part) else {
+            wrong.push(format!(
+                "src/{} belongs to no layer of this test",
+                source.path.display()
+            ));
+            continue;
+        };
+        let lines: Vec<&str> = source.code().into_iter().map(|(_, line)| line).collect();
+        let code = lines.join("\n");
+        for part in named_parts(&code) {
+            if part == source.part || part.chars().next().is_some_and(char::is_uppercase) {
+                continue;
+            }
+            if layer(&part).is_none_or(|other| other >= own) {
+                wrong.push(format!(
+                    "src/{} imports crate::{part}",
+                    source.path.display()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn children_never_import_their_parent() {
+    let wrong = complaints(|_, line| {
+        line.contains("super::")
+            .then(|| "imports its parent".to_owned())
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn nothing_is_unsafe() {
+    let wrong = complaints(|_, line| {
+        let words: Vec<&str> = line
+            .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+            .collect();
+        words.contains(&"unsafe").then(|| "unsafe".to_owned())
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let library = sources()
+        .into_iter()
+        .find(|source| source.part == "lib")
+        .unwrap();
+    assert!(library.text.contains("#![forbid(unsafe_code)]"));
+}
+
+#[test]
+fn a_socket_has_one_owner() {
+    let wrong = complaints(|_, line| {
+        [
+            "try_clone",
+            "Arc<TcpStream>",
+            "Rc<TcpStream>",
+            "Arc<Socket>",
+        ]
+        .iter()
+        .find(|word| line.contains(**word))
+        .map(|word| format!("{word} shares a socket"))
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_protocol_knows_no_socket_clock_or_thread() {
+    let wrong = complaints(|source, line| {
+        let forbidden = [
+            "TcpStream",
+            "TcpListener",
+            "std::time",
+            "Instant",
+            "std::thread",
+            "socket2",
+            "rustix",
+            "io::Read",
+            "Mutex",
+        ];
+        if source.part != "http" {
+            return None;
+        }
+        forbidden
+            .iter()
+            .find(|word| line.contains(**word))
+            .map(|word| format!("{word} in http/"))
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_folder_holds_no_thread() {
+    let wrong = complaints(|source, line| {
+        let in_folder = source.path.components().count() > 1 && source.part != "admin";
+        (in_folder && (line.contains("thread::spawn") || line.contains("thread::Builder")))
+            .then(|| "starts a thread".to_owned())
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn there_is_no_async() {
+    let wrong = complaints(|_, line| {
+        [
+            "async fn",
+            ".await;",
+            ".await?",
+            ".await.",
+            "dyn Future",
+            "impl Future",
+        ]
+        .iter()
+        .find(|word| line.contains(**word))
+        .map(|word| (*word).to_owned())
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_begins_with_what_it_is_about() {
+    for source in sources() {
+        assert!(
+            source.text.starts_with("//! "),
+            "src/{} begins with something else",
+            source.path.display()
+        );
+    }
+}
+
+#[test]
+fn every_expect_says_what_makes_it_safe() {
+    let wrong = complaints(|_, line| {
+        let text = line.split(".expect(\"").nth(1)?.split('"').next()?;
+        (text.split(' ').count() < 3).then(|| "states no invariant".to_owned())
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn it_stands_on_no_other_package() {
+    let manifest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let section = manifest
+        .split("[dependencies]")
+        .nth(1)
+        .unwrap()
+        .split("\n[")
+        .next()
+        .unwrap();
+    let mut names: Vec<&str> = section
+        .lines()
+        .filter(|line| !line.starts_with('#') && line.contains('='))
+        .map(|line| line.split('=').next().unwrap().trim())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, PACKAGES);
+}

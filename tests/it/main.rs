@@ -1,0 +1,32 @@
+//! rondo from outside: the real binary between raw clients and raw backends.
+//!
+//! One binary, one module for each feature, `support` for what they share. A test reads as a script: client does, backend
+//! does, expect. Whatever these tests say about behaviour stands in the documentation's contract; where they disagree, one of
+//! the two is wrong.
+
+// Unwrapping is how a test fails.
+#![allow(clippy::unwrap_used)]
+// A table of cases is long and still one thing.
+#![allow(clippy::too_many_lines)]
+
+mod support;
+
+mod access_log;
+mod architecture;
+mod bodies;
+mod config_and_command_line;
+mod demo;
+mod failover;
+mod forwarding;
+mod health;
+mod http10;
+mod interim_and_expect;
+mod keep_alive_and_pipelining;
+mod lifecycle;
+mod limits_of_memory;
+mod regressions;
+mod replies;
+mod retries;
+mod round_robin;
+mod timeouts;
+mod upgrade;

@@ -1,0 +1,347 @@
+//! The table of what is tried again, cell by cell, and what never is.
+
+use crate::support::client::{get, post};
+use crate::support::{Addressed, Backend, Client, Origin, Proxy, Refusing, Unreachable, Wire};
+
+/// A client whose last request went to `backend` over a connection that is now idle, with one worker.
+fn with_reused_connection(others: &[&dyn Addressed]) -> (Backend, Proxy, Client, Wire) {
+    let backend = Backend::start();
+    let mut backends: Vec<&dyn Addressed> = vec![&backend];
+    backends.extend_from_slice(others);
+    let proxy = Proxy::over(&backends)
+        .one_worker()
+        .set("balance.tries", 2)
+        .start();
+    let mut client = proxy.client();
+    client.send(get("/first"));
+    let mut wire = backend.accept();
+    wire.serve("first");
+    assert_eq!(client.read_response().text(), "first");
+    // The others take their turn, so that the next one is the backend's again.
+    for _ in others {
+        assert_eq!(client.get("/other").status, 200);
+    }
+    (backend, proxy, client, wire)
+}
+
+// Row 1: connect refused.
+
+#[test]
+fn a_refused_connect_costs_no_try_whatever_the_method() {
+    for method in ["GET", "POST", "PATCH"] {
+        let dead: [Refusing; 4] = std::array::from_fn(|_| Refusing::start());
+        let origin = Origin::start("last");
+        let proxy = Proxy::over(&[&dead[0], &dead[1], &dead[2], &dead[3], &origin])
+            .set("balance.tries", 1)
+            .start();
+        let mut client = proxy.client();
+        client.send(format!(
+            "{method} /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+        ));
+        assert_eq!(client.read_response().text(), "body", "{method}");
+    }
+}
+
+#[test]
+fn a_body_that_is_still_coming_goes_to_the_backend_that_takes_it() {
+    let (dead, backend) = (Refusing::start(), Backend::start());
+    let proxy = Proxy::over(&[&dead, &backend]).start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
+    let mut wire = backend.accept();
+    wire.expect_request_head();
+    assert_eq!(wire.read_exact(5), b"12345");
+    client.send("67890");
+    assert_eq!(wire.read_exact(5), b"67890");
+    wire.answer("whole");
+    assert_eq!(client.read_response().text(), "whole");
+}
+
+// Row 2: connect timed out.
+
+#[test]
+fn a_connect_that_times_out_costs_one_try_whatever_the_method() {
+    let (hanging, origin) = (Unreachable::start(), Origin::start("other"));
+    for (tries, status) in [(1, 504), (2, 200)] {
+        for method in ["GET", "POST"] {
+            let proxy = Proxy::over(&[&hanging, &origin])
+                .set("balance.tries", tries)
+                .set("timeouts.connect", "100ms")
+                .start();
+            let mut client = proxy.client();
+            client.send(format!(
+                "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+            ));
+            assert_eq!(
+                client.read_response().status,
+                status,
+                "{method} with {tries}"
+            );
+        }
+    }
+}
+
+// Row 3: a reused connection ended after bytes went out, no response byte.
+
+#[test]
+fn a_reused_connection_that_ends_is_replaced_by_a_fresh_one_to_the_same_backend() {
+    for reset in [false, true] {
+        let other = Origin::start("other");
+        let (backend, proxy, mut client, mut wire) = with_reused_connection(&[&other]);
+        client.send(get("/again"));
+        let first = wire.expect_request();
+        if reset {
+            wire.reset();
+        } else {
+            wire.close();
+        }
+        let mut fresh = backend.accept();
+        let second = fresh.serve("fresh");
+        assert_eq!(client.read_response().text(), "fresh");
+        assert_eq!(
+            first.fields.one("x-request-id"),
+            second.fields.one("x-request-id"),
+            "still the same request"
+        );
+        assert_eq!(first.target, second.target);
+        assert_eq!(
+            proxy.events_with(&["is down"]),
+            0,
+            "nobody's fault: {:?}",
+            proxy.events()
+        );
+    }
+}
+
+#[test]
+fn a_reused_connection_that_ends_under_a_post_is_502_and_the_post_is_sent_once() {
+    for reset in [false, true] {
+        let (backend, proxy, mut client, mut wire) = with_reused_connection(&[]);
+        client.send(post("/once", b"body"));
+        wire.expect_request();
+        if reset {
+            wire.reset();
+        } else {
+            wire.close();
+        }
+        let response = client.read_response();
+        assert_eq!((response.status, response.says_close()), (502, false));
+        backend.expect_no_connection();
+        assert_eq!(
+            proxy.events_with(&["is down"]),
+            0,
+            "nobody's fault: {:?}",
+            proxy.events()
+        );
+    }
+}
+
+#[test]
+fn the_fresh_connection_after_a_reused_one_is_judged_as_any_fresh_one() {
+    let other = Origin::start("other");
+    let (backend, proxy, mut client, mut wire) = with_reused_connection(&[&other]);
+    client.send(get("/again"));
+    wire.expect_request();
+    wire.close();
+    let mut fresh = backend.accept();
+    fresh.expect_request();
+    fresh.close();
+    assert_eq!(client.read_response().text(), "other");
+    proxy.wait_for_event(&[&backend.name(), "is down"]);
+}
+
+#[test]
+fn methods_are_idempotent_by_the_standard_not_by_taste() {
+    for (method, again) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("OPTIONS", true),
+        ("TRACE", true),
+        ("PUT", true),
+        ("DELETE", true),
+        ("POST", false),
+        ("PATCH", false),
+        ("PROPFIND", false),
+        ("get", false),
+    ] {
+        let (backend, _proxy, mut client, mut wire) = with_reused_connection(&[]);
+        client.send(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        wire.expect_request();
+        wire.close();
+        if again {
+            let mut fresh = backend.accept();
+            assert_eq!(fresh.expect_request().method, method);
+            fresh.send("HTTP/1.1 204 No Content\r\n\r\n");
+            assert_eq!(client.read_response_to(method).status, 204, "{method}");
+        } else {
+            assert_eq!(client.read_response().status, 502, "{method}");
+            backend.expect_no_connection();
+        }
+    }
+}
+
+#[test]
+fn a_put_whose_body_came_with_its_head_is_sent_again_whole() {
+    let (backend, _proxy, mut client, mut wire) = with_reused_connection(&[]);
+    client.send("PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+    wire.expect_request();
+    wire.close();
+    let mut fresh = backend.accept();
+    assert_eq!(fresh.serve("stored").body, b"body");
+    assert_eq!(client.read_response().text(), "stored");
+}
+
+#[test]
+fn a_put_whose_body_is_gone_is_502() {
+    let (backend, _proxy, mut client, mut wire) = with_reused_connection(&[]);
+    client.send("PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    wire.expect_request_head();
+    for _ in 0..10 {
+        client.send(vec![b'x'; 50_000]);
+        wire.read_exact(50_000);
+    }
+    wire.close();
+    let response = client.read_response();
+    assert_eq!((response.status, response.says_close()), (502, true));
+    backend.expect_no_connection();
+}
+
+// Row 4: a fresh connection ended, no response byte.
+
+#[test]
+fn a_fresh_connection_that_ends_sends_an_idempotent_request_to_the_next_backend() {
+    for reset in [false, true] {
+        let (backend, origin) = (Backend::start(), Origin::start("next"));
+        let proxy = Proxy::over(&[&backend, &origin]).start();
+        let mut client = proxy.client();
+        client.send("PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+        let mut wire = backend.accept();
+        wire.expect_request();
+        if reset {
+            wire.reset();
+        } else {
+            wire.close();
+        }
+        assert_eq!(client.read_response().text(), "body");
+        proxy.wait_for_event(&[&backend.name(), "is down"]);
+    }
+}
+
+#[test]
+fn a_fresh_connection_that_ends_under_a_post_is_502_and_nobody_else_sees_it() {
+    let (backend, origin) = (Backend::start(), Origin::start("next"));
+    let proxy = Proxy::over(&[&backend, &origin]).start();
+    let mut client = proxy.client();
+    client.send(post("/once", b"body"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.close();
+    assert_eq!(client.read_response().status, 502);
+    assert_eq!(origin.requests(), 0);
+    proxy.wait_for_event(&[&backend.name(), "is down"]);
+}
+
+#[test]
+fn tries_bounds_how_many_backends_see_a_request() {
+    let dying = |_| {
+        Backend::start().run(|_, mut wire| {
+            wire.expect_request();
+            wire.close();
+        })
+    };
+    for tries in [1, 2, 3] {
+        let backends = [0, 1, 2, 3].map(dying);
+        let proxy = Proxy::over(&backends.each_ref().map(|backend| backend as &dyn Addressed))
+            .set("balance.tries", tries)
+            .start();
+        assert_eq!(proxy.client().get("/").status, 502);
+        let seen: usize = backends
+            .iter()
+            .map(super::support::backend::Running::connections)
+            .sum();
+        assert_eq!(seen, tries);
+        assert!(
+            backends.iter().all(|backend| backend.connections() < 2),
+            "no backend sees it twice"
+        );
+    }
+}
+
+// Row 5: response head not in time.
+
+#[test]
+fn a_timeout_is_never_tried_again() {
+    let (backend, origin) = (Backend::start(), Origin::start("other"));
+    let proxy = Proxy::over(&[&backend, &origin])
+        .set("timeouts.response_head", "200ms")
+        .start();
+    let mut client = proxy.client();
+    client.send(get("/"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    assert_eq!(client.read_response().status, 504);
+    assert_eq!(origin.requests(), 0);
+    assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+}
+
+// Row 6: any response byte came.
+
+#[test]
+fn after_the_first_byte_of_an_answer_nothing_is_tried_again() {
+    for answer in [
+        "H",
+        "HTTP/1.1 200 OK\r\nContent-Le",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "nonsense",
+        "HTTP/1.1 200 OK\r\n\0",
+    ] {
+        let (backend, origin) = (Backend::start(), Origin::start("other"));
+        let proxy = Proxy::over(&[&backend, &origin]).start();
+        let mut client = proxy.client();
+        client.send(get("/"));
+        let mut wire = backend.accept();
+        wire.expect_request();
+        wire.send(answer);
+        wire.close();
+        let mut response = client.read_response();
+        if response.status == 100 {
+            response = client.read_response();
+        }
+        assert_eq!(response.status, 502, "{answer:?}");
+        assert_eq!(origin.requests(), 0, "{answer:?}");
+    }
+}
+
+#[test]
+fn after_the_head_was_passed_on_the_client_is_cut() {
+    let (backend, origin) = (Backend::start(), Origin::start("other"));
+    let proxy = Proxy::over(&[&backend, &origin]).start();
+    let mut client = proxy.client();
+    client.send(get("/"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+    wire.close();
+    assert_eq!(client.read_response_head().status, 200);
+    assert_eq!(client.read_until_gone().0, b"12345");
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
+fn a_failure_counts_once_for_one_exchange() {
+    // With `fall` 2 one exchange alone never takes a backend down.
+    let backend = Backend::start().run(|number, mut wire| {
+        wire.expect_request();
+        if number >= 2 {
+            wire.answer("ok");
+        }
+    });
+    let proxy = Proxy::over(&[&backend])
+        .checks(serde_json::json!({ "kind": "none", "fall": 2 }))
+        .start();
+    assert_eq!(proxy.client().get("/").status, 502);
+    assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+    assert_eq!(proxy.client().get("/").status, 502);
+    proxy.wait_for_event(&[&backend.name(), "is down"]);
+    assert_eq!(proxy.client().get("/").text(), "ok", "fail open");
+}

@@ -1,0 +1,74 @@
+//! A client that sends exactly the bytes it is told.
+
+use super::{Proxy, Response, Wire};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
+
+/// A connection to the proxy; everything else it can do is `Wire`'s.
+pub(crate) struct Client(Wire);
+
+impl Client {
+    #[track_caller]
+    pub(crate) fn connect(proxy: &Proxy) -> Client {
+        Client::connect_to(proxy.address())
+    }
+
+    #[track_caller]
+    pub(crate) fn connect_to(address: SocketAddr) -> Client {
+        Client(Wire::new(
+            TcpStream::connect(address).expect("the proxy listens"),
+        ))
+    }
+
+    /// One GET on this connection and its answer.
+    #[track_caller]
+    pub(crate) fn get(&mut self, target: &str) -> Response {
+        self.send(get(target));
+        self.read_response()
+    }
+
+    /// One POST with a body of known length and its answer.
+    #[track_caller]
+    pub(crate) fn post(&mut self, target: &str, body: impl AsRef<[u8]>) -> Response {
+        self.send(post(target, body.as_ref()));
+        self.read_response()
+    }
+
+    pub(crate) fn reset(self) {
+        self.0.reset();
+    }
+
+    pub(crate) fn close(self) {
+        drop(self);
+    }
+}
+
+impl Deref for Client {
+    type Target = Wire;
+
+    fn deref(&self) -> &Wire {
+        &self.0
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Wire {
+        &mut self.0
+    }
+}
+
+/// The bytes of a plain GET.
+pub(crate) fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: example.test\r\n\r\n")
+}
+
+/// The bytes of a POST with `body`.
+pub(crate) fn post(target: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!(
+        "POST {target} HTTP/1.1\r\nHost: example.test\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}

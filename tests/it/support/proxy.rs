@@ -1,0 +1,485 @@
+//! The real binary on a free port, with its logs, its signals and its /proc entry at hand.
+
+use super::{Addressed, Client, PATIENCE, eventually};
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+/// A running proxy; killed when dropped.
+pub(crate) struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    events: Lines,
+    access: Lines,
+    _directory: Directory,
+}
+
+/// What will run: a configuration and how the process is started.
+pub(crate) struct Plan {
+    config: Value,
+    arguments: Vec<String>,
+    /// A limit that the shell sets before it becomes the proxy.
+    limit: Option<String>,
+    stdout: Option<Stdio>,
+    after_start: Events,
+}
+
+/// What becomes of the event pipe once it listens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Events {
+    Read,
+    Held,
+    Closed,
+}
+
+impl Proxy {
+    /// Over these backends, on a free port of 127.0.0.1, without active checks, everything else as by default.
+    ///
+    /// Without checks because most backends here are scripts, and a check would be their first connection.
+    pub(crate) fn over(backends: &[&dyn Addressed]) -> Plan {
+        let backends: Vec<Value> = backends
+            .iter()
+            .map(|backend| json!({ "url": backend.url() }))
+            .collect();
+        Plan {
+            config: json!({
+                "proxy": { "port": 0, "address": "127.0.0.1", "workers": 2 },
+                "backends": backends,
+                "health_check": { "kind": "none" },
+            }),
+            arguments: Vec::new(),
+            limit: None,
+            stdout: None,
+            after_start: Events::Read,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the process is ours and not reaped yet");
+    }
+
+    /// Asks it to stop, as a service manager would.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// The exit status, once it ended by itself.
+    #[track_caller]
+    pub(crate) fn wait_exit(&mut self) -> i32 {
+        let mut status = None;
+        eventually("the proxy exits", || {
+            status = self.child.try_wait().expect("a child can be waited for");
+            status.is_some()
+        });
+        self.events.finish();
+        self.access.finish();
+        status
+            .and_then(|status| status.code())
+            .expect("it was not killed by a signal")
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("a child can be waited for")
+            .is_none()
+    }
+
+    /// The first event line that contains every one of `parts`, waited for.
+    #[track_caller]
+    pub(crate) fn wait_for_event(&self, parts: &[&str]) -> String {
+        self.events.wait_for(parts)
+    }
+
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.events.all()
+    }
+
+    /// How many event lines contain every one of `parts` up to now.
+    pub(crate) fn events_with(&self, parts: &[&str]) -> usize {
+        self.events()
+            .iter()
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .count()
+    }
+
+    /// The first access line that contains `part`, waited for.
+    #[track_caller]
+    pub(crate) fn wait_for_access(&self, part: &str) -> String {
+        self.access.wait_for(&[part])
+    }
+
+    pub(crate) fn access_lines(&self) -> Vec<String> {
+        self.access.all()
+    }
+
+    pub(crate) fn rss_kib(&self) -> usize {
+        self.status("VmRSS:")
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.status("Threads:")
+    }
+
+    fn status(&self, key: &str) -> usize {
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(key))
+            .expect("Linux writes this line");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .expect("a number follows")
+    }
+
+    pub(crate) fn open_fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("the process runs")
+            .count()
+    }
+
+    /// Clock ticks of processor time used so far (a hundred a second on Linux).
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process runs");
+        let after_name = stat.rsplit(')').next().expect("the name is in parentheses");
+        after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            self.events.finish();
+            self.access.finish();
+            eprintln!("--- events of the proxy\n{}", self.events.all().join("\n"));
+            eprintln!(
+                "--- access lines of the proxy\n{}",
+                self.access.all().join("\n")
+            );
+        }
+    }
+}
+
+impl Plan {
+    /// Sets one key, such as `timeouts.connect` or `backends.0.weight`.
+    pub(crate) fn set(mut self, path: &str, value: impl Into<Value>) -> Plan {
+        let mut place = &mut self.config;
+        for step in path.split('.') {
+            place = match step.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) => &mut place[step],
+            };
+        }
+        *place = value.into();
+        self
+    }
+
+    /// One worker: the order of everything is the test's.
+    pub(crate) fn one_worker(self) -> Plan {
+        self.set("proxy.workers", 1)
+    }
+
+    /// With the active checks of `section` instead of none.
+    pub(crate) fn checks(self, section: Value) -> Plan {
+        self.set("health_check", section)
+    }
+
+    pub(crate) fn argument(mut self, argument: &str) -> Plan {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Runs it with this limit of file descriptors, hard and soft.
+    pub(crate) fn descriptors_max(mut self, count: usize) -> Plan {
+        self.limit = Some(format!("ulimit -n {count}"));
+        self
+    }
+
+    /// Runs it with this soft limit of file descriptors under a higher hard one.
+    pub(crate) fn soft_descriptors(mut self, count: usize) -> Plan {
+        self.limit = Some(format!("ulimit -S -n {count}"));
+        self
+    }
+
+    /// Where its access lines go instead of into the test's buffer.
+    pub(crate) fn stdout(mut self, stdout: Stdio) -> Plan {
+        self.stdout = Some(stdout);
+        self
+    }
+
+    /// Once it listens nobody reads its events any more, and the pipe stays open.
+    pub(crate) fn stop_reading_events(mut self) -> Plan {
+        self.after_start = Events::Held;
+        self
+    }
+
+    /// Once it listens the reading end of its event pipe is closed.
+    pub(crate) fn close_events(mut self) -> Plan {
+        self.after_start = Events::Closed;
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn start(self) -> Proxy {
+        let directory = Directory::new();
+        let file = directory.0.join("config.json");
+        fs::write(&file, self.config.to_string()).expect("the temporary directory takes a file");
+        let mut command = match self.limit {
+            None => Command::new(BINARY),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), BINARY]);
+                shell
+            }
+        };
+        let mut child = command
+            .args(&self.arguments)
+            .arg(&file)
+            .current_dir(&directory.0)
+            .stdin(Stdio::null())
+            .stdout(self.stdout.unwrap_or_else(Stdio::piped))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
+        let access = child
+            .stdout
+            .take()
+            .map_or_else(Lines::none, |pipe| Lines::read(pipe, Events::Read));
+        let events = Lines::read(child.stderr.take().expect("piped above"), self.after_start);
+        let listening = events.wait_for(&["listening on "]);
+        let address = listening
+            .split("listening on ")
+            .nth(1)
+            .and_then(|rest| rest.split([' ', ',']).next())
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("no address in {listening:?}"));
+        Proxy {
+            child,
+            address,
+            events,
+            access,
+            _directory: directory,
+        }
+    }
+}
+
+/// What a run that ends by itself left.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs the binary with `arguments` until it ends by itself.
+#[track_caller]
+pub(crate) fn run(arguments: &[&str]) -> Finished {
+    let directory = Directory::new();
+    run_in(&directory.0, arguments)
+}
+
+/// Runs the binary on a configuration file with this content.
+#[track_caller]
+pub(crate) fn run_with_config(arguments: &[&str], config: impl AsRef<[u8]>) -> Finished {
+    let directory = Directory::new();
+    fs::write(directory.0.join("config.json"), config)
+        .expect("the temporary directory takes a file");
+    run_in(&directory.0, arguments)
+}
+
+#[track_caller]
+fn run_in(directory: &Path, arguments: &[&str]) -> Finished {
+    let mut child = Command::new(BINARY)
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary was built");
+    let read = |mut pipe: Box<dyn Read + Send>| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).expect("a pipe can be read");
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = read(Box::new(child.stdout.take().expect("piped above")));
+    let stderr = read(Box::new(child.stderr.take().expect("piped above")));
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("{arguments:?} does not end; it wrote {:?}", stderr.join());
+        }
+        thread::sleep(std::time::Duration::from_millis(2));
+    };
+    Finished {
+        code: status.code().expect("it was not killed by a signal"),
+        stdout: stdout.join().expect("the reader does not panic"),
+        stderr: stderr.join().expect("the reader does not panic"),
+    }
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_rondo");
+
+/// The lines of a pipe, collected by a thread.
+struct Lines {
+    shared: Arc<(Mutex<Collected>, Condvar)>,
+    reader: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Collected {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Lines {
+    fn none() -> Lines {
+        let collected = Collected {
+            lines: Vec::new(),
+            ended: true,
+        };
+        Lines {
+            shared: Arc::new((Mutex::new(collected), Condvar::new())),
+            reader: Mutex::new(None),
+        }
+    }
+
+    /// Reads to the end, or up to the line that says where it listens.
+    fn read(pipe: impl Read + Send + 'static, after_start: Events) -> Lines {
+        let shared = Arc::new((Mutex::new(Collected::default()), Condvar::new()));
+        let target = Arc::clone(&shared);
+        let reader = thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            let mut stop = false;
+            while !stop
+                && pipe
+                    .read_until(b'\n', &mut line)
+                    .is_ok_and(|count| count > 0)
+            {
+                let text = String::from_utf8_lossy(&line)
+                    .trim_end_matches('\n')
+                    .to_owned();
+                stop = after_start != Events::Read && text.contains("listening on ");
+                target
+                    .0
+                    .lock()
+                    .expect("no panic under this lock")
+                    .lines
+                    .push(text);
+                target.1.notify_all();
+                line.clear();
+            }
+            if stop && after_start == Events::Held {
+                // Leaked on purpose: the pipe stays open and full as long as the tests run.
+                std::mem::forget(pipe);
+            }
+            target.0.lock().expect("no panic under this lock").ended = true;
+            target.1.notify_all();
+        });
+        Lines {
+            shared,
+            reader: Mutex::new(Some(reader)),
+        }
+    }
+
+    #[track_caller]
+    fn wait_for(&self, parts: &[&str]) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let (lock, changed) = &*self.shared;
+        let mut collected = lock.lock().expect("no panic under this lock");
+        loop {
+            if let Some(line) = collected
+                .lines
+                .iter()
+                .find(|line| parts.iter().all(|part| line.contains(part)))
+            {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if collected.ended || left.is_zero() {
+                let lines = collected.lines.join("\n");
+                drop(collected);
+                panic!("no line with {parts:?} in:\n{lines}");
+            }
+            collected = changed
+                .wait_timeout(collected, left)
+                .expect("no panic under this lock")
+                .0;
+        }
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.shared
+            .0
+            .lock()
+            .expect("no panic under this lock")
+            .lines
+            .clone()
+    }
+
+    /// Waits for the end of the pipe: the process is gone.
+    fn finish(&self) {
+        if let Some(reader) = self.reader.lock().expect("no panic under this lock").take() {
+            reader.join().expect("the reader does not panic");
+        }
+    }
+}
+
+/// A directory of its own, removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Directory {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::SeqCst);
+        let path = std::env::temp_dir().join(format!("rondo-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).expect("the temporary directory takes a directory");
+        Directory(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What is left behind lies in the temporary directory.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
