@@ -331,18 +331,32 @@ impl Backend {
 
 /// A place among a backend's exchanges; dropping it gives the place back.
 #[derive(Debug)]
-pub struct InFlight(Arc<Backend>);
+pub struct InFlight {
+    backend: Arc<Backend>,
+    counts: bool,
+}
 
 impl InFlight {
     /// Takes a place. Only the pool does, under the balancer's lock: else `max_connections` could be passed by two.
     pub(in crate::pool) fn take(backend: &Arc<Backend>) -> InFlight {
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(backend))
+        InFlight {
+            backend: Arc::clone(backend),
+            counts: true,
+        }
     }
 
     /// The backend, to keep beyond the exchange (an idle connection does).
     pub fn backend(&self) -> &Arc<Backend> {
-        &self.0
+        &self.backend
+    }
+
+    /// Gives the place back before the exchange is forgotten: the backend has done its part, and a
+    /// client that has its answer must find the place free.
+    pub fn give_back(&mut self) {
+        if std::mem::take(&mut self.counts) {
+            self.backend.in_flight.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
@@ -350,13 +364,13 @@ impl Deref for InFlight {
     type Target = Backend;
 
     fn deref(&self) -> &Backend {
-        &self.0
+        &self.backend
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.give_back();
     }
 }
 

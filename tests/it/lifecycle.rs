@@ -440,6 +440,8 @@ fn out_of_descriptors_with_all_in_flight_it_waits_without_spinning_and_goes_on()
 
 #[test]
 fn at_max_connections_the_longest_idle_one_is_closed() {
+    // Times are compared by the millisecond, over all workers.
+    let apart = || std::thread::sleep(Duration::from_millis(20));
     let origin = Origin::start("one");
     let proxy = Proxy::over(&[&origin])
         .set("proxy.max_connections", 3)
@@ -447,9 +449,11 @@ fn at_max_connections_the_longest_idle_one_is_closed() {
     let mut clients: Vec<Client> = (0..3).map(|_| proxy.client()).collect();
     for client in &mut clients {
         assert_eq!(client.get("/").status, 200);
+        apart();
     }
     // Number 0 becomes the youngest, so number 1 is the oldest.
     assert_eq!(clients[0].get("/").status, 200);
+    apart();
     let mut new = proxy.client();
     assert_eq!(new.get("/").status, 200);
     clients[1].expect_gone();

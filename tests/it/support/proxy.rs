@@ -184,10 +184,8 @@ impl Drop for Proxy {
             self.events.finish();
             self.access.finish();
             eprintln!("--- events of the proxy\n{}", self.events.all().join("\n"));
-            eprintln!(
-                "--- access lines of the proxy\n{}",
-                self.access.all().join("\n")
-            );
+            eprintln!("--- events of the proxy\n{}", self.events.last());
+            eprintln!("--- access lines of the proxy\n{}", self.access.last());
         }
     }
 }
@@ -436,9 +434,8 @@ impl Lines {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if collected.ended || left.is_zero() {
-                let lines = collected.lines.join("\n");
                 drop(collected);
-                panic!("no line with {parts:?} in:\n{lines}");
+                panic!("no line with {parts:?} in:\n{}", self.last());
             }
             collected = changed
                 .wait_timeout(collected, left)
@@ -454,6 +451,14 @@ impl Lines {
             .expect("no panic under this lock")
             .lines
             .clone()
+    }
+
+    /// What a failure shows of them.
+    fn last(&self) -> String {
+        const SHOWN: usize = 20;
+        let lines = self.all();
+        let skipped = lines.len().saturating_sub(SHOWN);
+        format!("({skipped} before these)\n{}", lines[skipped..].join("\n"))
     }
 
     /// Waits for the end of the pipe: the process is gone.
