@@ -266,6 +266,11 @@ impl Connection {
         self.stream.local_addr()
     }
 
+    /// Whether both ends are one and the same socket: a connect on one host can meet itself.
+    pub fn is_connected_to_itself(&self) -> bool {
+        matches!((self.stream.local_addr(), self.stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+    }
+
     /// The error that a finished connect left, if it failed.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.stream.take_error()

@@ -125,6 +125,8 @@ pub struct Relay {
     writer: Writer,
     pipe: Option<Pipe>,
     sink_is_slow: bool,
+    /// The last read brought as much as one can.
+    flows_in_bulk: bool,
     /// Bytes taken from the source, framing included.
     taken: u64,
     /// Bytes of the body itself.
@@ -139,6 +141,7 @@ impl Default for Relay {
             writer: Writer::Plain,
             pipe: None,
             sink_is_slow: false,
+            flows_in_bulk: false,
             taken: 0,
             data: 0,
             data_max: u64::MAX,
@@ -343,6 +346,7 @@ impl Relay {
             Received::Bytes(bytes) => {
                 let (used, plain) = self.translate(bytes, out)?;
                 sink.send(out, plain).map_err(RelayError::Sink)?;
+                self.flows_in_bulk = used == most;
                 source.consume(used, scratch);
                 Ok(Moved::Bytes(used))
             }
@@ -356,7 +360,9 @@ impl Relay {
         }
         let pays = match self.reader {
             Reader::Length(left) => left >= SPLICE_BYTES_MIN,
-            _ => false,
+            // How much is to come nobody knows; what came last is the best guess.
+            Reader::UntilClose => self.flows_in_bulk,
+            Reader::Chunked(_) | Reader::Finished => false,
         };
         if !pays
             || self.writer != Writer::Plain
@@ -397,15 +403,20 @@ impl Relay {
                 Err(error) => Err(RelayError::Sink(error.into())),
             };
         }
-        let Reader::Length(left) = &mut self.reader else {
+        let left = match self.reader {
+            Reader::Length(left) => left,
+            Reader::UntilClose => u64::MAX,
+            Reader::Chunked(_) | Reader::Finished => 0,
+        };
+        if left == 0 {
             self.release_pipe(pipes);
             return Ok(Moved::Bytes(0));
-        };
+        }
         if !source.is_readable() {
             self.release_pipe(pipes);
             return Ok(Moved::Wait(Flow::WaitSource));
         }
-        let most = usize::try_from(*left)
+        let most = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .min(pipe.bytes_max);
         match splice(
@@ -416,13 +427,20 @@ impl Relay {
             most,
             SpliceFlags::MOVE | SpliceFlags::NONBLOCK,
         ) {
+            Ok(0) if matches!(self.reader, Reader::UntilClose) => {
+                self.reader = Reader::Finished;
+                Ok(Moved::Bytes(0))
+            }
             Ok(0) => Err(RelayError::SourceEnded),
             Ok(count) => {
                 pipe.holds = count;
-                *left -= count as u64;
                 self.taken += count as u64;
-                if *left == 0 {
-                    self.reader = Reader::Finished;
+                self.flows_in_bulk = count as u64 >= SPLICE_BYTES_MIN;
+                if let Reader::Length(left) = &mut self.reader {
+                    *left -= count as u64;
+                    if *left == 0 {
+                        self.reader = Reader::Finished;
+                    }
                 }
                 self.count_data(count)?;
                 Ok(Moved::Bytes(count))

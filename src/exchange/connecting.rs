@@ -7,6 +7,7 @@
 //! Read next: forwarding.rs.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::exchange::backends::BackendConnection;
@@ -97,8 +98,13 @@ impl Client {
                 Err(failed) => error = Some(failed),
             }
         }
+        let address = route.last_address();
         match error {
-            Some(error) => self.fail(Failure::of_connect(&error), &error.to_string(), cx),
+            Some(error) => self.fail(
+                Failure::of_connect(&error),
+                &format!("connect to {address}: {error}"),
+                cx,
+            ),
             None => self.fail(Failure::ConnectRefused, "its name has no address", cx),
         }
     }
@@ -262,6 +268,10 @@ fn finish_connect(lent: &mut BackendConnection) -> Option<io::Result<()>> {
         return None;
     }
     Some(match lent.connection.take_error() {
+        // Where nobody listens, a port of the ephemeral range may be drawn for our own end.
+        Ok(None) if lent.connection.is_connected_to_itself() => {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
         Ok(None) => Ok(()),
         Ok(Some(error)) | Err(error) => Err(error),
     })
@@ -289,7 +299,7 @@ impl Route {
 
     /// The backend's next address, and until when it may take to answer: an equal share of the time
     /// that is left for all of them.
-    fn next_address(&mut self, now: Millis) -> Option<(std::net::SocketAddr, Millis)> {
+    fn next_address(&mut self, now: Millis) -> Option<(SocketAddr, Millis)> {
         let backend = self.backend.as_ref()?;
         if self.addresses.is_none() {
             self.next_address = 0;
@@ -300,6 +310,17 @@ impl Route {
         self.next_address += 1;
         let left_ms = self.connect_until.saturating_sub(now);
         Some((address, now + left_ms.div_ceil(left_count)))
+    }
+
+    /// The address that was tried last, for a log line.
+    fn last_address(&self) -> SocketAddr {
+        let last = self.next_address.checked_sub(1);
+        let address = self
+            .addresses
+            .as_ref()
+            .zip(last)
+            .and_then(|(all, last)| all.get(last).copied());
+        address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// The connection is open.
