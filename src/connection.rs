@@ -105,6 +105,11 @@ impl Connection {
         self.ended = true;
     }
 
+    /// Makes the next `flush` ask the kernel, whatever the events said.
+    pub fn try_output(&mut self) {
+        self.writable = true;
+    }
+
     /// Reads what there is, at most `scratch`, and gives it together with what was kept from
     /// earlier. `consume` must follow before the scratch buffer is used for anything else.
     pub fn receive<'a>(&'a mut self, scratch: &'a mut [u8]) -> io::Result<Received<'a>> {

@@ -38,6 +38,7 @@
 
 pub mod access_log;
 pub mod bell;
+pub mod checker;
 pub mod command_line;
 pub mod config;
 pub mod connection;
@@ -55,6 +56,7 @@ pub mod mailbox;
 pub mod poller;
 pub mod pool;
 pub mod relay;
+pub mod resolver;
 pub mod runtime;
 pub mod server;
 pub mod slab;

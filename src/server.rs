@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
@@ -180,11 +180,16 @@ fn stop_at_once() -> ! {
 
 /// A thread that waits for signals and passes on that one came.
 fn watch_signals() -> io::Result<Receiver<()>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = unbounded();
     let pass_on = move || {
-        for _ in signals.forever() {
-            if sender.send(()).is_err() {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                // By default it would end the process.
+                log::warn!(
+                    "SIGHUP: this version does not reload; restart to apply a changed configuration"
+                );
+            } else if sender.send(()).is_err() {
                 return;
             }
         }

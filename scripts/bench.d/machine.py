@@ -70,7 +70,7 @@ def describe(rondo):
         # pen prints no version of its own.
         "pen": first_line("dpkg-query", "-W", "-f", "${Version}", "pen"),
         "wrk": (first_line("wrk", "-v") or "").split(" Copyright")[0].removeprefix("wrk "),
-        "rondo": first_line(rondo, "--version") if rondo else None,
+        "rondo": (first_line(rondo, "--version") or "").removeprefix("rondo ") if rondo else None,
     }
     versions["haproxy"] = versions["haproxy"][0] if versions["haproxy"] else None
     commit = first_line("git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty")

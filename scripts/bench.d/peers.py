@@ -157,7 +157,7 @@ def rondo(peer, program, origin, port, directory, log_path):
     path = _write(directory, f"rondo-{port}.json", json.dumps(settings, indent=2))
     checked = subprocess.run([program, "--check", path], capture_output=True, text=True, check=False)
     if checked.returncode != 0:
-        said = (checked.stderr or checked.stdout).strip()
+        said = (checked.stderr or checked.stdout).strip().replace(directory + os.sep, "")
         if peer.tcp:
             raise Unsupported(f"rondo refuses the configuration: {said}")
         raise Failure(f"rondo --check refuses the configuration: {said}")

@@ -85,4 +85,4 @@ def _quartiles(value):
 
 
 def _milliseconds(value):
-    return f"{value['median'] / 1000:.2f}"
+    return f"{value['median'] / 1000:.2f}" if value["median"] else "-"

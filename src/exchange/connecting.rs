@@ -186,7 +186,7 @@ impl Client {
                 );
             }
         };
-        route.was_sent = true;
+        route.body_begun = true;
         exchange.request_side = RequestSide::Sending;
         exchange.request_wait = Wait::default();
         exchange.response_wait = Wait::default();
@@ -331,7 +331,7 @@ impl Exchange {
         self.held.clear();
         self.request_relay.release_pipe(&mut cx.tools.pipes);
         self.request_relay = Relay::default();
-        self.route.was_sent = false;
+        self.route.body_begun = false;
         self.response.clear();
         self.request_wait = Wait::default();
         self.response_wait = Wait::default();

@@ -437,10 +437,13 @@ impl Exchange {
             .response_relay
             .translate(rest, out)
             .map_err(|_| Trouble::Bad("its body is malformed"))?;
-        client.send(out, plain).map_err(|_| Trouble::ClientGone)?;
-        if let Some(backend) = &self.route.backend {
+        if let Some(backend) = &mut self.route.backend {
             runtime.pool.report(backend, Passive::Answered);
+            if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
+                backend.give_back();
+            }
         }
+        client.send(out, plain).map_err(|_| Trouble::ClientGone)?;
         self.status = self.response.status();
         self.response_side = ResponseSide::Body;
         self.response_wait = Wait::default();

@@ -167,8 +167,8 @@ struct Route {
     /// A backend has been blamed for a death in this exchange: a request that kills whoever serves
     /// it must not take the whole pool down.
     has_blamed: bool,
-    /// The request has been sent, so that its relay is set up.
-    was_sent: bool,
+    /// The request's relay is set up.
+    body_begun: bool,
     /// The backend's connection may carry another exchange after this one.
     reusable: bool,
     /// What the backend's connection had sent before this exchange.
@@ -297,6 +297,12 @@ impl Client {
         if self.deadline() > now {
             return Turn::Waiting;
         }
+        if self.waits_to_write(now) {
+            let turn = self.advance(cx);
+            if turn != Turn::Waiting || self.deadline() > now {
+                return turn;
+            }
+        }
         let step = match self.stage {
             Stage::LingeringClose { .. } => Step::Close(CloseReason::LingerTimeout),
             _ => self.time_out(now, cx),
@@ -351,6 +357,30 @@ impl Client {
         Turn::Closed(reason)
     }
 
+    /// Whether a peer has not taken its bytes in time, as far as events tell. They come only when a
+    /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
+    /// more write is tried, and what it takes is progress.
+    fn waits_to_write(&mut self, now: Millis) -> bool {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return false;
+        };
+        let writes = |wait: Wait| {
+            let write = matches!(
+                wait.what,
+                WaitFor::ClientWrite | WaitFor::BackendWrite | WaitFor::Tunnel
+            );
+            write && wait.is_over(now)
+        };
+        if !writes(exchange.request_wait) && !writes(exchange.response_wait) {
+            return false;
+        }
+        self.connection.try_output();
+        if let Some(lent) = &mut exchange.route.connection {
+            lent.connection.try_output();
+        }
+        true
+    }
+
     /// Acts on the first wait that is over.
     fn time_out(&mut self, now: Millis, cx: &mut Context) -> Step {
         let Some(exchange) = self.exchange.as_deref_mut() else {
@@ -363,8 +393,8 @@ impl Client {
         let has_begun = exchange.status != 0;
         match wait {
             WaitFor::Nothing => Step::Wait,
-            WaitFor::ClientHead => self.reply(408, cx),
-            WaitFor::ClientBody if !has_begun => self.reply(408, cx),
+            WaitFor::ClientHead => self.refuse(408, cx),
+            WaitFor::ClientBody if !has_begun => self.refuse(408, cx),
             WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
             WaitFor::ClientBodyExpected => self.send_continue(cx),
             WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
@@ -386,6 +416,8 @@ impl Exchange {
     pub fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
         self.request_relay.release_pipe(pipes);
         self.response_relay.release_pipe(pipes);
+        // First the place, then the connection: whoever sees the one gone must find the other free.
+        self.route.backend = None;
         if let Some(lent) = self.route.connection.take() {
             backends.close(lent);
         }
@@ -415,7 +447,7 @@ impl Exchange {
     /// Whether the request's body, if it has one, has been read to its end.
     fn has_read_request(&self) -> bool {
         self.request.body() == Body::None
-            || (self.route.was_sent && self.request_relay.has_read_all())
+            || (self.route.body_begun && self.request_relay.has_read_all())
     }
 
     /// The id under which the request is logged and forwarded: the client's own if it is fit.

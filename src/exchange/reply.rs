@@ -2,9 +2,12 @@
 //!
 //! Read next: closing.rs.
 
+use crate::connection::Connection;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
+use crate::exchange::{Client, CloseReason, Exchange, Stage, Step, Wait, WaitFor};
+use crate::http::Body;
 use crate::http::reply::{Reply, write_reply};
+use crate::relay::{Relay, Writer};
 
 /// When a client should come back for what a 503 refused it, in seconds (RFC 9110 10.2.3).
 const RETRY_AFTER_S: u32 = 1;
@@ -18,6 +21,7 @@ impl Client {
         };
         exchange.response_relay.release_pipe(&mut cx.tools.pipes);
         exchange.request_relay.release_pipe(&mut cx.tools.pipes);
+        exchange.discard_body_at_hand(&mut self.connection, cx);
         // What is left of the request would be taken for the next one.
         exchange.close_client |= !exchange.has_read_request() || cx.draining;
         exchange.status = status;
@@ -70,5 +74,28 @@ impl Client {
         }
         self.idle_since = cx.clock.now();
         Step::Go(Stage::Idle)
+    }
+}
+
+impl Exchange {
+    /// Takes the body of a request that was not sent anywhere off the connection, as far as it has come.
+    fn discard_body_at_hand(&mut self, client: &mut Connection, cx: &mut Context) {
+        if self.route.body_begun || self.request.body() == Body::None {
+            return;
+        }
+        self.request_relay = Relay::new(
+            self.request.body(),
+            Writer::Plain,
+            u64::MAX,
+            &cx.runtime.head_limits,
+        );
+        cx.tools.out.clear();
+        if let Ok((used, _)) = self
+            .request_relay
+            .translate(client.buffered(), &mut cx.tools.out)
+        {
+            client.consume_buffered(used);
+            self.route.body_begun = true;
+        }
     }
 }

@@ -216,10 +216,10 @@ fn extensions_follow_their_grammar_and_are_dropped() {
 fn extensions_without_end_are_refused() {
     let mut decoder = Decoder::new(&LIMITS);
     assert_eq!(decoder.decode(b"5;"), Ok(Step::More { used: 2 }));
-    let taken = (0..3000)
-        .take_while(|_| decoder.decode(b"aaaaaaaa").is_ok())
+    let taken = (0..20_000)
+        .take_while(|_| decoder.decode(b"a").is_ok())
         .count();
-    assert_eq!(taken, 2047, "16 KiB, one of them the semicolon");
+    assert_eq!(taken, 16 * 1024 - 1, "16 KiB, one of them the semicolon");
 
     // Many short ones with hardly any data between them have an end too.
     let mut decoder = Decoder::new(&LIMITS);
@@ -292,6 +292,42 @@ fn a_trailer_section_has_the_limits_of_a_head() {
     );
     assert_eq!(decode(&section(2000).as_bytes()[..3 + 1023]), Ok(None));
     assert!(decode(&section(2000).as_bytes()[..3 + 1024]).is_err());
+}
+
+#[test]
+fn a_trailer_section_in_parts_has_the_same_limits() {
+    let body = format!("0\r\nA: {}\r\n\r\n", "x".repeat(1018)).into_bytes();
+    let (start, end) = body.split_at(500);
+    let mut decoder = Decoder::new(&LIMITS);
+    assert_eq!(decoder.decode(start), Ok(Step::More { used: 500 }));
+    assert!(decoder.decode(end).is_err(), "1025 bytes");
+    assert!(decoder.trailers().next().is_none());
+}
+
+#[test]
+fn a_body_without_trailers_allocates_nothing() {
+    let mut decoder = Decoder::new(&LIMITS);
+    assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(Step::End { used: 5 }));
+    assert!(decoder.trailers.is_none());
+}
+
+#[test]
+fn an_error_says_what_is_wrong() {
+    for (body, reason) in [
+        ("\r\n", "chunk size without a digit"),
+        ("5 5\r\n", "invalid chunk extension"),
+        ("5x", "invalid character in a chunk size"),
+        ("00000000000000000", "chunk size too long"),
+        ("1\r\nxy", "chunk data without CRLF at its end"),
+        ("0\r\n\rx", "bare CR"),
+        ("0\r\nA\r\n", "field line without a colon"),
+    ] {
+        let error = decode(body.as_bytes()).unwrap_err();
+        assert_eq!(
+            (error.reason(), error.to_string().as_str()),
+            (reason, reason)
+        );
+    }
 }
 
 #[test]

@@ -33,6 +33,10 @@ impl Span {
     pub(crate) fn start(self) -> usize {
         self.start as usize
     }
+
+    pub(crate) fn end(self) -> usize {
+        self.start as usize + self.len as usize
+    }
 }
 
 /// One field line.
@@ -47,11 +51,12 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    pub(crate) fn new(bytes: &[u8], name: Span, value: Span) -> Self {
+    /// `text` is what stands at `name`.
+    pub(crate) fn new(text: &[u8], name: Span, value: Span) -> Self {
         Self {
             name,
             value,
-            known: Known::of(name.of(bytes)),
+            known: Known::of(text),
             named_by_connection: false,
         }
     }
@@ -76,7 +81,7 @@ impl Field {
         // An empty value lies at the end of its line in both ways of parsing; nobody looks at its place.
         let start = line.start + crate::http::head::offset(text, value);
         Ok(Self::new(
-            bytes,
+            &text[..colon],
             Span::new(line.start..line.start + colon),
             Span::new(start..start + value.len()),
         ))

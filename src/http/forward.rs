@@ -5,6 +5,7 @@
 
 use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
+use crate::http::head::Head;
 use crate::http::{RequestHead, ResponseHead, Version};
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -201,11 +202,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
             Known::XRequestId => has_id = true,
             _ => {}
         }
-        write_field(
-            field.name.of(&received.bytes),
-            field.value.of(&received.bytes),
-            out,
-        );
+        pass_on(received, *field, out);
     }
 
     write_framing(head.body(), out);
@@ -335,11 +332,7 @@ fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut V
             Rule::Pass if field.named_by_connection => continue,
             Rule::Pass | Rule::Keep => {}
         }
-        write_field(
-            field.name.of(&received.bytes),
-            field.value.of(&received.bytes),
-            out,
-        );
+        pass_on(received, *field, out);
     }
 }
 
@@ -352,6 +345,22 @@ fn write_framing(body: Body, out: &mut Vec<u8>) {
             out.extend_from_slice(b"\r\n");
         }
         Body::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+/// Writes a received field. Nearly every line came in the one form that we write: then its bytes are what would be
+/// put together, and one copy of them is a third of the work of writing the head.
+fn pass_on(received: &Head, field: Field, out: &mut Vec<u8>) {
+    let bytes = &received.bytes;
+    let (start, name_end) = (field.name.start(), field.name.end());
+    let (value_start, end) = (field.value.start(), field.value.end());
+    let is_plain = value_start == name_end + 2
+        && bytes.get(name_end..value_start) == Some(b": ")
+        && bytes.get(end..end + 2) == Some(b"\r\n");
+    if is_plain {
+        out.extend_from_slice(&bytes[start..end + 2]);
+    } else {
+        write_field(field.name.of(bytes), field.value.of(bytes), out);
     }
 }
 

@@ -103,11 +103,8 @@ pub(crate) fn is_authority(bytes: &[u8]) -> bool {
         let is_address = str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
         (is_address, rest)
     } else {
-        let end = bytes
-            .iter()
-            .position(|byte| *byte == b':')
-            .unwrap_or(bytes.len());
-        (end > 0 && is_reg_name(&bytes[..end]), &bytes[end..])
+        let len = reg_name_len(bytes);
+        (len > 0, &bytes[len..])
     };
     host && match rest.split_first() {
         None => true,
@@ -116,21 +113,19 @@ pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     }
 }
 
-/// RFC 3986 3.2.2.
-fn is_reg_name(name: &[u8]) -> bool {
-    let mut rest = name;
-    while let Some((byte, after)) = rest.split_first() {
-        rest = match (byte, after) {
-            (b'%', [high, low, after @ ..])
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                after
+/// How much of `bytes` is a reg-name (RFC 3986 3.2.2).
+fn reg_name_len(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    loop {
+        let is_plain = |byte: &&u8| REG_NAME[**byte as usize];
+        len += bytes[len..].iter().take_while(is_plain).count();
+        match bytes[len..] {
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                len += 3;
             }
-            _ if REG_NAME[*byte as usize] => after,
-            _ => return false,
-        };
+            _ => return len,
+        }
     }
-    true
 }
 
 /// Digits that make a port number; none at all is the default port (RFC 3986 3.2.3).

@@ -130,6 +130,7 @@ pub struct Backend {
     /// From when on one exchange may try it though it is down; `NEVER` where only checks decide.
     trial_at_ms: AtomicU64,
     addresses: RwLock<Arc<[SocketAddr]>>,
+    needs_lookup: bool,
     lookup_pending: AtomicBool,
     lookup_wanted: AtomicBool,
 }
@@ -157,6 +158,7 @@ impl Backend {
             in_flight: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             trial_at_ms: AtomicU64::new(NEVER),
+            needs_lookup: addresses.is_none(),
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
             addresses: RwLock::new(addresses.unwrap_or_default().into()),
@@ -171,34 +173,45 @@ impl Backend {
 
     /// Puts an address first, because a connection to it was opened. Costs a read lock where it is first already.
     pub fn address_worked(&self, address: SocketAddr) {
-        if read(&self.addresses).first() == Some(&address) {
+        let known = self.addresses();
+        let Some(place @ 1..) = known.iter().position(|&a| a == address) else {
             return;
-        }
+        };
+        let mut sorted = known.to_vec();
+        sorted[..=place].rotate_right(1);
+        let sorted = Arc::from(sorted);
         let mut addresses = write(&self.addresses);
-        if let Some(place) = addresses.iter().position(|&a| a == address) {
-            let mut sorted = addresses.to_vec();
-            sorted[..=place].rotate_right(1);
-            *addresses = sorted.into();
+        // Only if nobody was faster: new addresses must not be overwritten with old ones.
+        if Arc::ptr_eq(&addresses, &known) {
+            *addresses = sorted;
         }
     }
 
     /// Takes the addresses that its name has now, and keeps the first one first where it is still among them.
     /// Says whether anything changed.
     pub fn set_addresses(&self, mut new: Vec<SocketAddr>) -> bool {
-        self.lookup_pending.store(false, Ordering::Release);
-        let mut addresses = write(&self.addresses);
+        let known = self.addresses();
         // Resolvers rotate their answers: another order of the same addresses is no news.
-        if addresses.len() == new.len() && addresses.iter().all(|address| new.contains(address)) {
-            return false;
+        let changed =
+            known.len() != new.len() || known.iter().any(|address| !new.contains(address));
+        if changed {
+            if let Some(place) = known
+                .first()
+                .and_then(|first| new.iter().position(|a| a == first))
+            {
+                new[..=place].rotate_right(1);
+            }
+            let new = Arc::from(new);
+            *write(&self.addresses) = new;
         }
-        if let Some(place) = addresses
-            .first()
-            .and_then(|first| new.iter().position(|a| a == first))
-        {
-            new[..=place].rotate_right(1);
-        }
-        *addresses = new.into();
-        true
+        // After the addresses: whoever waits for the first lookup looks at this first.
+        self.lookup_pending.store(false, Ordering::Release);
+        changed
+    }
+
+    /// Whether its addresses come from a resolver.
+    pub fn needs_lookup(&self) -> bool {
+        self.needs_lookup
     }
 
     /// Remembers that its name was looked up without success; the addresses stay as they were.
@@ -318,18 +331,32 @@ impl Backend {
 
 /// A place among a backend's exchanges; dropping it gives the place back.
 #[derive(Debug)]
-pub struct InFlight(Arc<Backend>);
+pub struct InFlight {
+    backend: Arc<Backend>,
+    counts: bool,
+}
 
 impl InFlight {
     /// Takes a place. Only the pool does, under the balancer's lock: else `max_connections` could be passed by two.
     pub(in crate::pool) fn take(backend: &Arc<Backend>) -> InFlight {
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(backend))
+        InFlight {
+            backend: Arc::clone(backend),
+            counts: true,
+        }
     }
 
     /// The backend, to keep beyond the exchange (an idle connection does).
     pub fn backend(&self) -> &Arc<Backend> {
-        &self.0
+        &self.backend
+    }
+
+    /// Gives the place back before the exchange is forgotten: the backend has done its part, and a
+    /// client that has its answer must find the place free.
+    pub fn give_back(&mut self) {
+        if std::mem::take(&mut self.counts) {
+            self.backend.in_flight.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
@@ -337,22 +364,22 @@ impl Deref for InFlight {
     type Target = Backend;
 
     fn deref(&self) -> &Backend {
-        &self.0
+        &self.backend
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.give_back();
     }
 }
 
 #[cfg(test)]
-pub(in crate::pool) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A backend that nobody connects to.
-    pub(in crate::pool) fn settings(name: &str) -> BackendSettings {
+    pub(crate) fn settings(name: &str) -> BackendSettings {
         BackendSettings {
             name: name.to_owned(),
             url: BackendUrl {

@@ -6,10 +6,11 @@
 //! written to a socket.
 //!
 //! Read on in `balance.rs` (methods), `health.rs` (rise and fall), `backend.rs` (one backend), `persist.rs` (cookies and
-//! hashing), `probe.rs` (kinds of check). The threads that feed it are `checker.rs` and `resolver.rs`.
+//! hashing), `probe.rs` (kinds of check), `explain.rs` (the choices shown). The threads that feed it are `checker.rs` and `resolver.rs`.
 
 pub mod backend;
 pub mod balance;
+pub mod explain;
 pub mod hash;
 pub mod health;
 pub mod lock;
@@ -25,7 +26,7 @@ use rustix::io::Errno;
 
 use crate::bell::Bell;
 use crate::decisions::{Decision, Rule, Verdict};
-use crate::pool::backend::{Backend, BackendSettings, Host, InFlight, NEVER, Operator};
+use crate::pool::backend::{Backend, BackendSettings, InFlight, NEVER, Operator};
 use crate::pool::balance::{BalanceSettings, Balancer, Candidate, Method, Persistence};
 use crate::pool::health::{Check, Event, Health, Rules};
 use crate::pool::lock::lock;
@@ -271,7 +272,7 @@ impl Pool {
             // So that `down_interval` counts from now.
             ring(&self.checker);
         }
-        if event == Event::ConnectFailed && is_resolved(backend) && backend.want_lookup() {
+        if event == Event::ConnectFailed && backend.needs_lookup() && backend.want_lookup() {
             ring(&self.resolver);
         }
     }
@@ -470,11 +471,6 @@ pub fn is_our_shortage(error: &io::Error) -> bool {
         .is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-fn is_resolved(backend: &Backend) -> bool {
-    let url = &backend.settings.url;
-    matches!(url.host, Host::Name(_)) && url.host.fixed_addresses(url.port).is_none()
-}
-
 fn ring(bell: &OnceLock<Arc<Bell>>) {
     if let Some(bell) = bell.get() {
         bell.ring();
@@ -486,4 +482,4 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

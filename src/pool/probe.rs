@@ -1,7 +1,23 @@
-//! How a backend is checked: the settings.
+//! The kinds of check: what one check sends, and what it takes for an answer.
+//!
+//! A [`Probe`] is one check of one backend: a small machine over a non-blocking socket that gives a [`Verdict`] in the
+//! end. It holds no thread and asks no clock; `checker.rs` runs many at once, and what a verdict means for the backend
+//! is up to `health.rs`. A new kind of check is a kind here and an arm in [`Probe::advance`].
 
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::pool::backend::Backend;
+use crate::pool::is_our_shortage;
 
 /// The section `health_check`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,5 +62,652 @@ impl StatusRanges {
     /// Whether a status is one of them.
     pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|range| range.contains(&status))
+    }
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The backend is there.
+    Passed,
+    /// It is not, for this reason.
+    Failed(String),
+    /// Nothing was learned, because this machine was short of something; it judges nobody.
+    Nothing(String),
+}
+
+/// What the head of an answer may take; a check needs its first line only.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// What is read of the body after the verdict, so that closing sends no reset into an answer on its way.
+const REST_BYTES_MAX: usize = 64 * 1024;
+/// How long that may take.
+const REST_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
+pub const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+
+/// One check of one backend.
+#[derive(Debug)]
+pub struct Probe {
+    stage: Stage,
+    /// For all addresses together.
+    deadline: Instant,
+    /// For the stage at hand; while connecting, an equal share of what is left for the addresses that are left.
+    stage_deadline: Instant,
+    addresses: Arc<[SocketAddr]>,
+    /// The address after the one at hand.
+    next: usize,
+    /// Why the addresses before it failed.
+    failures: Vec<String>,
+    /// Why one of them could not be tried, through no fault of the backend.
+    shortage: Option<String>,
+    rest: Option<Rest>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// On to the next address; at first perhaps the name is yet to be looked up.
+    NextAddress,
+    Connecting(Socket),
+    Sending {
+        socket: Socket,
+        bytes: Vec<u8>,
+        sent: usize,
+    },
+    /// Until the head of a final answer is there.
+    Reading {
+        socket: Socket,
+        bytes: Vec<u8>,
+    },
+    Echoing {
+        socket: Socket,
+        v6: bool,
+    },
+}
+
+/// What a stage came to.
+enum Step {
+    Wait(Stage),
+    Go(Stage),
+    /// This address does not do; the next one may.
+    Failed(String),
+    /// Whether this address does cannot be told.
+    Untold(String),
+    End(Verdict),
+}
+
+impl Probe {
+    /// Begins a check; call [`Probe::advance`] at once.
+    pub fn new(settings: &HealthCheckSettings, now: Instant) -> Probe {
+        let deadline = now + settings.timeout;
+        Probe {
+            stage: Stage::NextAddress,
+            deadline,
+            stage_deadline: deadline,
+            addresses: Arc::default(),
+            next: 0,
+            failures: Vec::new(),
+            shortage: None,
+            rest: None,
+        }
+    }
+
+    /// The socket to wait for, and for what. None while a name is looked up.
+    pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match &self.stage {
+            Stage::NextAddress => None,
+            Stage::Connecting(socket) | Stage::Sending { socket, .. } => {
+                Some((socket.as_fd(), PollFlags::OUT))
+            }
+            Stage::Reading { socket, .. } | Stage::Echoing { socket, .. } => {
+                Some((socket.as_fd(), PollFlags::IN))
+            }
+        }
+    }
+
+    /// When to call [`Probe::advance`] even if the socket is not ready.
+    pub fn wake_at(&self) -> Instant {
+        self.stage_deadline
+    }
+
+    /// Goes as far as it can without waiting, and gives the verdict at the end. `ready`: the socket was reported so.
+    pub fn advance(
+        &mut self,
+        backend: &Backend,
+        settings: &HealthCheckSettings,
+        now: Instant,
+        mut ready: bool,
+    ) -> Option<Verdict> {
+        loop {
+            let step = match mem::replace(&mut self.stage, Stage::NextAddress) {
+                Stage::NextAddress => self.open_next(backend, settings, now),
+                Stage::Connecting(socket) if ready => self.connected(socket, backend, settings),
+                stage @ Stage::Connecting(_) => Step::Wait(stage),
+                Stage::Sending {
+                    socket,
+                    bytes,
+                    sent,
+                } => self.send(socket, bytes, sent, settings),
+                Stage::Reading { socket, bytes } => self.read(socket, bytes, settings, now),
+                Stage::Echoing { socket, v6 } => self.read_echo(socket, v6),
+            };
+            ready = false;
+            match step {
+                Step::Go(stage) => self.stage = stage,
+                Step::Wait(stage) if now < self.stage_deadline => {
+                    self.stage = stage;
+                    return None;
+                }
+                Step::Wait(stage) => self.failures.push(self.late(&stage, backend)),
+                Step::Failed(reason) => self.failures.push(reason),
+                Step::Untold(reason) => self.shortage = Some(reason),
+                Step::End(verdict) => return Some(verdict),
+            }
+        }
+    }
+
+    /// After the verdict: what is left of the connection, to be read to its end.
+    pub fn into_rest(self) -> Option<Rest> {
+        self.rest
+    }
+
+    fn open_next(
+        &mut self,
+        backend: &Backend,
+        settings: &HealthCheckSettings,
+        now: Instant,
+    ) -> Step {
+        if self.addresses.is_empty() {
+            // Asked before the addresses, so that no address can come in between.
+            let pending = backend.is_lookup_pending();
+            self.addresses = backend.addresses();
+            if self.addresses.is_empty() {
+                if pending && now < self.deadline {
+                    return Step::Wait(Stage::NextAddress);
+                }
+                let host = &backend.settings.url.host;
+                return Step::End(Verdict::Failed(format!("the name {host} has no address")));
+            }
+        }
+        if self.next == self.addresses.len() || now >= self.deadline {
+            return Step::End(self.conclusion());
+        }
+        let addresses_left = u32::try_from(self.addresses.len() - self.next).unwrap_or(u32::MAX);
+        self.stage_deadline = now + (self.deadline - now) / addresses_left;
+        let address = self.addresses[self.next];
+        self.next += 1;
+        let opened = if settings.kind == Kind::Icmp {
+            open_echo(address)
+        } else {
+            open_connection(address)
+        };
+        opened.map_or_else(|error| on_connect_error(address, &error), Step::Go)
+    }
+
+    /// What all addresses together say. One real failure outweighs an address that could not be tried: `localhost`
+    /// may have an IPv6 address that this machine has not.
+    fn conclusion(&mut self) -> Verdict {
+        match self.shortage.take() {
+            Some(reason) if self.failures.is_empty() => Verdict::Nothing(reason),
+            _ => Verdict::Failed(self.failures.join("; ")),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        // Only asked after an address was opened, so `next` is at least 1.
+        self.addresses[self.next - 1]
+    }
+
+    fn connected(
+        &mut self,
+        socket: Socket,
+        backend: &Backend,
+        settings: &HealthCheckSettings,
+    ) -> Step {
+        let address = self.address();
+        if let Some(error) = socket.take_error().unwrap_or_else(Some) {
+            return on_connect_error(address, &error);
+        }
+        // On loopback a port out of the ephemeral range can be connected to itself when nobody listens there.
+        if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
+            return Step::Failed(format!("connect to {address} met itself"));
+        }
+        backend.address_worked(address);
+        self.stage_deadline = self.deadline;
+        let mut bytes = Vec::new();
+        if backend.settings.send_proxy_protocol {
+            bytes.extend_from_slice(&PROXY_LOCAL);
+        }
+        if let Kind::Http { path, .. } = &settings.kind {
+            bytes.extend_from_slice(&request(path, &backend.settings.url.authority));
+        }
+        Step::Go(Stage::Sending {
+            socket,
+            bytes,
+            sent: 0,
+        })
+    }
+
+    fn send(
+        &self,
+        socket: Socket,
+        bytes: Vec<u8>,
+        sent: usize,
+        settings: &HealthCheckSettings,
+    ) -> Step {
+        if sent == bytes.len() {
+            return match settings.kind {
+                Kind::Http { .. } => Step::Go(Stage::Reading {
+                    socket,
+                    bytes: Vec::new(),
+                }),
+                // Dropping the socket closes it in order: nothing was sent to us that would make it a reset.
+                Kind::Tcp | Kind::Icmp | Kind::None => Step::End(Verdict::Passed),
+            };
+        }
+        match (&socket).write(&bytes[sent..]) {
+            Ok(written) => Step::Go(Stage::Sending {
+                socket,
+                bytes,
+                sent: sent + written,
+            }),
+            Err(error) if is_not_yet(&error) => Step::Wait(Stage::Sending {
+                socket,
+                bytes,
+                sent,
+            }),
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    fn read(
+        &mut self,
+        socket: Socket,
+        mut bytes: Vec<u8>,
+        settings: &HealthCheckSettings,
+        now: Instant,
+    ) -> Step {
+        let Kind::Http { path, status } = &settings.kind else {
+            return Step::End(Verdict::Passed);
+        };
+        let mut buffer = [0; 4096];
+        let ended = match (&socket).read(&mut buffer) {
+            Ok(length) => {
+                bytes.extend_from_slice(&buffer[..length]);
+                length == 0
+            }
+            Err(error) if is_not_yet(&error) => {
+                return Step::Wait(Stage::Reading { socket, bytes });
+            }
+            Err(error) => return self.broken(&error),
+        };
+        let failed = match judge(&bytes, status) {
+            Answer::Good => None,
+            Answer::Status(status) => Some(format!(
+                "GET {path} at {} answered {status}",
+                self.address()
+            )),
+            Answer::NotHttp => Some(format!(
+                "{} did not answer GET {path} in HTTP",
+                self.address()
+            )),
+            Answer::Incomplete if ended => Some(format!(
+                "{} closed before it had answered GET {path}",
+                self.address()
+            )),
+            Answer::Incomplete => return Step::Go(Stage::Reading { socket, bytes }),
+        };
+        self.rest = (!ended).then_some(Rest {
+            socket,
+            bytes_left: REST_BYTES_MAX,
+            deadline: now + REST_TIME_MAX,
+        });
+        Step::End(failed.map_or(Verdict::Passed, Verdict::Failed))
+    }
+
+    fn read_echo(&self, socket: Socket, v6: bool) -> Step {
+        let mut bytes = [0; 64];
+        match (&socket).read(&mut bytes) {
+            Ok(length) if is_echo_reply(&bytes[..length], v6) => Step::End(Verdict::Passed),
+            Ok(_) => Step::Go(Stage::Echoing { socket, v6 }),
+            Err(error) if is_not_yet(&error) => Step::Wait(Stage::Echoing { socket, v6 }),
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    fn broken(&self, error: &io::Error) -> Step {
+        let reason = format!("{}: {error}", self.address());
+        if is_our_shortage(error) {
+            Step::End(Verdict::Nothing(reason))
+        } else {
+            Step::Failed(reason)
+        }
+    }
+
+    fn late(&self, stage: &Stage, backend: &Backend) -> String {
+        match stage {
+            Stage::NextAddress => format!(
+                "the name {} was not resolved in time",
+                backend.settings.url.host
+            ),
+            Stage::Connecting(_) => format!("connect to {} timed out", self.address()),
+            Stage::Sending { .. } | Stage::Reading { .. } => {
+                format!("{} did not answer in time", self.address())
+            }
+            Stage::Echoing { .. } => format!("no echo from {} in time", self.address()),
+        }
+    }
+}
+
+/// A connection whose verdict is known: what still comes is read and thrown away, so that closing it is no reset.
+#[derive(Debug)]
+pub struct Rest {
+    socket: Socket,
+    bytes_left: usize,
+    deadline: Instant,
+}
+
+impl Rest {
+    /// When to drop it at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The socket to read from.
+    pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+        (self.socket.as_fd(), PollFlags::IN)
+    }
+
+    /// Reads what is there; says whether it is over, so that it can be dropped.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match (&self.socket).read(&mut buffer) {
+                Ok(length) if length > 0 && length < self.bytes_left => self.bytes_left -= length,
+                Err(error) if is_not_yet(&error) => return now >= self.deadline,
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// Whether this process may send echoes at all, to be asked before the first check; an error names the remedy.
+pub fn may_send_echoes() -> io::Result<()> {
+    match Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(io::Error::new(
+            ErrorKind::PermissionDenied,
+            "health_check.kind \"icmp\": the kernel lets this process send no echoes; set the sysctl \
+             net.ipv4.ping_group_range so that it includes the process's group (\"0 2147483647\" includes all)",
+        )),
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn open_connection(address: SocketAddr) -> io::Result<Stage> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        // Ready for writing in both cases, as soon as it is connected.
+        Ok(()) | Err(_) => Ok(Stage::Connecting(socket)),
+    }
+}
+
+fn open_echo(address: SocketAddr) -> io::Result<Stage> {
+    let v6 = address.is_ipv6();
+    let protocol = if v6 {
+        Protocol::ICMPV6
+    } else {
+        Protocol::ICMPV4
+    };
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM.nonblocking(),
+        Some(protocol),
+    )?;
+    // Connected, it hears this host only, and learns that it is unreachable.
+    socket.connect(&SocketAddr::new(address.ip(), 0).into())?;
+    socket.send(&echo_request(v6))?;
+    Ok(Stage::Echoing { socket, v6 })
+}
+
+fn on_connect_error(address: SocketAddr, error: &io::Error) -> Step {
+    let reason = match error.kind() {
+        ErrorKind::ConnectionRefused => format!("connect to {address} refused"),
+        _ => format!("connect to {address}: {error}"),
+    };
+    match error.kind() {
+        // Not short of ports, perhaps, but without this address family; the next address tells.
+        ErrorKind::AddrNotAvailable => Step::Untold(reason),
+        // A firewall of ours, or echoes that were forbidden after the start.
+        ErrorKind::PermissionDenied => Step::End(Verdict::Nothing(reason)),
+        _ if is_our_shortage(error) => Step::End(Verdict::Nothing(reason)),
+        _ => Step::Failed(reason),
+    }
+}
+
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// The request of an `http` check.
+fn request(path: &str, authority: &str) -> Vec<u8> {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rondo/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// What the bytes received so far say.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Good,
+    Status(u16),
+    NotHttp,
+    Incomplete,
+}
+
+/// Judges by the status of the first final head, once that head is complete; interim ones are passed over.
+fn judge(mut bytes: &[u8], good: &StatusRanges) -> Answer {
+    let too_long = bytes.len() > HEAD_BYTES_MAX;
+    loop {
+        if !may_be_status_line(bytes) {
+            return Answer::NotHttp;
+        }
+        let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+            return if too_long {
+                Answer::NotHttp
+            } else {
+                Answer::Incomplete
+            };
+        };
+        match status(bytes) {
+            // 101 is final: the connection speaks something else from there on.
+            Some(100 | 102..200) => bytes = &bytes[end + 4..],
+            Some(status) if good.contains(status) => return Answer::Good,
+            Some(status) => return Answer::Status(status),
+            None => return Answer::NotHttp,
+        }
+    }
+}
+
+/// Whether bytes are, or may become, a line that begins `HTTP/1.x nnn` (RFC 9112 4).
+fn may_be_status_line(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .take(13)
+        .enumerate()
+        .all(|(place, byte)| match place {
+            0..=6 => *byte == b"HTTP/1."[place],
+            8 => *byte == b' ',
+            12 => matches!(byte, b' ' | b'\r'),
+            _ => byte.is_ascii_digit(),
+        })
+}
+
+/// The status of a line that may be a status line and is long enough.
+fn status(line: &[u8]) -> Option<u16> {
+    let digits = line.get(9..12).filter(|_| line.len() > 12)?;
+    Some(
+        digits
+            .iter()
+            .fold(0, |status, digit| status * 10 + u16::from(digit - b'0')),
+    )
+}
+
+/// An echo request (RFC 792, RFC 4443 4.1). The kernel puts in the identifier and the checksum.
+fn echo_request(v6: bool) -> [u8; 16] {
+    *if v6 {
+        b"\x80\0\0\0\0\0\0\x01rondo ??"
+    } else {
+        b"\x08\0\0\0\0\0\0\x01rondo ??"
+    }
+}
+
+/// Whether it is the reply to that request; the kernel has matched the identifier and the host.
+fn is_echo_reply(bytes: &[u8], v6: bool) -> bool {
+    let kind = if v6 { 129 } else { 0 };
+    bytes.len() >= 16 && bytes[..2] == [kind, 0] && bytes[6..16] == echo_request(v6)[6..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges() -> StatusRanges {
+        StatusRanges(vec![200..=399, 404..=404])
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_its_status_once_its_head_is_whole() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        for cut in 0..answer.len() {
+            assert_eq!(
+                judge(&answer[..cut], &ranges()),
+                Answer::Incomplete,
+                "{cut}"
+            );
+        }
+        assert_eq!(judge(answer, &ranges()), Answer::Good);
+        assert_eq!(judge(b"HTTP/1.0 404\r\n\r\nbody", &ranges()), Answer::Good);
+        assert_eq!(
+            judge(b"HTTP/1.1 503 Busy\r\n\r\n", &ranges()),
+            Answer::Status(503)
+        );
+        assert_eq!(
+            judge(b"HTTP/1.1 101 Ready\r\n\r\n", &ranges()),
+            Answer::Status(101)
+        );
+    }
+
+    #[test]
+    fn interim_answers_are_passed_over() {
+        let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        for cut in 0..answer.len() {
+            assert_eq!(
+                judge(&answer[..cut], &ranges()),
+                Answer::Incomplete,
+                "{cut}"
+            );
+        }
+        assert_eq!(judge(answer, &ranges()), Answer::Good);
+    }
+
+    #[test]
+    fn what_is_no_http_answer_is_told_at_once() {
+        for answer in [
+            "SSH-2.0-x\r\n",
+            "HTTP/2 200\r\n",
+            "HTTP/1.1  200",
+            "HTTP/1.1 2000",
+            "HTTP/1.1 20x",
+            "\r\n",
+            "h",
+        ] {
+            assert_eq!(
+                judge(answer.as_bytes(), &ranges()),
+                Answer::NotHttp,
+                "{answer}"
+            );
+        }
+        let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
+        endless.resize(HEAD_BYTES_MAX, b'a');
+        assert_eq!(judge(&endless, &ranges()), Answer::Incomplete);
+        endless.push(b'a');
+        assert_eq!(judge(&endless, &ranges()), Answer::NotHttp);
+    }
+
+    #[test]
+    fn the_request_names_the_backend_and_closes() {
+        let text = String::from_utf8(request("/health?x=1", "localhost:8081")).unwrap();
+        assert!(text.starts_with("GET /health?x=1 HTTP/1.1\r\nHost: localhost:8081\r\n"));
+        assert!(text.contains("\r\nConnection: close\r\n") && text.ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn an_echo_reply_is_told_from_anything_else() {
+        for v6 in [false, true] {
+            let mut reply = echo_request(v6);
+            assert!(!is_echo_reply(&reply, v6), "our own request");
+            reply[0] = if v6 { 129 } else { 0 };
+            // Identifier and checksum are the kernel's.
+            reply[2..6].copy_from_slice(&[1, 2, 3, 4]);
+            assert!(is_echo_reply(&reply, v6));
+            assert!(!is_echo_reply(&reply, !v6));
+            assert!(!is_echo_reply(&reply[..15], v6) && !is_echo_reply(b"", v6));
+            reply[7] = 2;
+            assert!(!is_echo_reply(&reply, v6), "another sequence number");
+        }
+    }
+
+    #[test]
+    fn the_local_header_is_version_2_without_addresses() {
+        assert_eq!(
+            PROXY_LOCAL[..12],
+            *b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A"
+        );
+        assert_eq!(PROXY_LOCAL[12..], [0x20, 0, 0, 0]);
+    }
+
+    #[test]
+    fn our_own_shortage_judges_nobody() {
+        let address = "127.0.0.1:80".parse().unwrap();
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::PERM,
+            Errno::ACCESS,
+        ] {
+            assert!(matches!(
+                on_connect_error(address, &errno.into()),
+                Step::End(Verdict::Nothing(_))
+            ));
+        }
+        assert!(matches!(
+            on_connect_error(address, &Errno::ADDRNOTAVAIL.into()),
+            Step::Untold(_)
+        ));
+        assert!(matches!(
+            on_connect_error(address, &Errno::CONNREFUSED.into()),
+            Step::Failed(_)
+        ));
+    }
+
+    #[test]
+    fn one_real_failure_outweighs_an_address_that_could_not_be_tried() {
+        let settings = crate::pool::tests::health(Kind::Tcp);
+        let mut probe = Probe::new(&settings, Instant::now());
+        probe.shortage = Some("no port".to_owned());
+        assert_eq!(probe.conclusion(), Verdict::Nothing("no port".to_owned()));
+        probe.shortage = Some("no IPv6".to_owned());
+        probe.failures.push("refused".to_owned());
+        assert_eq!(probe.conclusion(), Verdict::Failed("refused".to_owned()));
     }
 }

@@ -11,7 +11,7 @@ use crate::pool::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-fn health(kind: Kind) -> HealthCheckSettings {
+pub(crate) fn health(kind: Kind) -> HealthCheckSettings {
     HealthCheckSettings {
         kind,
         interval: Duration::from_secs(60),
@@ -22,7 +22,7 @@ fn health(kind: Kind) -> HealthCheckSettings {
     }
 }
 
-fn balance(method: Method) -> BalanceSettings {
+pub(crate) fn balance(method: Method) -> BalanceSettings {
     BalanceSettings {
         method,
         persistence: Persistence::None,
@@ -38,6 +38,18 @@ fn by_cookie() -> BalanceSettings {
         method: Method::RoundRobin,
         persistence,
         tries: 3,
+    }
+}
+
+/// Longer than anything here takes, on the slowest machine.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// Waits for another thread to bring something about.
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "it did not come about");
+        thread::yield_now();
     }
 }
 

@@ -11,8 +11,13 @@ use rondo::http::{
     ResponseForwarding, ResponseHead, Step, encode_chunk, encode_end, write_request,
     write_response,
 };
+use rondo::pool::backend::{BackendSettings, BackendUrl, Host};
+use rondo::pool::balance::{BalanceSettings, Method, Persistence};
+use rondo::pool::probe::{HealthCheckSettings, Kind};
+use rondo::pool::{Choice, Passive, Pool, Tried, Wish};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 const LIMITS: HeadLimits = HeadLimits {
     head_bytes_max: 16384,
@@ -20,7 +25,7 @@ const LIMITS: HeadLimits = HeadLimits {
 };
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 17));
 
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 12] = [
     "take_request_plain",
     "take_request_browser",
     "take_response",
@@ -29,6 +34,10 @@ const PARTS: [&str; 8] = [
     "write_response",
     "decode_16k_in_4_chunks",
     "encode_4k_chunk",
+    "choose_round_robin_of_4",
+    "choose_least_connections_of_4",
+    "choose_source_hash_of_4",
+    "report_an_answer",
 ];
 
 fn run(part: &str, times: usize) {
@@ -41,6 +50,10 @@ fn run(part: &str, times: usize) {
         "write_response" => forward_response(times),
         "decode_16k_in_4_chunks" => decode_chunks(times),
         "encode_4k_chunk" => encode_chunks(times),
+        "choose_round_robin_of_4" => choose(Method::RoundRobin, times),
+        "choose_least_connections_of_4" => choose(Method::LeastConnections, times),
+        "choose_source_hash_of_4" => choose(Method::SourceHash, times),
+        "report_an_answer" => report(times),
         _ => panic!("there is no part {part}; they are {PARTS:?}"),
     }
 }
@@ -193,4 +206,59 @@ fn encode_chunks(times: usize) {
         encode_chunk(black_box(&[b'x'; 4096]), &mut out);
         black_box(out.as_slice());
     }
+}
+
+fn choose(method: Method, times: usize) {
+    let pool = pool_of_4(method);
+    let wish = Wish {
+        client: CLIENT,
+        cookie: None,
+        tries_left: true,
+    };
+    let tried = Tried::default();
+    for _ in 0..times {
+        let choice = pool.choose(black_box(&wish), black_box(&tried), None);
+        assert!(matches!(black_box(choice), Choice::Backend { .. }));
+    }
+}
+
+fn report(times: usize) {
+    let pool = pool_of_4(Method::RoundRobin);
+    let backend = &pool.backends()[0];
+    for _ in 0..times {
+        pool.report(black_box(backend), Passive::Answered);
+    }
+}
+
+fn pool_of_4(method: Method) -> Pool {
+    let backends = (8081..8085)
+        .map(|port| BackendSettings {
+            name: format!("127.0.0.1:{port}"),
+            url: BackendUrl {
+                host: Host::Ip(Ipv4Addr::LOCALHOST.into()),
+                port,
+                base_path: String::new(),
+                authority: format!("127.0.0.1:{port}"),
+            },
+            weight: 1,
+            backup: false,
+            max_connections: None,
+            send_proxy_protocol: false,
+            disabled: false,
+        })
+        .collect();
+    let balance = BalanceSettings {
+        method,
+        persistence: Persistence::None,
+        tries: 3,
+    };
+    let health = HealthCheckSettings {
+        kind: Kind::Tcp,
+        interval: Duration::from_secs(60),
+        down_interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(5),
+        rise: 1,
+        fall: 1,
+    };
+    Pool::new(backends, &balance, &health)
 }

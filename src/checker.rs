@@ -1,0 +1,565 @@
+//! The thread that checks backends: one [`Probe`] each, all at once, waiting in one place.
+//!
+//! Every backend has its own times, so one that hangs delays no other. The first round is at once; after it the checks
+//! are spread over the interval by the backends' places, always in the same way. A backend that went down under an
+//! exchange is checked `down_interval` later, whatever was planned: the pool rings the bell. What a check sends is in
+//! `pool/probe.rs`; what its verdict means, in `pool/health.rs`.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::bell::{Bell, timespec};
+use crate::pool::Pool;
+use crate::pool::backend::Backend;
+use crate::pool::probe::{HealthCheckSettings, Kind, Probe, Rest, Verdict, may_send_echoes};
+
+/// A running checker; dropping it stops the thread, at once.
+#[derive(Debug)]
+pub struct Checker {
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    /// None where there is nothing to check.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checker {
+    /// Starts the thread; its first round begins at once. An error says why checks cannot be made here at all.
+    pub fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {
+        let bell = Arc::new(Bell::new()?);
+        let stop = Arc::new(AtomicBool::new(false));
+        if settings.kind == Kind::None {
+            return Ok(Checker {
+                bell,
+                stop,
+                thread: None,
+            });
+        }
+        if settings.kind == Kind::Icmp {
+            may_send_echoes()?;
+        }
+        pool.wake_checker_with(Arc::clone(&bell));
+        let mut rounds = Rounds::new(
+            Arc::clone(pool),
+            settings.clone(),
+            Arc::clone(&bell),
+            Arc::clone(&stop),
+        );
+        let thread = thread::Builder::new()
+            .name("checker".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || rounds.run())?;
+        Ok(Checker {
+            bell,
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Checker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by the panic hook; there is nobody left to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Rounds {
+    pool: Arc<Pool>,
+    settings: HealthCheckSettings,
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    /// By backend.
+    slots: Vec<Slot>,
+}
+
+/// The checks of one backend.
+struct Slot {
+    /// When the next check begins, or began.
+    due: Instant,
+    /// The part of the first interval after which the second check begins: (place + 1) / number of backends.
+    first_share: Option<(u32, u32)>,
+    probe: Option<Probe>,
+    /// The last check's connection, being closed.
+    rest: Option<Rest>,
+    /// The last check failed for want of an address.
+    without_address: bool,
+}
+
+impl Rounds {
+    fn new(
+        pool: Arc<Pool>,
+        settings: HealthCheckSettings,
+        bell: Arc<Bell>,
+        stop: Arc<AtomicBool>,
+    ) -> Rounds {
+        let due = Instant::now();
+        let number = u32::try_from(pool.backends().len()).unwrap_or(u32::MAX);
+        let slot = |place| Slot {
+            due,
+            first_share: Some((place, number)),
+            probe: None,
+            rest: None,
+            without_address: false,
+        };
+        let slots = (1..=number).map(slot).collect();
+        Rounds {
+            pool,
+            settings,
+            bell,
+            stop,
+            slots,
+        }
+    }
+
+    fn run(&mut self) {
+        let mut ready = vec![false; self.slots.len()];
+        while !self.stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let mut wake_at = now + self.settings.interval;
+            let backends = self.pool.backends();
+            for ((slot, backend), ready) in self.slots.iter_mut().zip(backends).zip(&mut ready) {
+                slot.go_on(&self.pool, backend, &self.settings, now, *ready);
+                *ready = false;
+                wake_at = wake_at.min(slot.wake_at());
+            }
+            self.wait(wake_at.saturating_duration_since(now), &mut ready);
+        }
+    }
+
+    /// Waits for the bell, a socket or the end of `patience`, and marks the slots whose socket is ready.
+    fn wait(&self, patience: Duration, ready: &mut [bool]) {
+        let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let mut places = Vec::new();
+        for (place, slot) in self.slots.iter().enumerate() {
+            for (fd, flags) in slot.interests() {
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+                places.push(place);
+            }
+        }
+        match poll(&mut fds, Some(&timespec(patience))) {
+            Ok(_) => {
+                for (fd, place) in fds[1..].iter().zip(places) {
+                    ready[place] |= !fd.revents().is_empty();
+                }
+            }
+            Err(Errno::INTR) => {}
+            // Out of memory; anything but spinning.
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+        self.bell.silence();
+    }
+}
+
+impl Slot {
+    /// Begins a check that is due, and carries a running one on.
+    fn go_on(
+        &mut self,
+        pool: &Pool,
+        backend: &Backend,
+        settings: &HealthCheckSettings,
+        now: Instant,
+        ready: bool,
+    ) {
+        if self.rest.as_mut().is_some_and(|rest| rest.advance(now)) {
+            self.rest = None;
+        }
+        if self.probe.is_none() {
+            if !backend.is_healthy() {
+                self.due = self.due.min(now + settings.down_interval);
+            }
+            if self.without_address && !backend.addresses().is_empty() {
+                self.due = now;
+            }
+            if self.due <= now {
+                self.rest = None;
+                self.probe = Some(Probe::new(settings, now));
+            }
+        }
+        let Some(verdict) = self
+            .probe
+            .as_mut()
+            .and_then(|probe| probe.advance(backend, settings, now, ready))
+        else {
+            return;
+        };
+        self.rest = self.probe.take().and_then(Probe::into_rest);
+        match verdict {
+            Verdict::Passed => pool.probed(backend, Ok(())),
+            Verdict::Failed(reason) => pool.probed(backend, Err(&reason)),
+            Verdict::Nothing(reason) => {
+                log::debug!(
+                    "a check of backend {:?} could not be made: {reason}",
+                    backend.settings.name
+                );
+            }
+        }
+        self.without_address = backend.addresses().is_empty();
+        self.plan(backend.is_healthy(), settings, now);
+    }
+
+    /// Counts from when this check was due, so that the spread lasts; a late check is made up for at once, not twice.
+    fn plan(&mut self, healthy: bool, settings: &HealthCheckSettings, now: Instant) {
+        let mut pause = if healthy {
+            settings.interval
+        } else {
+            settings.down_interval
+        };
+        if let Some((share, number)) = self.first_share.take() {
+            pause = pause * share / number;
+        }
+        self.due = now.max(self.due + pause);
+    }
+
+    fn wake_at(&self) -> Instant {
+        let next = self.probe.as_ref().map_or(self.due, Probe::wake_at);
+        self.rest
+            .as_ref()
+            .map_or(next, |rest| next.min(rest.deadline()))
+    }
+
+    fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let probe = self.probe.as_ref().and_then(Probe::interest);
+        probe
+            .into_iter()
+            .chain(self.rest.as_ref().map(Rest::interest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use crate::pool::Passive;
+    use crate::pool::backend::Host;
+    use crate::pool::backend::tests::settings as backend_settings;
+    use crate::pool::balance::Method;
+    use crate::pool::probe::{PROXY_LOCAL, StatusRanges};
+    use crate::pool::tests::{LONG, balance, health, until};
+
+    fn tcp() -> HealthCheckSettings {
+        let down_interval = Duration::from_millis(20);
+        HealthCheckSettings {
+            interval: LONG * 2,
+            down_interval,
+            timeout: LONG,
+            ..health(Kind::Tcp)
+        }
+    }
+
+    fn http() -> HealthCheckSettings {
+        let kind = Kind::Http {
+            path: "/health".to_owned(),
+            status: StatusRanges(vec![200..=399]),
+        };
+        HealthCheckSettings {
+            kind,
+            interval: Duration::from_millis(20),
+            ..tcp()
+        }
+    }
+
+    fn pool(addresses: &[SocketAddr], settings: &HealthCheckSettings) -> Arc<Pool> {
+        let backend = |address: &SocketAddr| {
+            let mut backend = backend_settings(&address.to_string());
+            backend.url.host = Host::Ip(address.ip());
+            backend.url.port = address.port();
+            backend.url.authority = address.to_string();
+            backend
+        };
+        let backends = addresses.iter().map(backend).collect();
+        Arc::new(Pool::new(backends, &balance(Method::RoundRobin), settings))
+    }
+
+    fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address where nobody listens, for as long as the test wants: bound, but not listening.
+    fn deaf() -> (socket2::Socket, SocketAddr) {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    /// The bytes that came on one connection, and the error that ended it, if one did.
+    type Visit = (Vec<u8>, Option<io::Error>);
+
+    /// A server that reads one head for each connection, answers with what `answer` says at that moment, and tells how
+    /// the connection went.
+    fn server(answer: impl Fn() -> Vec<u8> + Send + 'static) -> (SocketAddr, Receiver<Visit>) {
+        let (listener, address) = listen();
+        let (tell, told) = channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut bytes = read_head(&mut stream);
+                let end = stream
+                    .write_all(&answer())
+                    .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+                    .and_then(|()| stream.read_to_end(&mut bytes));
+                if tell.send((bytes, end.err())).is_err() {
+                    return;
+                }
+            }
+        });
+        (address, told)
+    }
+
+    fn read_head(stream: &mut TcpStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 1024];
+        while !bytes.ends_with(b"\r\n\r\n")
+            || bytes.starts_with(&PROXY_LOCAL) && bytes.len() == PROXY_LOCAL.len()
+        {
+            match stream.read(&mut buffer) {
+                Ok(length) if length > 0 => bytes.extend_from_slice(&buffer[..length]),
+                _ => break,
+            }
+        }
+        bytes
+    }
+
+    fn healthy(pool: &Pool, index: usize) -> bool {
+        pool.backends()[index].is_healthy()
+    }
+
+    #[test]
+    fn the_first_check_is_at_start_and_a_backend_that_comes_back_is_used_again() {
+        let (up, up_address) = listen();
+        let (down, down_address) = deaf();
+        let pool = pool(&[up_address, down_address], &tcp());
+        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        up.accept().unwrap();
+        until(|| !healthy(&pool, 1));
+        assert!(healthy(&pool, 0));
+        down.listen(16).unwrap();
+        until(|| healthy(&pool, 1));
+    }
+
+    #[test]
+    fn a_check_that_hangs_delays_no_other() {
+        let (hanging, hanging_address) = listen(); // accepts in the kernel and never answers
+        let (address, told) = server(|| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
+        let (_deaf, deaf_address) = deaf();
+        let pool = pool(&[hanging_address, address, deaf_address], &http());
+        let checker = Checker::start(&pool, &http()).unwrap();
+        for _ in 0..5 {
+            told.recv_timeout(LONG).unwrap();
+        }
+        until(|| !healthy(&pool, 2));
+        assert!(healthy(&pool, 0), "its check is still running");
+        assert!(healthy(&pool, 1));
+        let stopping = Instant::now();
+        drop(checker);
+        assert!(stopping.elapsed() < LONG / 2, "stopping waits for no check");
+        drop(hanging);
+    }
+
+    #[test]
+    fn a_check_takes_no_longer_than_its_timeout() {
+        let (_hanging, address) = listen();
+        let settings = HealthCheckSettings {
+            timeout: Duration::from_millis(50),
+            ..http()
+        };
+        let pool = pool(&[address], &settings);
+        let _checker = Checker::start(&pool, &settings).unwrap();
+        until(|| !healthy(&pool, 0));
+    }
+
+    #[test]
+    fn an_http_check_goes_by_the_status() {
+        let good = Arc::new(AtomicBool::new(false));
+        let answer = Arc::clone(&good);
+        let (address, _told) = server(move || {
+            let line = if answer.load(Ordering::Acquire) {
+                "204 No Content"
+            } else {
+                "503 Busy"
+            };
+            format!("HTTP/1.1 {line}\r\n\r\n").into_bytes()
+        });
+        let pool = pool(&[address], &http());
+        let _checker = Checker::start(&pool, &http()).unwrap();
+        until(|| !healthy(&pool, 0));
+        good.store(true, Ordering::Release);
+        until(|| healthy(&pool, 0));
+    }
+
+    #[test]
+    fn an_http_check_reads_a_long_answer_to_its_end_and_closes_without_a_reset() {
+        let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n".to_vec();
+        answer.resize(answer.len() + 50_000, b'x');
+        let (address, told) = server(move || answer.clone());
+        let pool = pool(
+            &[address],
+            &HealthCheckSettings {
+                interval: LONG,
+                ..http()
+            },
+        );
+        let _checker = Checker::start(&pool, &http()).unwrap();
+        let (bytes, error) = told.recv_timeout(LONG).unwrap();
+        assert!(error.is_none(), "{error:?}");
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.starts_with(&format!("GET /health HTTP/1.1\r\nHost: {address}\r\n")));
+    }
+
+    #[test]
+    fn a_backend_that_wants_the_proxy_protocol_gets_a_local_header_first() {
+        for settings in [tcp(), http()] {
+            let (listener, address) = listen();
+            let mut backend = backend_settings("a");
+            backend.url.port = address.port();
+            backend.send_proxy_protocol = true;
+            let pool = Arc::new(Pool::new(
+                vec![backend],
+                &balance(Method::RoundRobin),
+                &settings,
+            ));
+            let _checker = Checker::start(&pool, &settings).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let bytes = read_head(&mut stream);
+            assert_eq!(bytes[..16], PROXY_LOCAL);
+            assert_eq!(bytes.len() == 16, settings.kind == Kind::Tcp);
+        }
+    }
+
+    #[test]
+    fn a_backend_that_went_down_under_an_exchange_is_checked_after_the_down_interval() {
+        let (listener, address) = listen();
+        let pool = pool(&[address], &tcp());
+        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        listener.accept().unwrap();
+        for _ in 0..3 {
+            pool.report(
+                &pool.backends()[0],
+                Passive::ConnectFailed("connect to it refused"),
+            );
+            until(|| healthy(&pool, 0));
+            listener.accept().unwrap();
+        }
+    }
+
+    #[test]
+    fn addresses_are_tried_one_by_one_and_the_one_that_worked_goes_first() {
+        let (listener, address) = listen();
+        let (_deaf, deaf_address) = deaf();
+        let mut backend = backend_settings("a");
+        backend.url.host = Host::Name("a.example".to_owned());
+        let pool = Arc::new(Pool::new(
+            vec![backend],
+            &balance(Method::RoundRobin),
+            &tcp(),
+        ));
+        pool.backends()[0].set_addresses(vec![deaf_address, address]);
+        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        listener.accept().unwrap();
+        until(|| pool.backends()[0].addresses()[0] == address);
+        assert!(healthy(&pool, 0));
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_a_backend_that_is_down_until_it_does() {
+        let (listener, address) = listen();
+        let mut backend = backend_settings("a");
+        backend.url.host = Host::Name("a.example".to_owned());
+        let settings = HealthCheckSettings {
+            down_interval: LONG,
+            ..tcp()
+        };
+        let pool = Arc::new(Pool::new(
+            vec![backend],
+            &balance(Method::RoundRobin),
+            &settings,
+        ));
+        let _checker = Checker::start(&pool, &settings).unwrap();
+        assert!(healthy(&pool, 0), "nobody knows yet");
+        pool.backends()[0].lookup_failed();
+        pool.wake_checker();
+        until(|| !healthy(&pool, 0));
+        pool.backends()[0].set_addresses(vec![address]);
+        pool.wake_checker();
+        listener.accept().unwrap();
+        until(|| healthy(&pool, 0));
+    }
+
+    #[test]
+    fn icmp_checks_the_host_or_refuses_to_start_and_names_the_remedy() {
+        let settings = HealthCheckSettings {
+            kind: Kind::Icmp,
+            ..tcp()
+        };
+        let (_deaf, address) = deaf();
+        let pool = pool(
+            &[
+                address,
+                SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 1)),
+            ],
+            &settings,
+        );
+        match Checker::start(&pool, &settings) {
+            Ok(_checker) => {
+                for backend in pool.backends() {
+                    pool.report(backend, Passive::Died("it closed before it answered"));
+                    until(|| backend.is_healthy());
+                }
+            }
+            Err(error) => {
+                assert!(
+                    error.to_string().contains("net.ipv4.ping_group_range"),
+                    "{error}"
+                );
+                assert!(healthy(&pool, 0), "no backend is marked down for it");
+            }
+        }
+    }
+
+    #[test]
+    fn after_the_first_round_checks_are_spread_over_the_interval_and_stay_so() {
+        let addresses: Vec<SocketAddr> = (1..=8)
+            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+            .collect();
+        let settings = HealthCheckSettings {
+            interval: Duration::from_secs(80),
+            ..tcp()
+        };
+        let pool = pool(&addresses, &settings);
+        let bell = Arc::new(Bell::new().unwrap());
+        let mut rounds = Rounds::new(pool, settings.clone(), bell, Arc::default());
+        let start = rounds.slots[0].due;
+        for (place, slot) in rounds.slots.iter_mut().enumerate() {
+            let expected = start + Duration::from_secs(10 * (place as u64 + 1));
+            slot.plan(true, &settings, start + Duration::from_millis(3));
+            assert_eq!(slot.due, expected);
+            slot.plan(true, &settings, expected + Duration::from_millis(500));
+            assert_eq!(slot.due, expected + settings.interval);
+            slot.plan(false, &settings, expected + 3 * settings.interval);
+            assert_eq!(
+                slot.due,
+                expected + 3 * settings.interval,
+                "a late one is made up for at once"
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `--check --explain N`: the next choices of a configuration, for someone who wants to see what a method does.
+//!
+//! The choices are made by a real [`Pool`] in which everybody is healthy, and told by the record that every exchange
+//! can fill (`decisions.rs`); nothing here knows a method.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::decisions::Decision;
+use crate::pool::backend::BackendSettings;
+use crate::pool::balance::{BalanceSettings, Method, Persistence};
+use crate::pool::probe::HealthCheckSettings;
+use crate::pool::{Choice, Pool, Tried, Wish};
+
+/// The next `n` choices, one line each, with the reason; then how many each backend got. Each exchange ends before the
+/// next begins, and each comes from another client: one of 254 in 192.0.2.0/24, without a cookie.
+pub fn explain(
+    backends: &[BackendSettings],
+    balance: &BalanceSettings,
+    health: &HealthCheckSettings,
+    n: usize,
+) -> Vec<String> {
+    let pool = Pool::new(backends.to_vec(), balance, health);
+    let by_address =
+        balance.method == Method::SourceHash || balance.persistence == Persistence::SourceAddress;
+    let mut counts = vec![0usize; backends.len()];
+    let mut lines = Vec::new();
+    let width = n.to_string().len();
+    let mut last = 0u8;
+    for number in 1..=n {
+        last = last % 254 + 1;
+        let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+        let wish = Wish {
+            client,
+            cookie: None,
+            tries_left: true,
+        };
+        let mut decision = Decision::default();
+        let choice = pool.choose(&wish, &Tried::default(), Some(&mut decision));
+        let mut line = format!("{number:width$}  ");
+        if by_address {
+            // Writing to a String cannot fail.
+            let _ = write!(line, "client {client} -> ");
+        }
+        line.push_str(&decision.choice_text(|backend| {
+            backends
+                .get(backend)
+                .map_or("?", |backend| backend.name.as_str())
+        }));
+        if let Choice::Backend {
+            in_flight,
+            set_cookie,
+        } = choice
+        {
+            counts[in_flight.index] += 1;
+            if set_cookie {
+                line.push_str("; a cookie binds the client to it");
+            }
+        }
+        lines.push(line);
+    }
+    if n > 0 {
+        let count = |(backend, count): (&BackendSettings, _)| format!("{} {count}", backend.name);
+        let counts: Vec<String> = backends.iter().zip(counts).map(count).collect();
+        lines.push(format!("in all: {}", counts.join(", ")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::backend::tests::settings;
+    use crate::pool::probe::Kind;
+    use crate::pool::tests::{balance, health};
+
+    #[test]
+    fn each_choice_is_a_line_with_its_reason_and_the_sum_comes_last() {
+        let mut backends = vec![settings("a"), settings("b"), settings("c")];
+        backends[0].weight = 2;
+        backends[2].backup = true;
+        let lines = explain(
+            &backends,
+            &balance(Method::RoundRobin),
+            &health(Kind::Tcp),
+            3,
+        );
+        assert_eq!(
+            lines,
+            [
+                "1  a: its turn; passed over: c (backup)",
+                "2  b: its turn; passed over: c (backup)",
+                "3  a: its turn; passed over: c (backup)",
+                "in all: a 2, b 1, c 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_hash_names_the_client_and_gives_the_same_lines_every_time() {
+        let backends = vec![settings("a"), settings("b"), settings("c")];
+        let again = || {
+            explain(
+                &backends,
+                &balance(Method::SourceHash),
+                &health(Kind::Tcp),
+                600,
+            )
+        };
+        let lines = again();
+        assert_eq!(lines, again());
+        assert!(
+            lines[0].starts_with("  1  client 192.0.2.1 -> ")
+                && lines[0].ends_with(": the client's address")
+        );
+        assert!(
+            lines[254].contains("client 192.0.2.1 -> "),
+            "clients come again"
+        );
+        assert_eq!(
+            lines[254].split("client").nth(1),
+            lines[0].split("client").nth(1)
+        );
+    }
+
+    #[test]
+    fn a_pool_that_takes_nothing_says_nobody() {
+        let mut backends = vec![settings("a")];
+        backends[0].disabled = true;
+        let lines = explain(
+            &backends,
+            &balance(Method::RoundRobin),
+            &health(Kind::Tcp),
+            1,
+        );
+        assert_eq!(lines[0], "1  nobody; passed over: a (disabled)");
+        assert!(
+            explain(
+                &backends,
+                &balance(Method::RoundRobin),
+                &health(Kind::Tcp),
+                0
+            )
+            .is_empty()
+        );
+    }
+}
