@@ -1,7 +1,7 @@
 //! Connections that serve more than one request, on both sides.
 
 use crate::support::client::{get, post};
-use crate::support::{Addressed, Backend, Origin, Proxy};
+use crate::support::{Addressed, Backend, Client, Origin, Proxy, Wire, eventually};
 
 #[test]
 fn many_requests_share_one_connection_on_both_sides() {
@@ -320,24 +320,39 @@ fn a_client_that_leaves_while_it_waits_frees_its_backend() {
     let proxy = Proxy::over(&[&backend])
         .set("backends.0.max_connections", 1)
         .start();
-    for leave in [crate::support::Client::reset, crate::support::Client::close] {
-        let mut client = proxy.client();
-        client.send(get("/slow"));
-        let mut wire = backend.accept();
-        wire.expect_request();
+    for leave in [Client::reset, Client::close] {
+        let (client, mut wire) = occupy(&proxy, &backend);
         leave(client);
         // The connection is given up (a half-closed client gets 2 s more), and so is the only place.
         wire.expect_gone();
     }
-    let mut client = proxy.client();
-    client.send(get("/"));
-    backend.accept().serve("free");
+    let (mut client, mut wire) = occupy(&proxy, &backend);
+    wire.answer("free");
     assert_eq!(client.read_response().text(), "free");
     assert_eq!(
         proxy.events_with(&[&backend.name(), "is down"]),
         0,
         "it is not the backend's fault"
     );
+}
+
+/// Sends a request as soon as there is a place for it, and takes it in at the backend.
+fn occupy(proxy: &Proxy, backend: &Backend) -> (Client, Wire) {
+    let mut client = proxy.client();
+    loop {
+        client.send(get("/"));
+        eventually("an answer or a request", || {
+            client.has_input() || backend.has_connection()
+        });
+        if !client.has_input() {
+            break;
+        }
+        // The end of the last connection was seen before its place was given back.
+        assert_eq!(client.read_response().status, 503);
+    }
+    let mut wire = backend.accept();
+    wire.expect_request();
+    (client, wire)
 }
 
 #[test]
