@@ -98,12 +98,12 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::Failure::{
+    use super::*;
+    use crate::failure::Failure::{
         BadResponse, ConnectRefused, ConnectTimeout, FreshEnded, ResponseHeadTimeout, ReusedClosed,
         ReusedEnded, Shortage,
     };
-    use super::Next::{Answer, OtherBackend, SameBackend};
-    use super::*;
+    use crate::failure::Next::{Answer, OtherBackend, SameBackend};
     use rustix::io::Errno;
 
     #[test]

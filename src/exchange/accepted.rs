@@ -8,7 +8,7 @@
 use crate::config::Mode;
 use crate::connection::Received;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Step, WaitFor};
+use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
 use crate::proxy_protocol;
 
 impl Client {
@@ -29,7 +29,7 @@ impl Client {
         let Some(mut exchange) = self.exchange.take() else {
             return Step::Close(CloseReason::Finished);
         };
-        exchange.request_wait = super::Wait::default();
+        exchange.request_wait = Wait::default();
         if cx.runtime.config.proxy.mode == Mode::Tcp {
             exchange.is_tcp = true;
             self.exchange = Some(exchange);

@@ -100,7 +100,7 @@ impl Client {
                     let count = bytes.len();
                     self.connection.consume(count, &cx.tools.scratch);
                     if count >= left {
-                        return Step::Close(super::CloseReason::LingerTimeout);
+                        return Step::Close(CloseReason::LingerTimeout);
                     }
                     left -= count;
                 }

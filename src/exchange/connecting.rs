@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use crate::exchange::backends::BackendConnection;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, Exchange, RequestSide, Route, Stage, Step, Wait, WaitFor};
+use crate::exchange::{
+    Client, CloseReason, Exchange, RequestSide, Route, Stage, Step, Wait, WaitFor,
+};
 use crate::failure::{Failure, Next};
 use crate::http::Body;
 use crate::http::forward::{RequestForwarding, write_request};
@@ -29,7 +31,7 @@ impl Client {
             return Step::Go(Stage::Idle);
         };
         if self.connection.is_broken() {
-            return Step::Close(super::CloseReason::ClientGone);
+            return Step::Close(CloseReason::ClientGone);
         }
         if let Some(lent) = &mut exchange.route.connection {
             return match finish_connect(lent) {

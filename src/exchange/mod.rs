@@ -408,7 +408,7 @@ impl Client {
         match wait {
             WaitFor::Nothing => Step::Wait,
             WaitFor::ProxyHeader => self.abandon(CloseReason::NoProxyHeader, cx),
-            WaitFor::ClientHead => self.refuse(408, cx),
+            WaitFor::ClientHead => self.head_timed_out(cx),
             WaitFor::ClientBody if !has_begun => self.refuse(408, cx),
             WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
             WaitFor::ClientBodyExpected => self.send_continue(cx),

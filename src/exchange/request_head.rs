@@ -4,7 +4,7 @@
 
 use crate::connection::Received;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Step, WaitFor};
+use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
 
 impl Client {
@@ -62,11 +62,8 @@ impl Client {
 
     /// The head is not whole: its time runs from its first byte, and no trickle stretches it.
     fn await_rest_of_head(&mut self, cx: &mut Context) -> Step {
-        if self.has_only_empty_lines() {
-            // No request has begun: either the event was about something else, or an old client sent
-            // an empty line behind its last request (RFC 9112 2.2).
-            self.connection
-                .consume_buffered(self.connection.buffered().len());
+        if self.connection.buffered().is_empty() {
+            // The event was about something else than bytes.
             if let Some(exchange) = self.exchange.take() {
                 cx.put_back(exchange);
             }
@@ -89,6 +86,15 @@ impl Client {
             return self.abandon(CloseReason::ClientDone, cx);
         }
         self.refuse(400, cx)
+    }
+
+    /// The head did not come in time. An empty line is no request yet: an old client may have sent
+    /// one behind its last request (RFC 9112 2.2), and is not answered twice.
+    pub(super) fn head_timed_out(&mut self, cx: &mut Context) -> Step {
+        if self.has_only_empty_lines() {
+            return self.abandon(CloseReason::IdleTimeout, cx);
+        }
+        self.refuse(408, cx)
     }
 
     fn has_only_empty_lines(&self) -> bool {
@@ -120,7 +126,7 @@ impl Client {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Go(Stage::Idle);
         };
-        exchange.request_wait = super::Wait::default();
+        exchange.request_wait = Wait::default();
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
             (Body::Length(length), Some(max)) if length > max => self.refuse(413, cx),
