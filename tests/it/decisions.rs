@@ -56,12 +56,12 @@ fn a_refused_connect_and_the_answer_of_the_next_are_both_recorded() {
     assert_eq!(decision.request_line(), b"GET /x HTTP/1.1");
     assert_eq!(decision.client, Some("127.0.0.1".parse().unwrap()));
     let (tries, more) = decision.tries();
-    let tried: Vec<_> = tries
+    let outcomes: Vec<_> = tries
         .iter()
         .map(|one| (one.backend, one.rule, one.outcome))
         .collect();
     assert_eq!(
-        (tried, more),
+        (outcomes, more),
         (
             vec![
                 (0, Rule::Turn, Outcome::ConnectFailed),
