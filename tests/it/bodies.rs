@@ -385,7 +385,6 @@ fn a_response_that_breaks_off_is_seen_as_broken() {
         // What came before a mistake in the same breath may be lost, what came before an end not.
         let truncated = !body.contains("nonsense") && !body.contains("678");
         expect_broken(&mut client, if truncated { "12345" } else { "" });
-        assert_eq!(proxy.events_with(&["panic"]), 0);
     }
 }
 

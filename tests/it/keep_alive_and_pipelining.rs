@@ -329,11 +329,7 @@ fn a_client_that_leaves_while_it_waits_frees_its_backend() {
     let (mut client, mut wire) = occupy(&proxy, &backend);
     wire.answer("free");
     assert_eq!(client.read_response().text(), "free");
-    assert_eq!(
-        proxy.events_with(&[&backend.name(), "is down"]),
-        0,
-        "it is not the backend's fault"
-    );
+    proxy.expect_no_event(&[&backend.name(), "is down"]);
 }
 
 /// Sends a request as soon as there is a place for it, and takes it in at the backend.
