@@ -7,7 +7,7 @@
 //! Read next: relay.rs, which moves a body from one connection to another.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -259,6 +259,16 @@ impl Connection {
     pub fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The address of our end.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Whether both ends are one and the same socket: a connect on one host can meet itself.
+    pub fn is_connected_to_itself(&self) -> bool {
+        matches!((self.stream.local_addr(), self.stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
     }
 
     /// The error that a finished connect left, if it failed.

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use rustix::io::Errno;
+use crate::pool::is_our_shortage;
 
 /// What went wrong between us and a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,29 +96,15 @@ impl Failure {
     }
 }
 
-/// Whether an error says that this machine lacks something, which is no backend's fault.
-pub fn is_our_shortage(error: &io::Error) -> bool {
-    let shortages = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-    ]
-    .map(Errno::raw_os_error);
-    error
-        .raw_os_error()
-        .is_some_and(|code| shortages.contains(&code))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::Failure::{
+    use super::*;
+    use crate::failure::Failure::{
         BadResponse, ConnectRefused, ConnectTimeout, FreshEnded, ResponseHeadTimeout, ReusedClosed,
         ReusedEnded, Shortage,
     };
-    use super::Next::{Answer, OtherBackend, SameBackend};
-    use super::*;
+    use crate::failure::Next::{Answer, OtherBackend, SameBackend};
+    use rustix::io::Errno;
 
     #[test]
     fn the_table_is_the_contracts() {

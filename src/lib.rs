@@ -8,6 +8,8 @@
 //! | main | `main.rs`, [`server`] | reads the configuration, starts the others, waits for a signal |
 //! | listener | [`listener`] | accepts connections and hands each to the worker with the fewest |
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
+//! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
+//! | resolver | [`resolver`] | looks the backends' names up, so that nobody else waits for it |
 //! | access-log, event-log | [`access_log`], [`event_log`] | write what the others put into bounded queues |
 //! | signals | [`server`] | turns a signal into a message |
 //!
@@ -30,9 +32,9 @@
 //! # Layers
 //!
 //! Imports point one way (a test holds them to it), from the bottom: `escape`, `timestamp`, `slab`,
-//! `idle_list`, `document`, `http` < `connection`, `poller`, `mailbox`, `access_log`, `event_log` <
-//! `pool` < `config`, `failure` < `runtime` < `relay` < `exchange` < `worker`, `listener` < `server`
-//! < `demo`.
+//! `idle_list`, `document`, `http`, `proxy_protocol` < `connection`, `poller`, `mailbox`, `bell`, `decisions`,
+//! `access_log`, `event_log` < `pool` < `config`, `failure` < `runtime` < `relay` < `exchange` <
+//! `worker`, `listener`, `checker`, `resolver` < `server` < `demo`.
 
 #![forbid(unsafe_code)]
 
@@ -55,6 +57,7 @@ pub mod listener;
 pub mod mailbox;
 pub mod poller;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod resolver;
 pub mod runtime;

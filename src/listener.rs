@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -79,11 +79,11 @@ pub fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime)
     while runtime.draining_since().is_none() {
         if runtime.open.has_room() {
             match accept_all(listener, workers, runtime) {
-                Ok(()) => wait(Some(listener), None, runtime),
+                Ok(()) => wait(listener, runtime),
                 Err(error) => pause(&error, runtime),
             }
         } else {
-            wait(Some(listener), None, runtime);
+            wait(listener, runtime);
             make_room(workers, runtime);
         }
     }
@@ -123,21 +123,18 @@ fn accept_all(
     Ok(())
 }
 
-/// Waits for a new connection (if `listener` is given) or for the bell.
-fn wait(listener: Option<&TcpListener>, timeout: Option<Duration>, runtime: &Runtime) {
+/// Waits for a new connection or for the bell.
+fn wait(listener: &TcpListener, runtime: &Runtime) {
     let bell = &runtime.open.listener;
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: 0,
-        tv_nsec: timeout.subsec_nanos().into(),
-    });
-    let bell_fd = bell.as_fd();
-    let mut fds = vec![PollFd::new(&bell_fd, PollFlags::IN)];
-    fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
     // Whatever it says, the caller looks for itself.
-    let _ = poll(&mut fds, timeout.as_ref());
-    if !fds[0].revents().is_empty() {
-        bell.reset();
-    }
+    let _ = poll(
+        &mut [
+            PollFd::new(bell, PollFlags::IN),
+            PollFd::new(listener, PollFlags::IN),
+        ],
+        None,
+    );
+    bell.silence();
 }
 
 /// At the limit, with somebody waiting: has the client closed that has been idle longest.
@@ -150,13 +147,13 @@ fn make_room(workers: &[MailboxSender], runtime: &Runtime) {
     if let Some(worker) = longest.filter(|worker| worker.oldest_idle() != NEVER) {
         worker.ask_for_room();
     }
-    wait(None, Some(ROOM_LOOK), runtime);
+    runtime.open.listener.wait(ROOM_LOOK);
 }
 
 /// Out of descriptors or memory: accepting again at once would only burn the processor.
 fn pause(error: &io::Error, runtime: &Runtime) {
     log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
-    wait(None, Some(PAUSE), runtime);
+    runtime.open.listener.wait(PAUSE);
 }
 
 /// The listener's thread.

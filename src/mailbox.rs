@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use crossbeam_channel::{Receiver, SendError, Sender, TryRecvError, TrySendError, bounded};
 
-use crate::poller::{Millis, NEVER, Waker};
+use crate::bell::Bell;
+use crate::poller::{Millis, NEVER};
 
 /// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
 const WAITING_MAX: usize = 1024;
@@ -23,7 +24,7 @@ pub type Accepted = (TcpStream, SocketAddr);
 #[derive(Debug)]
 pub struct Mailbox {
     /// Wakes the worker.
-    pub waker: Waker,
+    pub bell: Bell,
     receiver: Receiver<Accepted>,
     sleeps: AtomicBool,
     /// Connections handed over and not yet closed.
@@ -45,7 +46,7 @@ pub struct MailboxSender {
 pub fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
     let (sender, receiver) = bounded(WAITING_MAX);
     let mailbox = std::sync::Arc::new(Mailbox {
-        waker: Waker::new()?,
+        bell: Bell::new()?,
         receiver,
         sleeps: AtomicBool::new(false),
         load: AtomicUsize::new(0),
@@ -86,14 +87,14 @@ impl MailboxSender {
     /// Asks the worker to close its longest idle client.
     pub fn ask_for_room(&self) {
         self.mailbox.to_evict.fetch_add(1, Ordering::SeqCst);
-        self.mailbox.waker.wake();
+        self.mailbox.bell.ring();
     }
 
     fn wake(&self) {
         if self.mailbox.sleeps.load(Ordering::SeqCst)
             && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
         {
-            self.mailbox.waker.wake();
+            self.mailbox.bell.ring();
         }
     }
 }
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn a_sleeping_worker_is_woken_by_a_hand_over() {
         let (mailbox, sender) = mailbox().unwrap();
-        let poller = Poller::new(&mailbox.waker).unwrap();
+        let poller = Poller::new(&mailbox.bell).unwrap();
         assert!(mailbox.fall_asleep());
         sender.send(connection()).unwrap();
         // Would wait for ever if nobody had rung.

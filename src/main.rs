@@ -11,6 +11,7 @@ use rondo::command_line::{self, Command, HELP, Source, VERSION};
 use rondo::config::{Config, descriptor_limit, summary};
 use rondo::document::Mistake;
 use rondo::event_log::EventLog;
+use rondo::pool::explain::explain;
 use rondo::{demo, server};
 
 /// It cannot run, or was stopped twice.
@@ -29,14 +30,8 @@ fn main() -> ExitCode {
     match command {
         Command::Help => print(HELP),
         Command::Version => print(VERSION),
-        Command::Check {
-            explain: Some(_), ..
-        } => fail(WRONG_INPUT, &"--explain is not built yet; leave it out"),
-        Command::Check {
-            source,
-            explain: None,
-        } => match configuration(&source) {
-            Ok(config) => print(&summary(&config, descriptor_limit())),
+        Command::Check { source, explain } => match configuration(&source) {
+            Ok(config) => print(&check(&config, explain.unwrap_or(0))),
             Err(mistake) => fail(WRONG_INPUT, &mistake),
         },
         Command::Run { source, log } => match configuration(&source) {
@@ -45,6 +40,21 @@ fn main() -> ExitCode {
         },
         Command::Demo { log } => with_event_log(log, demo),
     }
+}
+
+/// What would run, and the next `choices` choices of backend.
+fn check(config: &Config, choices: usize) -> String {
+    let mut text = summary(config, descriptor_limit());
+    for line in explain(
+        &config.backends,
+        &config.balance,
+        &config.health_check,
+        choices,
+    ) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
 }
 
 fn configuration(source: &Source) -> Result<Config, Mistake> {

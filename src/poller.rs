@@ -9,12 +9,12 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use crate::bell::Bell;
 use crate::slab::Key;
 
 /// What an event says about a socket.
@@ -74,17 +74,12 @@ pub struct Poller {
 pub struct Events(Vec<epoll::Event>);
 
 impl Poller {
-    /// A poller that `waker` wakes.
-    pub fn new(waker: &Waker) -> io::Result<Self> {
+    /// A poller whose wait `bell` ends.
+    pub fn new(bell: &Bell) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         // Edge-triggered: each write to the eventfd is an event, and nobody has to read it empty.
         let flags = Readiness::IN | Readiness::ET;
-        epoll::add(
-            &epoll,
-            &*waker.eventfd,
-            epoll::EventData::new_u64(WAKE_TOKEN),
-            flags,
-        )?;
+        epoll::add(&epoll, bell, epoll::EventData::new_u64(WAKE_TOKEN), flags)?;
         Ok(Self { epoll })
     }
 
@@ -100,7 +95,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits for events, at most until `timeout` is over (`None`: for ever). A signal or the waker
+    /// Waits for events, at most until `timeout` is over (`None`: for ever). A signal or the bell
     /// end the wait without an event.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.0.clear();
@@ -130,39 +125,6 @@ impl Events {
             .iter()
             .filter(of_socket)
             .map(|event| (Source::from_token(event.data.u64()), event.flags))
-    }
-}
-
-/// Wakes a thread that waits in a poller, from any other thread.
-#[derive(Clone, Debug)]
-pub struct Waker {
-    eventfd: Arc<OwnedFd>,
-}
-
-impl Waker {
-    /// A new eventfd.
-    pub fn new() -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self {
-            eventfd: Arc::new(eventfd(0, flags)?),
-        })
-    }
-
-    /// Ends the other thread's wait, now or at its next one.
-    pub fn wake(&self) {
-        // The one error is a full counter, and then the thread has been woken already.
-        let _ = rustix::io::write(&*self.eventfd, &1_u64.to_ne_bytes());
-    }
-
-    /// The descriptor, for a thread that waits with poll(2).
-    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.eventfd.as_fd()
-    }
-
-    /// Takes back the wake-ups so far, for a thread that waits level-triggered.
-    pub fn reset(&self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&*self.eventfd, &mut count);
     }
 }
 
@@ -282,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_ends_every_wait_it_is_called_for_though_nobody_reads_the_eventfd() {
-        let waker = Waker::new().unwrap();
+    fn a_bell_ends_every_wait_it_is_rung_for_though_nobody_silences_it() {
+        let bell = Bell::new().unwrap();
         let mut events = Events::default();
-        let poller = Poller::new(&waker).unwrap();
+        let poller = Poller::new(&bell).unwrap();
         for _ in 0..3 {
-            waker.wake();
+            bell.ring();
             poller.wait(&mut events, None).unwrap();
             assert_eq!(events.iter().count(), 0);
         }
@@ -299,7 +261,7 @@ mod tests {
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
         let mut events = Events::default();
-        let poller = Poller::new(&Waker::new().unwrap()).unwrap();
+        let poller = Poller::new(&Bell::new().unwrap()).unwrap();
         poller.register(&far, Source::Client(KEY)).unwrap();
         near.write_all(b"x").unwrap();
         let mut seen = Readiness::empty();

@@ -13,9 +13,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::connection::{Connection, Received};
-use crate::http::Body;
-use crate::http::HeadLimits;
-use crate::http::{Decoder, Step, encode_chunk, encode_end};
+use crate::http::{Body, ChunkError, Decoder, HeadLimits, Step, encode_chunk, encode_end};
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
@@ -82,11 +80,22 @@ pub enum RelayError {
     /// The source ended before its body did.
     SourceEnded,
     /// The body's framing is not valid.
-    Malformed,
+    Malformed(ChunkError),
     /// The body is longer than allowed.
     TooLong,
     /// Writing failed.
     Sink(io::Error),
+}
+
+impl RelayError {
+    /// The status for a client whose request body this is.
+    pub fn status(&self) -> u16 {
+        match self {
+            RelayError::TooLong => 413,
+            RelayError::Malformed(error) => error.status(),
+            RelayError::Source(_) | RelayError::SourceEnded | RelayError::Sink(_) => 400,
+        }
+    }
 }
 
 /// How the sink is told where the body ends.
@@ -116,6 +125,8 @@ pub struct Relay {
     writer: Writer,
     pipe: Option<Pipe>,
     sink_is_slow: bool,
+    /// The last read brought as much as one can.
+    flows_in_bulk: bool,
     /// Bytes taken from the source, framing included.
     taken: u64,
     /// Bytes of the body itself.
@@ -130,6 +141,7 @@ impl Default for Relay {
             writer: Writer::Plain,
             pipe: None,
             sink_is_slow: false,
+            flows_in_bulk: false,
             taken: 0,
             data: 0,
             data_max: u64::MAX,
@@ -232,7 +244,7 @@ impl Relay {
         loop {
             match decoder
                 .decode(&input[used..])
-                .map_err(|_| RelayError::Malformed)?
+                .map_err(RelayError::Malformed)?
             {
                 Step::Data { used: step, data } => {
                     used += step;
@@ -334,6 +346,7 @@ impl Relay {
             Received::Bytes(bytes) => {
                 let (used, plain) = self.translate(bytes, out)?;
                 sink.send(out, plain).map_err(RelayError::Sink)?;
+                self.flows_in_bulk = used == most;
                 source.consume(used, scratch);
                 Ok(Moved::Bytes(used))
             }
@@ -347,7 +360,9 @@ impl Relay {
         }
         let pays = match self.reader {
             Reader::Length(left) => left >= SPLICE_BYTES_MIN,
-            _ => false,
+            // How much is to come nobody knows; what came last is the best guess.
+            Reader::UntilClose => self.flows_in_bulk,
+            Reader::Chunked(_) | Reader::Finished => false,
         };
         if !pays
             || self.writer != Writer::Plain
@@ -388,15 +403,20 @@ impl Relay {
                 Err(error) => Err(RelayError::Sink(error.into())),
             };
         }
-        let Reader::Length(left) = &mut self.reader else {
+        let left = match self.reader {
+            Reader::Length(left) => left,
+            Reader::UntilClose => u64::MAX,
+            Reader::Chunked(_) | Reader::Finished => 0,
+        };
+        if left == 0 {
             self.release_pipe(pipes);
             return Ok(Moved::Bytes(0));
-        };
+        }
         if !source.is_readable() {
             self.release_pipe(pipes);
             return Ok(Moved::Wait(Flow::WaitSource));
         }
-        let most = usize::try_from(*left)
+        let most = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .min(pipe.bytes_max);
         match splice(
@@ -407,13 +427,20 @@ impl Relay {
             most,
             SpliceFlags::MOVE | SpliceFlags::NONBLOCK,
         ) {
+            Ok(0) if matches!(self.reader, Reader::UntilClose) => {
+                self.reader = Reader::Finished;
+                Ok(Moved::Bytes(0))
+            }
             Ok(0) => Err(RelayError::SourceEnded),
             Ok(count) => {
                 pipe.holds = count;
-                *left -= count as u64;
                 self.taken += count as u64;
-                if *left == 0 {
-                    self.reader = Reader::Finished;
+                self.flows_in_bulk = count as u64 >= SPLICE_BYTES_MIN;
+                if let Reader::Length(left) = &mut self.reader {
+                    *left -= count as u64;
+                    if *left == 0 {
+                        self.reader = Reader::Finished;
+                    }
                 }
                 self.count_data(count)?;
                 Ok(Moved::Bytes(count))
@@ -647,7 +674,7 @@ mod tests {
     fn malformed_chunks_end_the_relay() {
         let relay = Relay::new(Body::Chunked, Writer::Plain, u64::MAX, &LIMITS);
         let (result, _) = run(relay, b"3\r\nabcX\r\n".to_vec(), &mut Tools::default());
-        assert!(matches!(result, Err(RelayError::Malformed)));
+        assert!(matches!(result, Err(RelayError::Malformed(_))));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What all threads share: the configuration that is live, the backends, how many connections
 //! are open, and whether we are stopping.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::bell::Bell;
 use crate::config::Config;
 use crate::http::HeadLimits;
-use crate::poller::Waker;
+
 use crate::pool::Pool;
 
 /// Shared by the listener, the workers, the checker and the server.
@@ -16,7 +17,7 @@ pub struct Runtime {
     /// The configuration as used.
     pub config: Config,
     /// The backends and the choice among them.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// The bounds of a head, in the form in which `http` takes them.
     pub head_limits: HeadLimits,
     /// When the process started; the workers' clocks count from here.
@@ -41,7 +42,7 @@ impl Runtime {
         };
         Ok(Self {
             config,
-            pool,
+            pool: Arc::new(pool),
             head_limits,
             epoch: Instant::now(),
             open: Open::new(connections_max)?,
@@ -78,7 +79,7 @@ pub struct Open {
     /// How many there may be.
     pub max: usize,
     /// Wakes the listener.
-    pub listener: Waker,
+    pub listener: Bell,
     count: AtomicUsize,
     listener_waits: AtomicBool,
 }
@@ -87,7 +88,7 @@ impl Open {
     fn new(max: usize) -> std::io::Result<Self> {
         Ok(Self {
             max,
-            listener: Waker::new()?,
+            listener: Bell::new()?,
             count: AtomicUsize::new(0),
             listener_waits: AtomicBool::new(false),
         })
@@ -124,7 +125,7 @@ impl Open {
         if self.listener_waits.load(Ordering::SeqCst)
             && self.listener_waits.swap(false, Ordering::SeqCst)
         {
-            self.listener.wake();
+            self.listener.ring();
         }
     }
 }

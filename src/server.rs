@@ -17,9 +17,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access_log::AccessLog;
+use crate::checker::Checker;
 use crate::config::{Config, descriptor_budget};
 use crate::listener;
 use crate::mailbox::{Mailbox, mailbox};
+use crate::resolver::Resolver;
 use crate::runtime::Runtime;
 use crate::worker::Worker;
 
@@ -42,6 +44,9 @@ pub struct Server {
     /// Closed when the last worker has ended.
     workers_done: Receiver<()>,
     access_log: Option<AccessLog>,
+    /// They end when they are dropped.
+    _checker: Checker,
+    _resolver: Option<Resolver>,
 }
 
 /// Why the balancer cannot run.
@@ -104,6 +109,11 @@ impl Server {
             .map_err(|error| StartError::System("an eventfd", error))?;
         let runtime = Arc::new(runtime);
 
+        let resolver = Resolver::start(&runtime.pool)
+            .map_err(|error| StartError::System("the resolver", error))?;
+        let checker = Checker::start(&runtime.pool, &runtime.config.health_check)
+            .map_err(|error| StartError::System("health checks", error))?;
+
         let (done, workers_done) = bounded(0);
         let (mut mailboxes, mut senders) = (Vec::new(), Vec::new());
         for number in 1..=runtime.config.proxy.workers {
@@ -132,6 +142,8 @@ impl Server {
             mailboxes,
             workers_done,
             access_log,
+            _checker: checker,
+            _resolver: resolver,
         })
     }
 
@@ -152,10 +164,10 @@ impl Server {
         }
         let since = Instant::now();
         self.runtime.drain();
-        self.runtime.open.listener.wake();
+        self.runtime.open.listener.ring();
         self.mailboxes
             .iter()
-            .for_each(|mailbox| mailbox.waker.wake());
+            .for_each(|mailbox| mailbox.bell.ring());
         crossbeam_channel::select! {
             recv(self.workers_done) -> _ => {}
             recv(self.signals) -> _ => stop_at_once(),

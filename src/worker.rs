@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::{AccessLogWriter, Format};
+use crate::config::Mode;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Turn};
+use crate::exchange::{Client, CloseReason, Stage, Turn};
 use crate::idle_list::IdleList;
 use crate::mailbox::{Accepted, Mailbox};
 use crate::poller::{Alarms, Clock, Events, Millis, NEVER, Source};
@@ -51,7 +52,7 @@ impl Worker {
         access_log: Option<(AccessLogWriter, Format)>,
     ) -> io::Result<Self> {
         Ok(Self {
-            context: Context::new(runtime, &mailbox.waker, access_log)?,
+            context: Context::new(runtime, &mailbox.bell, access_log)?,
             mailbox,
             clients: Slab::default(),
             queue: VecDeque::new(),
@@ -144,9 +145,10 @@ impl Worker {
 
     fn open(&mut self, (stream, address): Accepted) {
         let now = self.context.clock.now();
+        let stage = self.first_stage();
         let key = self
             .clients
-            .insert_with(|key| Client::new(stream, address, key, now));
+            .insert_with(|key| Client::new(stream, address, key, stage, now));
         let client = self
             .clients
             .get_mut(key)
@@ -160,7 +162,22 @@ impl Worker {
             self.remove(key);
             return;
         }
-        self.idle.touch(key.index);
+        if stage == Stage::Idle {
+            self.idle.touch(key.index);
+        } else {
+            client.is_queued = true;
+            self.queue.push_back(key);
+        }
+    }
+
+    /// What a new connection begins with.
+    fn first_stage(&self) -> Stage {
+        let proxy = &self.context.runtime.config.proxy;
+        if proxy.accept_proxy_protocol || proxy.mode == Mode::Tcp {
+            Stage::Accepted
+        } else {
+            Stage::Idle
+        }
     }
 
     /// Gives everybody in the queue one turn. Who is not done yet has the next one after the

@@ -29,14 +29,7 @@ mod timeouts;
 
 /// Keys that are validated like all others, but refused by name because what they ask for is not built yet:
 /// the key's path, and the value that asks for it (none: any).
-const NOT_BUILT_YET: &[(&str, Option<&str>)] = &[
-    ("admin", None),
-    ("proxy.mode", Some("tcp")),
-    ("proxy.accept_proxy_protocol", Some("true")),
-    ("backends[].send_proxy_protocol", Some("true")),
-    ("health_check.kind", Some("http")),
-    ("health_check.kind", Some("icmp")),
-];
+const NOT_BUILT_YET: &[(&str, Option<&str>)] = &[("admin", None)];
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,10 @@ pub enum CloseReason {
     ClientGone,
     /// No request came in time.
     IdleTimeout,
+    /// The connection did not begin with a PROXY protocol header (in time).
+    NoProxyHeader,
+    /// No backend took the connection (tcp mode).
+    NoBackend,
     /// Closed while idle, to make room for another.
     MadeRoom,
     /// The request's body did not come in time, after its response had begun.
@@ -56,6 +60,8 @@ impl CloseReason {
             CloseReason::ClientDone => "closed by the client between requests",
             CloseReason::ClientGone => "the client went away",
             CloseReason::IdleTimeout => "no request in time",
+            CloseReason::NoProxyHeader => "no PROXY protocol header",
+            CloseReason::NoBackend => "no backend took it",
             CloseReason::MadeRoom => "closed while idle, to make room",
             CloseReason::ClientBodyTimeout => "the request's body did not come in time",
             CloseReason::ClientWriteTimeout => "the client did not take the response in time",
@@ -94,7 +100,7 @@ impl Client {
                     let count = bytes.len();
                     self.connection.consume(count, &cx.tools.scratch);
                     if count >= left {
-                        return Step::Close(super::CloseReason::LingerTimeout);
+                        return Step::Close(CloseReason::LingerTimeout);
                     }
                     left -= count;
                 }

@@ -7,18 +7,22 @@
 //! Read next: forwarding.rs.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::exchange::backends::BackendConnection;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, Exchange, RequestSide, Route, Stage, Step, Wait, WaitFor};
+use crate::exchange::{
+    Client, CloseReason, Exchange, RequestSide, Route, Stage, Step, Wait, WaitFor,
+};
 use crate::failure::{Failure, Next};
 use crate::http::Body;
 use crate::http::forward::{RequestForwarding, write_request};
 use crate::poller::{Clock, Millis};
 use crate::pool::backend::InFlight;
 use crate::pool::{Choice, Passive, Wish};
-use crate::relay::{Relay, RelayError, Writer};
+use crate::proxy_protocol;
+use crate::relay::{Relay, Writer};
 
 impl Client {
     /// Chooses a backend, connects if need be, and sends the head.
@@ -27,7 +31,7 @@ impl Client {
             return Step::Go(Stage::Idle);
         };
         if self.connection.is_broken() {
-            return Step::Close(super::CloseReason::ClientGone);
+            return Step::Close(CloseReason::ClientGone);
         }
         if let Some(lent) = &mut exchange.route.connection {
             return match finish_connect(lent) {
@@ -60,7 +64,8 @@ impl Client {
             }
         }
         let now = cx.clock.now();
-        if let (Some(backend), false) = (&exchange.route.backend, exchange.route.needs_fresh) {
+        let may_reuse = !exchange.route.needs_fresh && !exchange.is_tcp;
+        if let (Some(backend), true) = (&exchange.route.backend, may_reuse) {
             while let Some(mut lent) = cx.backends.take_idle(backend, self.key, now) {
                 // What cannot be sent twice is not risked on a connection that has just been closed.
                 if exchange.may_repeat() || lent.connection.is_silent() {
@@ -95,8 +100,13 @@ impl Client {
                 Err(failed) => error = Some(failed),
             }
         }
+        let address = route.last_address();
         match error {
-            Some(error) => self.fail(Failure::of_connect(&error), &error.to_string(), cx),
+            Some(error) => self.fail(
+                Failure::of_connect(&error),
+                &format!("connect to {address}: {error}"),
+                cx,
+            ),
             None => self.fail(Failure::ConnectRefused, "its name has no address", cx),
         }
     }
@@ -158,6 +168,16 @@ impl Client {
         route.sent_before = lent.connection.sent();
         let out = &mut cx.tools.out;
         out.clear();
+        if backend.settings.send_proxy_protocol {
+            let local = self.connection.local_address().unwrap_or(self.address);
+            proxy_protocol::write(self.address, local, out);
+        }
+        if exchange.is_tcp {
+            return match lent.connection.send(out, &[]) {
+                Ok(()) => Step::Go(Stage::Tunnel),
+                Err(error) => self.fail(Failure::FreshEnded, &error.to_string(), cx),
+            };
+        }
         write_request(request, &how, out);
         let body = request.body();
         let writer = match body {
@@ -175,16 +195,7 @@ impl Client {
                 result
             }
             // No byte has gone out; the backend never hears of it.
-            Err(error) => {
-                return self.refuse(
-                    if matches!(error, RelayError::TooLong) {
-                        413
-                    } else {
-                        400
-                    },
-                    cx,
-                );
-            }
+            Err(error) => return self.refuse(error.status(), cx),
         };
         route.body_begun = true;
         exchange.request_side = RequestSide::Sending;
@@ -259,6 +270,10 @@ fn finish_connect(lent: &mut BackendConnection) -> Option<io::Result<()>> {
         return None;
     }
     Some(match lent.connection.take_error() {
+        // Where nobody listens, a port of the ephemeral range may be drawn for our own end.
+        Ok(None) if lent.connection.is_connected_to_itself() => {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
         Ok(None) => Ok(()),
         Ok(Some(error)) | Err(error) => Err(error),
     })
@@ -286,7 +301,7 @@ impl Route {
 
     /// The backend's next address, and until when it may take to answer: an equal share of the time
     /// that is left for all of them.
-    fn next_address(&mut self, now: Millis) -> Option<(std::net::SocketAddr, Millis)> {
+    fn next_address(&mut self, now: Millis) -> Option<(SocketAddr, Millis)> {
         let backend = self.backend.as_ref()?;
         if self.addresses.is_none() {
             self.next_address = 0;
@@ -297,6 +312,17 @@ impl Route {
         self.next_address += 1;
         let left_ms = self.connect_until.saturating_sub(now);
         Some((address, now + left_ms.div_ceil(left_count)))
+    }
+
+    /// The address that was tried last, for a log line.
+    fn last_address(&self) -> SocketAddr {
+        let last = self.next_address.checked_sub(1);
+        let address = self
+            .addresses
+            .as_ref()
+            .zip(last)
+            .and_then(|(all, last)| all.get(last).copied());
+        address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// The connection is open.

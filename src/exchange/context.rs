@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use crate::access_log::{AccessLogWriter, Format};
+use crate::bell::Bell;
 use crate::exchange::Exchange;
 use crate::exchange::backends::BackendConnections;
-use crate::poller::{Clock, Poller, Waker};
+use crate::poller::{Clock, Poller};
 use crate::relay::Tools;
 use crate::runtime::Runtime;
 
@@ -38,14 +39,14 @@ pub struct Context {
 }
 
 impl Context {
-    /// The resources of one worker, which `waker` wakes.
+    /// The resources of one worker, which `bell` wakes.
     pub fn new(
         runtime: Arc<Runtime>,
-        waker: &Waker,
+        bell: &Bell,
         access_log: Option<(AccessLogWriter, Format)>,
     ) -> io::Result<Self> {
         Ok(Self {
-            poller: Poller::new(waker)?,
+            poller: Poller::new(bell)?,
             clock: Clock::new(runtime.epoch),
             tools: Tools::default(),
             backends: BackendConnections::default(),

@@ -119,10 +119,7 @@ impl Client {
             Err(_) if exchange.status != 0 => {
                 Side::Leaves(Step::Close(CloseReason::BadRequestBody))
             }
-            Err(RelayError::TooLong) => Side::Leaves(self.refuse(413, cx)),
-            Err(RelayError::SourceEnded | RelayError::Malformed) => {
-                Side::Leaves(self.refuse(400, cx))
-            }
+            Err(error) => Side::Leaves(self.refuse(error.status(), cx)),
         }
     }
 
@@ -456,7 +453,10 @@ impl Exchange {
         client: &mut Connection,
         out: &mut Vec<u8>,
     ) -> Result<usize, Trouble> {
-        let asked = self.request.upgrade() && self.response.upgrade().is_some();
+        let asked = self
+            .response
+            .upgrade()
+            .is_some_and(|chosen| self.request.offers(chosen));
         if !asked || self.request_side != RequestSide::Sent {
             return Err(Trouble::Bad("it switched protocols unasked"));
         }
@@ -501,6 +501,8 @@ impl Exchange {
         let limits = &cx.runtime.config.limits;
         let connection = &mut lent.connection;
         let ended_exactly = self.route.reusable
+            // That one has been told the address of this client.
+            && !backend.settings.send_proxy_protocol
             && self.request_side == RequestSide::Sent
             && connection.buffered().is_empty()
             && !connection.has_ended()

@@ -3,7 +3,8 @@
 //! ```text
 //! Idle -> RequestHead -> Connecting -> Forwarding -> Idle
 //!    any of them -> Reply (an answer of our own) -> Idle | LingeringClose
-//!    Forwarding (101) -> Tunnel;  tcp mode: Connecting -> Tunnel
+//!    Forwarding (101) -> Tunnel
+//! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Connecting -> Tunnel
 //! ```
 //!
 //! The stage is a value and `advance` is the one `match` on it. `Forwarding` is full duplex: the
@@ -16,6 +17,7 @@
 //! Read next, in the order of a request: `request_head`, `connecting`, `forwarding`, then `reply`,
 //! `tunnel` and `closing`.
 
+mod accepted;
 pub mod backends;
 mod closing;
 mod connecting;
@@ -65,6 +67,8 @@ pub struct Client {
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Nothing has been read, and something else than a request comes first.
+    Accepted,
     /// No request has begun.
     Idle,
     /// A request's head is arriving.
@@ -144,6 +148,8 @@ pub struct Exchange {
     interim_came: bool,
     /// The relays carry a tunnel.
     tunnels: bool,
+    /// There is no request: tcp mode.
+    is_tcp: bool,
 }
 
 /// The way to the backend.
@@ -214,6 +220,7 @@ struct Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitFor {
     Nothing,
+    ProxyHeader,
     ClientHead,
     ClientBody,
     /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
@@ -256,7 +263,13 @@ impl Wait {
 
 impl Client {
     /// A connection on which nothing has happened yet.
-    pub fn new(stream: TcpStream, address: SocketAddr, key: Key, now: Millis) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        key: Key,
+        stage: Stage,
+        now: Millis,
+    ) -> Self {
         Self {
             connection: Connection::new(stream),
             idle_since: now,
@@ -264,7 +277,7 @@ impl Client {
             is_queued: false,
             key,
             address,
-            stage: Stage::Idle,
+            stage,
             exchange: None,
         }
     }
@@ -273,6 +286,7 @@ impl Client {
     pub fn advance(&mut self, cx: &mut Context) -> Turn {
         for _ in 0..STEPS_MAX {
             let step = match self.stage {
+                Stage::Accepted => self.accepted(cx),
                 Stage::Idle => self.await_request(cx),
                 Stage::RequestHead => self.read_request_head(cx),
                 Stage::Connecting => self.connect(cx),
@@ -393,7 +407,8 @@ impl Client {
         let has_begun = exchange.status != 0;
         match wait {
             WaitFor::Nothing => Step::Wait,
-            WaitFor::ClientHead => self.refuse(408, cx),
+            WaitFor::ProxyHeader => self.abandon(CloseReason::NoProxyHeader, cx),
+            WaitFor::ClientHead => self.head_timed_out(cx),
             WaitFor::ClientBody if !has_begun => self.refuse(408, cx),
             WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
             WaitFor::ClientBodyExpected => self.send_continue(cx),
@@ -442,6 +457,14 @@ impl Exchange {
         self.response.clear();
         self.held.clear();
         self.route.tried.clear();
+    }
+
+    /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
+    /// has sent so far.
+    fn begin_at(&mut self, clock: &Clock, sent: u64) {
+        self.started = clock.now();
+        self.started_us = clock.now_us();
+        self.sent_before = sent;
     }
 
     /// Whether the request's body, if it has one, has been read to its end.

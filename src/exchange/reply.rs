@@ -19,6 +19,9 @@ impl Client {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Close(CloseReason::Finished);
         };
+        if exchange.is_tcp {
+            return Step::Close(CloseReason::NoBackend);
+        }
         exchange.response_relay.release_pipe(&mut cx.tools.pipes);
         exchange.request_relay.release_pipe(&mut cx.tools.pipes);
         exchange.discard_body_at_hand(&mut self.connection, cx);

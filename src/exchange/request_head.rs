@@ -4,7 +4,7 @@
 
 use crate::connection::Received;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Step, WaitFor};
+use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
 
 impl Client {
@@ -14,9 +14,7 @@ impl Client {
             return Step::Wait;
         }
         let mut exchange = cx.take_exchange();
-        exchange.started = cx.clock.now();
-        exchange.started_us = cx.clock.now_us();
-        exchange.sent_before = self.connection.sent();
+        exchange.begin_at(&cx.clock, self.connection.sent());
         exchange.request_id = cx.request_ids.next_id();
         self.exchange = Some(exchange);
         Step::Go(Stage::RequestHead)
@@ -45,7 +43,7 @@ impl Client {
                 Ok(Received::Bytes(bytes)) => bytes,
                 Ok(Received::Wait) => return self.await_rest_of_head(cx),
                 Ok(Received::End) => return self.head_broke_off(cx),
-                Err(_) => return self.abandon_head(CloseReason::ClientGone, cx),
+                Err(_) => return self.abandon(CloseReason::ClientGone, cx),
             };
             match exchange.request.take(bytes, limits) {
                 Ok(Some(used)) => {
@@ -64,9 +62,6 @@ impl Client {
 
     /// The head is not whole: its time runs from its first byte, and no trickle stretches it.
     fn await_rest_of_head(&mut self, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
-        };
         if self.connection.buffered().is_empty() {
             // The event was about something else than bytes.
             if let Some(exchange) = self.exchange.take() {
@@ -75,6 +70,9 @@ impl Client {
             self.stage = Stage::Idle;
             return Step::Wait;
         }
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Go(Stage::Idle);
+        };
         let timeout = cx.runtime.config.timeouts.client_head;
         exchange
             .request_wait
@@ -84,14 +82,30 @@ impl Client {
 
     /// The client ended its side. Half a request can be answered with an error only.
     fn head_broke_off(&mut self, cx: &mut Context) -> Step {
-        if self.connection.buffered().is_empty() {
-            return self.abandon_head(CloseReason::ClientDone, cx);
+        if self.has_only_empty_lines() {
+            return self.abandon(CloseReason::ClientDone, cx);
         }
         self.refuse(400, cx)
     }
 
+    /// The head did not come in time. An empty line is no request yet: an old client may have sent
+    /// one behind its last request (RFC 9112 2.2), and is not answered twice.
+    pub(super) fn head_timed_out(&mut self, cx: &mut Context) -> Step {
+        if self.has_only_empty_lines() {
+            return self.abandon(CloseReason::IdleTimeout, cx);
+        }
+        self.refuse(408, cx)
+    }
+
+    fn has_only_empty_lines(&self) -> bool {
+        self.connection
+            .buffered()
+            .chunks(2)
+            .all(|line| line == b"\r\n")
+    }
+
     /// The client left without a (whole) request: there is nobody to answer and nothing to log.
-    fn abandon_head(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
+    pub(super) fn abandon(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
         if let Some(exchange) = self.exchange.take() {
             cx.put_back(exchange);
         }
@@ -112,7 +126,7 @@ impl Client {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Go(Stage::Idle);
         };
-        exchange.request_wait = super::Wait::default();
+        exchange.request_wait = Wait::default();
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
             (Body::Length(length), Some(max)) if length > max => self.refuse(413, cx),

@@ -4,7 +4,7 @@
 //! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same).
 
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, WaitFor};
+use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, Wait, WaitFor};
 use crate::relay::{Flow, Relay};
 
 impl Client {
@@ -18,6 +18,7 @@ impl Client {
         };
         if !exchange.tunnels {
             exchange.tunnels = true;
+            exchange.request_wait = Wait::default();
             exchange.request_relay = Relay::tunnel();
             exchange.response_relay = Relay::tunnel();
             exchange.request_side = RequestSide::Sending;
