@@ -82,10 +82,10 @@ pub fn run() -> Result<(), DemoError> {
     }
     say(&format!(
         "\nTry it from another terminal:\n\
-         \x20 curl http://{address}/                      each origin in turn\n\
-         \x20 curl http://127.0.0.1:8083/fail               origin 3 breaks off and is gone for {} s\n\
+         \x20 curl http://{address}/         each origin in turn\n\
+         \x20 curl http://127.0.0.1:8083/fail     origin 3 breaks off and is gone for {} s; meanwhile\n\
          \x20 for i in $(seq 12); do curl -sS http://{address}/; done\n\
-         \x20                                               no error: the others serve, and origin 3 again when it is back\n\
+         \x20                                     shows no error: the others answer\n\
          Ctrl-C stops everything.",
         FAILURE.as_secs()
     ));

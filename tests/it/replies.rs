@@ -354,5 +354,5 @@ fn a_mistake_costs_only_its_own_connection() {
         expect_refused(&proxy, "nonsense\r\n\r\n", 400);
     }
     assert_eq!(good.get("/").status, 200);
-    assert_eq!(proxy.events_with(&[&origin.name(), "is down"]), 0);
+    proxy.expect_no_event(&[&origin.name(), "is down"]);
 }

@@ -104,12 +104,7 @@ fn a_reused_connection_that_ends_is_replaced_by_a_fresh_one_to_the_same_backend(
             "still the same request"
         );
         assert_eq!(first.target, second.target);
-        assert_eq!(
-            proxy.events_with(&["is down"]),
-            0,
-            "nobody's fault: {:?}",
-            proxy.events()
-        );
+        proxy.expect_no_event(&["is down"]);
     }
 }
 
@@ -127,12 +122,7 @@ fn a_reused_connection_that_ends_under_a_post_is_502_and_the_post_is_sent_once()
         let response = client.read_response();
         assert_eq!((response.status, response.says_close()), (502, false));
         backend.expect_no_connection();
-        assert_eq!(
-            proxy.events_with(&["is down"]),
-            0,
-            "nobody's fault: {:?}",
-            proxy.events()
-        );
+        proxy.expect_no_event(&["is down"]);
     }
 }
 
@@ -281,7 +271,7 @@ fn a_timeout_is_never_tried_again() {
     wire.expect_request();
     assert_eq!(client.read_response().status, 504);
     assert_eq!(origin.requests(), 0);
-    assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+    proxy.expect_no_event(&["is down"]);
 }
 
 // Row 6: any response byte came.

@@ -124,6 +124,14 @@ impl Proxy {
             .count()
     }
 
+    /// Stops it and looks through everything it said: no event line contains every one of `parts`.
+    #[track_caller]
+    pub(crate) fn expect_no_event(mut self, parts: &[&str]) {
+        self.terminate();
+        self.wait_exit();
+        assert_eq!(self.events_with(parts), 0, "{:?}", self.events());
+    }
+
     /// The first access line that contains `part`, waited for.
     #[track_caller]
     pub(crate) fn wait_for_access(&self, part: &str) -> String {
