@@ -223,13 +223,23 @@ impl Decision {
         request_id: &[u8],
         request_line: &[u8],
     ) {
-        *self = Decision {
-            at_unix_ms,
-            client: Some(client),
-            ..Decision::default()
-        };
+        self.clear();
+        self.at_unix_ms = at_unix_ms;
+        self.client = Some(client);
         self.request_id.set(request_id);
         self.request_line.set(request_line);
+    }
+
+    /// Forgets everything, in place: only what is counted is kept, so the rest may lie.
+    pub fn clear(&mut self) {
+        self.at_unix_ms = 0;
+        self.client = None;
+        self.status = 0;
+        self.request_id.length = 0;
+        self.request_line.length = 0;
+        self.candidates.clear();
+        self.tries.clear();
+        self.stages_us = Default::default();
     }
 
     /// Forgets how the backends stood, before another choice.

@@ -6,6 +6,9 @@
 /// No index.
 const NONE: u32 = u32::MAX;
 
+/// In place of the next older one: this one is not listed.
+const UNLISTED: u32 = u32::MAX - 1;
+
 /// Indices in the order in which they were last touched: a doubly linked list over a vector.
 #[derive(Debug)]
 pub struct IdleList {
@@ -18,7 +21,6 @@ pub struct IdleList {
 struct Link {
     older: u32,
     newer: u32,
-    listed: bool,
 }
 
 impl Default for IdleList {
@@ -43,16 +45,14 @@ impl IdleList {
             self.links.resize(
                 at + 1,
                 Link {
-                    older: NONE,
+                    older: UNLISTED,
                     newer: NONE,
-                    listed: false,
                 },
             );
         }
         self.links[at] = Link {
             older: self.newest,
             newer: NONE,
-            listed: true,
         };
         match self.newest {
             NONE => self.oldest = index,
@@ -66,10 +66,11 @@ impl IdleList {
         let Some(link) = self.links.get_mut(index as usize) else {
             return;
         };
-        if !std::mem::take(&mut link.listed) {
+        let Link { older, newer } = *link;
+        if older == UNLISTED {
             return;
         }
-        let Link { older, newer, .. } = *link;
+        link.older = UNLISTED;
         match older {
             NONE => self.oldest = newer,
             older => self.links[older as usize].newer = newer,

@@ -91,8 +91,18 @@ pub fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime)
     let _ = accept_all(listener, workers, runtime);
 }
 
-/// Accepts what is there, as long as there is room.
+/// Accepts what is there, as long as there is room, and wakes the workers that got something.
 fn accept_all(
+    listener: &TcpListener,
+    workers: &[MailboxSender],
+    runtime: &Runtime,
+) -> io::Result<()> {
+    let result = hand_over_all(listener, workers, runtime);
+    workers.iter().for_each(MailboxSender::wake);
+    result
+}
+
+fn hand_over_all(
     listener: &TcpListener,
     workers: &[MailboxSender],
     runtime: &Runtime,

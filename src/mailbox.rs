@@ -57,10 +57,10 @@ pub fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
 }
 
 impl MailboxSender {
-    /// Hands a connection over. It comes back when the worker is gone.
+    /// Hands a connection over; `wake` must follow. It comes back when the worker is gone.
     pub fn send(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.mailbox.load.fetch_add(1, Ordering::Relaxed);
-        let sent = match self.sender.try_send(accepted) {
+        match self.sender.try_send(accepted) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(accepted)) => {
                 self.wake();
@@ -69,9 +69,17 @@ impl MailboxSender {
                     .map_err(|SendError(accepted)| accepted)
             }
             Err(TrySendError::Disconnected(accepted)) => Err(accepted),
-        };
-        self.wake();
-        sent
+        }
+    }
+
+    /// Rings if the worker sleeps. Once for all that was handed over since the last time: on
+    /// connections of one request the hand-over is most of the cost.
+    pub fn wake(&self) {
+        if self.mailbox.sleeps.load(Ordering::SeqCst)
+            && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
+        {
+            self.mailbox.bell.ring();
+        }
     }
 
     /// How many connections the worker has.
@@ -88,14 +96,6 @@ impl MailboxSender {
     pub fn ask_for_room(&self) {
         self.mailbox.to_evict.fetch_add(1, Ordering::SeqCst);
         self.mailbox.bell.ring();
-    }
-
-    fn wake(&self) {
-        if self.mailbox.sleeps.load(Ordering::SeqCst)
-            && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
-        {
-            self.mailbox.bell.ring();
-        }
     }
 }
 
@@ -168,12 +168,14 @@ mod tests {
         let poller = Poller::new(&mailbox.bell).unwrap();
         assert!(mailbox.fall_asleep());
         sender.send(connection()).unwrap();
+        sender.send(connection()).unwrap();
+        sender.wake();
         // Would wait for ever if nobody had rung.
         poller.wait(&mut Events::default(), None).unwrap();
-        assert_eq!(sender.load(), 1);
+        assert_eq!(sender.load(), 2);
         assert!(mailbox.receive().is_ok());
         mailbox.closed_one();
-        assert_eq!(sender.load(), 0);
+        assert_eq!(sender.load(), 1);
     }
 
     #[test]

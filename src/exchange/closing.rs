@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// How long, and for how many bytes, what a client still sends is thrown away (PRODUCT.md section 4).
 const LINGER: Duration = Duration::from_secs(5);
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
+const LINGER_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Why a client's connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +93,13 @@ impl Client {
     }
 
     /// Throws away what the client sends.
-    pub(super) fn linger(&mut self, until: u64, mut left: usize, cx: &mut Context) -> Step {
+    pub(super) fn linger(&mut self, until: u64, mut left: u32, cx: &mut Context) -> Step {
         loop {
             match self.connection.receive(&mut cx.tools.scratch) {
                 Ok(Received::Bytes(bytes)) => {
                     let count = bytes.len();
                     self.connection.consume(count, &cx.tools.scratch);
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
                     if count >= left {
                         return Step::Close(CloseReason::LingerTimeout);
                     }

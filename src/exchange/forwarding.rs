@@ -174,6 +174,9 @@ impl Client {
             Ok(false) => Some(self.await_response_head(cx)),
             Err(Trouble::Ended(why)) => Some(self.response_broke_off(&why, cx)),
             Err(Trouble::Bad(why)) => Some(Side::Leaves(self.fail(Failure::BadResponse, why, cx))),
+            Err(Trouble::BodyBroke) => {
+                Some(Side::Leaves(Step::Close(CloseReason::BackendBrokeOff)))
+            }
             Err(Trouble::ClientGone) => Some(Side::Leaves(Step::Close(CloseReason::ClientGone))),
         }
     }
@@ -323,6 +326,8 @@ enum Trouble {
     Ended(String),
     /// What came is not a response that can be forwarded.
     Bad(&'static str),
+    /// Its head has been passed on, and its body is malformed.
+    BodyBroke,
     /// The client does not take it.
     ClientGone,
 }
@@ -433,20 +438,22 @@ impl Exchange {
         };
         write_response(&self.response, &how, out);
         self.response_relay = Relay::new(body, writer, u64::MAX, &runtime.head_limits);
-        let (used, plain) = self
-            .response_relay
-            .translate(rest, out)
-            .map_err(|_| Trouble::Bad("its body is malformed"))?;
+        self.status = self.response.status();
+        self.response_side = ResponseSide::Body;
+        self.response_wait = Wait::default();
+        let translated = self.response_relay.translate(rest, out);
         if let Some(backend) = &mut self.route.backend {
             runtime.pool.report(backend, Passive::Answered);
             if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
                 backend.give_back();
             }
         }
+        // Of a malformed body the client gets what was right, as it would if it had come later.
+        let (used, plain) = translated
+            .as_ref()
+            .map_or((0, &[][..]), |(used, plain)| (*used, *plain));
         client.send(out, plain).map_err(|_| Trouble::ClientGone)?;
-        self.status = self.response.status();
-        self.response_side = ResponseSide::Body;
-        self.response_wait = Wait::default();
+        translated.map_err(|_| Trouble::BodyBroke)?;
         Ok(used)
     }
 

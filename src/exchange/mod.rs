@@ -47,6 +47,9 @@ use crate::slab::Key;
 
 pub use closing::CloseReason;
 
+/// The memory for held bodies that an exchange keeps for the next request.
+const HELD_BYTES_KEPT: usize = 4096;
+
 /// Steps that one connection may take before the others' turn comes.
 const STEPS_MAX: usize = 64;
 
@@ -89,7 +92,7 @@ pub enum Stage {
         /// When to give up.
         until: Millis,
         /// Bytes that may still be thrown away.
-        left: usize,
+        left: u32,
     },
 }
 
@@ -430,37 +433,78 @@ impl Client {
     }
 }
 
+impl Route {
+    /// Lets go of the backend and forgets the way to it.
+    fn clear(&mut self, backends: &mut BackendConnections) {
+        // First the place, then the connection: whoever sees the one gone must find the other free.
+        self.backend = None;
+        if let Some(lent) = self.connection.take() {
+            backends.close(lent);
+        }
+        self.tried.clear();
+        *self = Self {
+            tried: std::mem::take(&mut self.tried),
+            ..Self::default()
+        };
+    }
+}
+
 impl Exchange {
     /// Gives back what was borrowed and forgets the rest, but for the memory.
     pub fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
-        self.request_relay.release_pipe(pipes);
-        self.response_relay.release_pipe(pipes);
-        // First the place, then the connection: whoever sees the one gone must find the other free.
-        self.route.backend = None;
-        if let Some(lent) = self.route.connection.take() {
-            backends.close(lent);
-        }
+        // Each field by name, so that none can be forgotten, and in place, since this is done for
+        // every request: building a new value and moving it in cost 900 instructions more.
         let Self {
             request,
-            response,
+            request_id: _,
+            started: _,
+            moments,
+            decision,
+            sent_before: _,
             held,
+            request_side,
+            request_relay,
+            request_wait,
             route,
-            ..
-        } = std::mem::take(self);
-        *self = Self {
-            request,
             response,
-            held,
-            route: Route {
-                tried: route.tried,
-                ..Route::default()
-            },
-            ..Self::default()
-        };
-        self.request.clear();
-        self.response.clear();
-        self.held.clear();
-        self.route.tried.clear();
+            response_side,
+            response_relay,
+            response_wait,
+            status,
+            close_client,
+            ends_with_connection,
+            continued,
+            interim_came,
+            tunnels,
+            is_tcp,
+        } = self;
+        route.clear(backends);
+        for relay in [request_relay, response_relay] {
+            relay.release_pipe(pipes);
+            *relay = Relay::default();
+        }
+        request.clear();
+        response.clear();
+        // What was held for one large request must not stay for ever.
+        if held.capacity() > HELD_BYTES_KEPT {
+            *held = Vec::new();
+        }
+        held.clear();
+        decision.clear();
+        *moments = Moments::default();
+        (*request_side, *response_side) = Default::default();
+        (*request_wait, *response_wait) = Default::default();
+        *status = 0;
+        for flag in [
+            close_client,
+            ends_with_connection,
+            continued,
+            interim_came,
+            tunnels,
+            is_tcp,
+        ] {
+            *flag = false;
+        }
     }
 
     /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
