@@ -7,6 +7,7 @@
 
 use std::io;
 
+use crate::decisions::Outcome;
 use crate::pool::is_our_shortage;
 
 /// What went wrong between us and a backend.
@@ -81,6 +82,19 @@ impl Failure {
             costs_try,
             blames_backend,
             status,
+        }
+    }
+
+    /// The failure in the record of decisions.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Failure::ConnectRefused => Outcome::ConnectFailed,
+            Failure::ConnectTimeout => Outcome::ConnectTimedOut,
+            Failure::Shortage => Outcome::OurShortage,
+            Failure::ReusedClosed | Failure::ReusedEnded => Outcome::ReusedEnded,
+            Failure::FreshEnded => Outcome::Died,
+            Failure::ResponseHeadTimeout => Outcome::HeadTimedOut,
+            Failure::BadResponse => Outcome::BadAnswer,
         }
     }
 

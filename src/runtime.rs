@@ -7,7 +7,11 @@ use std::time::Instant;
 
 use crate::bell::Bell;
 use crate::config::Config;
+use crate::decisions::{Decision, Decisions};
 use crate::http::HeadLimits;
+use crate::poller::Millis;
+use crate::pool::lock::lock;
+use crate::timestamp::since_epoch;
 
 use crate::pool::Pool;
 
@@ -24,6 +28,8 @@ pub struct Runtime {
     pub epoch: Instant,
     /// The client connections that are open.
     pub open: Open,
+    epoch_unix_ms: u64,
+    decisions: Mutex<Vec<Arc<Decisions>>>,
     draining: Mutex<Option<Instant>>,
     is_draining: AtomicBool,
 }
@@ -46,17 +52,36 @@ impl Runtime {
             head_limits,
             epoch: Instant::now(),
             open: Open::new(connections_max)?,
+            epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
+            decisions: Mutex::default(),
             draining: Mutex::new(None),
             is_draining: AtomicBool::new(false),
         })
     }
 
+    /// The time of day at a moment of the workers' clocks, in milliseconds since 1970.
+    pub fn unix_ms(&self, moment: Millis) -> u64 {
+        self.epoch_unix_ms.saturating_add(moment)
+    }
+
+    /// A ring for the decisions of one more worker.
+    pub fn new_decisions(&self) -> Arc<Decisions> {
+        let ring = Arc::new(Decisions::default());
+        lock(&self.decisions).push(ring.clone());
+        ring
+    }
+
+    /// The last exchanges of all workers, the oldest first.
+    pub fn decisions(&self) -> Vec<Decision> {
+        let rings = lock(&self.decisions).clone();
+        let mut all: Vec<Decision> = rings.iter().flat_map(|ring| ring.snapshot()).collect();
+        all.sort_by_key(|decision| decision.at_unix_ms);
+        all
+    }
+
     /// Begins to drain: what is in flight is finished, and nothing else is begun.
     pub fn drain(&self) {
-        let mut since = self
-            .draining
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut since = lock(&self.draining);
         since.get_or_insert_with(Instant::now);
         self.is_draining.store(true, Ordering::Release);
     }
@@ -66,10 +91,7 @@ impl Runtime {
         if !self.is_draining.load(Ordering::Acquire) {
             return None;
         }
-        *self
-            .draining
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        *lock(&self.draining)
     }
 }
 

@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use crate::access_log::AccessLog;
 use crate::checker::Checker;
 use crate::config::{Config, descriptor_budget};
+use crate::decisions::Decision;
 use crate::listener;
 use crate::mailbox::{Mailbox, mailbox};
 use crate::resolver::Resolver;
@@ -39,7 +40,7 @@ const LAST_WORD: Duration = Duration::from_millis(100);
 pub struct Server {
     runtime: Arc<Runtime>,
     local_address: SocketAddr,
-    signals: Receiver<()>,
+    stop: Receiver<()>,
     mailboxes: Vec<Arc<Mailbox>>,
     /// Closed when the last worker has ended.
     workers_done: Receiver<()>,
@@ -85,9 +86,8 @@ impl std::error::Error for StartError {}
 
 impl Server {
     /// Starts everything that `config` describes. When this returns, connections are accepted.
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        // Before any other thread, so that no signal finds a process that does not know it.
-        let signals = watch_signals().map_err(|error| StartError::System("signals", error))?;
+    /// A message in `stop` ends it, see `wait`.
+    pub fn start(config: Config, stop: Receiver<()>) -> Result<Self, StartError> {
         let descriptors = raise_descriptor_limit();
         let asked = config.proxy.max_connections;
         let connections_max = descriptor_budget(descriptors, &config);
@@ -138,7 +138,7 @@ impl Server {
         Ok(Self {
             runtime,
             local_address,
-            signals,
+            stop,
             mailboxes,
             workers_done,
             access_log,
@@ -152,13 +152,18 @@ impl Server {
         self.local_address
     }
 
-    /// Runs until a signal asks to stop, then drains. A second signal ends the process at once.
+    /// The last exchanges, explained, the oldest first.
+    pub fn decisions(&self) -> Vec<Decision> {
+        self.runtime.decisions()
+    }
+
+    /// Runs until it is asked to stop, then drains. Asked a second time, it ends the process at once.
     pub fn wait(self) {
         let timeouts = &self.runtime.config.timeouts;
-        // The sender never goes away: the thread that has it waits for signals for ever.
-        let _ = self.signals.recv();
+        // An end without a message means that nobody is left to ask for more.
+        let _ = self.stop.recv();
         log::info!("stopping: {} connections open", self.runtime.open.count());
-        match self.signals.recv_timeout(timeouts.drain_delay) {
+        match self.stop.recv_timeout(timeouts.drain_delay) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => stop_at_once(),
         }
@@ -170,7 +175,7 @@ impl Server {
             .for_each(|mailbox| mailbox.bell.ring());
         crossbeam_channel::select! {
             recv(self.workers_done) -> _ => {}
-            recv(self.signals) -> _ => stop_at_once(),
+            recv(self.stop) -> _ => stop_at_once(),
         }
         log::info!("stopped after {} ms", since.elapsed().as_millis());
         if let Some(access_log) = self.access_log {
@@ -181,7 +186,9 @@ impl Server {
 
 /// Runs what `config` describes until a signal asks to stop.
 pub fn run(config: Config) -> Result<(), StartError> {
-    Server::start(config)?.wait();
+    // Before any other thread, so that no signal finds a process that does not know it.
+    let stop = signals()?;
+    Server::start(config, stop)?.wait();
     Ok(())
 }
 
@@ -190,7 +197,11 @@ fn stop_at_once() -> ! {
     process::exit(1)
 }
 
-/// A thread that waits for signals and passes on that one came.
+/// A message for each SIGTERM and SIGINT from now on.
+pub fn signals() -> Result<Receiver<()>, StartError> {
+    watch_signals().map_err(|error| StartError::System("signals", error))
+}
+
 fn watch_signals() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = unbounded();

@@ -32,6 +32,7 @@ impl Client {
         exchange.request_wait = Wait::default();
         if cx.runtime.config.proxy.mode == Mode::Tcp {
             exchange.is_tcp = true;
+            exchange.record_request(self.address.ip(), cx);
             self.exchange = Some(exchange);
             return Step::Go(Stage::Connecting);
         }

@@ -1,10 +1,10 @@
-//! `LingeringClose`, the reasons for which a connection ends, and the line that is logged at the end
-//! of an exchange.
+//! `LingeringClose`, and the reasons for which a connection ends.
+//!
+//! Read next: `record`, for what is written down at the end of an exchange.
 
-use crate::access_log::AccessLine;
 use crate::connection::Received;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, Exchange, Stage, Step};
+use crate::exchange::{Client, Stage, Step};
 use crate::poller::Clock;
 
 use std::time::Duration;
@@ -111,27 +111,5 @@ impl Client {
                 Ok(Received::End) | Err(_) => return Step::Close(CloseReason::Finished),
             }
         }
-    }
-
-    /// Writes the access line of an exchange that has ended, however it did.
-    pub(super) fn log_access(&self, exchange: &Exchange, cx: &mut Context) {
-        let Some((writer, format)) = &mut cx.access_log else {
-            return;
-        };
-        let line = AccessLine {
-            client: self.address.ip(),
-            request_line: exchange.request.request_line(),
-            status: exchange.status,
-            bytes_sent: self.connection.sent() - exchange.sent_before,
-            total_us: cx.clock.now_us().saturating_sub(exchange.started_us),
-            backend: exchange
-                .route
-                .backend
-                .as_ref()
-                .map_or("", |backend| &backend.settings.name),
-            tries: exchange.route.attempts,
-            request_id: exchange.request_id(),
-        };
-        writer.write(*format, &line);
     }
 }

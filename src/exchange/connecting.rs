@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::decisions::Rule;
 use crate::exchange::backends::BackendConnection;
 use crate::exchange::context::Context;
 use crate::exchange::{
@@ -51,11 +52,18 @@ impl Client {
                     .and_then(|name| exchange.request.cookie(name.as_bytes())),
                 tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
             };
-            match cx.runtime.pool.choose(&wish, &exchange.route.tried, None) {
+            match cx
+                .runtime
+                .pool
+                .choose(&wish, &exchange.route.tried, Some(&mut exchange.decision))
+            {
                 Choice::Backend {
                     in_flight,
                     set_cookie,
-                } => exchange.route.enter(in_flight, set_cookie, cx),
+                } => {
+                    exchange.moments.chosen = cx.clock.now_us();
+                    exchange.route.enter(in_flight, set_cookie, cx);
+                }
                 Choice::Unavailable => return self.reply(503, cx),
                 Choice::Exhausted => {
                     let status = exchange.route.last_failure.max(502);
@@ -145,6 +153,7 @@ impl Client {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Go(Stage::Idle);
         };
+        exchange.record_sent(cx.clock.now_us());
         let Exchange {
             request,
             request_relay,
@@ -218,13 +227,14 @@ impl Client {
         let route = &mut exchange.route;
         route.tries += u32::from(verdict.costs_try);
         route.last_failure = verdict.status;
+        exchange.record_outcome(failure.outcome(), cx.clock.now_us());
         match verdict.next {
             Next::Answer => self.reply(verdict.status, cx),
             next => {
                 if next == Next::OtherBackend {
-                    route.leave();
+                    exchange.route.leave();
                 } else {
-                    route.needs_fresh = true;
+                    exchange.try_same_backend_again(cx.clock.now_us());
                 }
                 exchange.rewind(&mut self.connection, cx);
                 Step::Go(Stage::Connecting)
@@ -349,6 +359,15 @@ impl Exchange {
             .connection
             .as_ref()
             .is_some_and(|lent| lent.reused)
+    }
+
+    /// The next try goes to the same backend, over a fresh connection.
+    fn try_same_backend_again(&mut self, now_us: u64) {
+        self.route.needs_fresh = true;
+        if let Some(backend) = &self.route.backend {
+            self.decision.chosen(backend.index, Rule::SameAgain);
+            self.moments.chosen = now_us;
+        }
     }
 
     /// Makes everything as it was before the request was sent.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::access_log::{AccessLogWriter, Format};
 use crate::bell::Bell;
+use crate::decisions::Decisions;
 use crate::exchange::Exchange;
 use crate::exchange::backends::BackendConnections;
 use crate::poller::{Clock, Poller};
@@ -30,6 +31,8 @@ pub struct Context {
     pub backends: BackendConnections,
     /// Names for requests that have none.
     pub request_ids: RequestIds,
+    /// The last exchanges, explained.
+    pub decisions: Arc<Decisions>,
     /// Where access lines go, and how they are written.
     pub access_log: Option<(AccessLogWriter, Format)>,
     /// Whether the process is stopping: connections are closed after their answer.
@@ -53,6 +56,7 @@ impl Context {
             request_ids: RequestIds::default(),
             access_log,
             draining: false,
+            decisions: runtime.new_decisions(),
             spare: Vec::new(),
             runtime,
         })

@@ -160,6 +160,9 @@ impl Client {
         };
         let taken = exchange.take_response_head(&mut lent.connection, &mut self.connection, cx);
         exchange.route.connection = Some(lent);
+        if exchange.response_side != ResponseSide::Head {
+            exchange.record_answer(cx.clock.now_us());
+        }
         match taken {
             Ok(true)
                 if exchange.response.status() == 101
@@ -294,7 +297,7 @@ impl Client {
         let Some(mut exchange) = self.exchange.take() else {
             return Step::Go(Stage::Idle);
         };
-        self.log_access(&exchange, cx);
+        self.record(&mut exchange, None, cx);
         exchange.keep_backend_connection(cx);
         let request_is_whole = exchange.request_relay.has_read_all();
         let close = exchange.close_client || !request_is_whole;

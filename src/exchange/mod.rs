@@ -23,6 +23,7 @@ mod closing;
 mod connecting;
 pub mod context;
 mod forwarding;
+mod record;
 mod reply;
 mod request_head;
 mod tunnel;
@@ -32,8 +33,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::decisions::Decision;
 use crate::exchange::backends::{BackendConnection, BackendConnections};
 use crate::exchange::context::{Context, REQUEST_ID_LEN};
+use crate::exchange::record::Moments;
 use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead};
 use crate::poller::{Clock, Millis, NEVER, Readiness};
@@ -122,8 +125,9 @@ pub struct Exchange {
     request_id: [u8; REQUEST_ID_LEN],
     /// When the request's first byte came.
     started: Millis,
-    /// The same in microseconds, for the log.
-    started_us: u64,
+    /// When what happened, for the log and the record of decisions.
+    moments: Moments,
+    decision: Decision,
     /// What the client's connection had sent before this exchange.
     sent_before: u64,
     /// Body bytes that arrived with the head, in case the request must be sent again.
@@ -360,11 +364,11 @@ impl Client {
     /// The end of the connection, whatever the stage: logs what was under way and gives back
     /// everything borrowed.
     pub fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
-        if let Some(exchange) = self.exchange.take() {
+        if let Some(mut exchange) = self.exchange.take() {
             if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
                 self.connection.reset_on_close();
             }
-            self.log_access(&exchange, cx);
+            self.record(&mut exchange, Some(reason), cx);
             cx.put_back(exchange);
         }
         log::debug!("{}: {}", self.address, reason.text());
@@ -463,7 +467,7 @@ impl Exchange {
     /// has sent so far.
     fn begin_at(&mut self, clock: &Clock, sent: u64) {
         self.started = clock.now();
-        self.started_us = clock.now_us();
+        self.moments.began = clock.now_us();
         self.sent_before = sent;
     }
 

@@ -66,10 +66,10 @@ impl Client {
             }
             Err(_) => return Step::Close(CloseReason::ClientGone),
         }
-        let Some(exchange) = self.exchange.take() else {
+        let Some(mut exchange) = self.exchange.take() else {
             return Step::Go(Stage::Idle);
         };
-        self.log_access(&exchange, cx);
+        self.record(&mut exchange, None, cx);
         let close = exchange.close_client;
         cx.put_back(exchange);
         if close {

@@ -128,6 +128,7 @@ impl Client {
         };
         exchange.request_wait = Wait::default();
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
+        exchange.record_request(self.address.ip(), cx);
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
             (Body::Length(length), Some(max)) if length > max => self.refuse(413, cx),
             _ => Step::Go(Stage::Connecting),

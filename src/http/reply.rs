@@ -123,7 +123,7 @@ mod tests {
                     request_id,
                     ..REPLY
                 });
-                assert!(!text.contains("Error\n") || status == 500);
+                assert!(!text.contains(" Error\r\n") || text.contains(" 500 Internal Server "));
                 let limits = HeadLimits {
                     head_bytes_max: 1024,
                     fields_max: 10,

@@ -430,6 +430,8 @@ fn host_is_a_valid_authority() {
         "[::1]:x",
         "a%",
         "a%4",
+        "a%4z",
+        "a%z4",
         "a%zz",
         "a\\b",
         "a\"b",
@@ -976,14 +978,21 @@ fn clearing_keeps_ordinary_memory_and_gives_back_the_rest() {
     let mut head = RequestHead::default();
     let input = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     head.take(input.as_bytes(), &LIMITS).unwrap();
-    let kept = head.head.bytes.as_ptr();
+    let kept = (head.head.bytes.capacity(), head.head.fields.capacity());
     head.clear();
+    assert_eq!(
+        (head.head.bytes.capacity(), head.head.fields.capacity()),
+        kept
+    );
     assert_eq!(
         (head.method(), head.target(), head.host()),
         (&b""[..], &b""[..], None)
     );
     head.take(input.as_bytes(), &LIMITS).unwrap();
-    assert_eq!(head.head.bytes.as_ptr(), kept);
+    assert_eq!(
+        (head.head.bytes.capacity(), head.head.fields.capacity()),
+        kept
+    );
     head.clear();
     let large = format!(
         "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
@@ -992,4 +1001,63 @@ fn clearing_keeps_ordinary_memory_and_gives_back_the_rest() {
     head.take(large.as_bytes(), &LIMITS).unwrap();
     head.clear();
     assert_eq!(head.head.bytes.capacity(), 0);
+}
+
+#[test]
+fn an_ordinary_head_is_taken_in_one_go() {
+    let input = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\nZ:\r\n\r\nrest";
+    let mut head = RequestHead::default();
+    assert_eq!(head.take_whole(input, &LIMITS), Some(input.len() - 4));
+    for other in [
+        &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+        b"GET / HTTP/1.1\n\n",
+        b"GET / HTTP/1.1\r\n\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let mut head = RequestHead::default();
+        assert_eq!(
+            head.take_whole(other, &LIMITS),
+            None,
+            "{}",
+            other.escape_ascii()
+        );
+        assert_eq!(
+            (head.head.bytes.len(), head.head.fields.len()),
+            (0, 0),
+            "nothing is left of it"
+        );
+    }
+}
+
+#[test]
+fn an_error_says_what_is_wrong() {
+    for (input, reason) in [
+        ("\nGET", "bare LF"),
+        ("\rGET", "bare CR"),
+        (
+            "\r\n\r\n\r\n\r\n\r\n",
+            "too many empty lines before the request",
+        ),
+        ("GET / HTTP/1.1\nX", "bare LF"),
+        ("GET / HTTP/1.1\rX", "bare CR"),
+        ("GET / HTTP/1.1\r\nA\0", "control character"),
+        ("GET / HTTP/2.0\r\n", "HTTP major version is not 1"),
+        (
+            "GET / HTTP/1.1\r\n A: b\r\n",
+            "white space before a field name",
+        ),
+        ("GET / HTTP/1.1\r\nA : b\r\n", "invalid field name"),
+        ("GET / HTTP/1.1\r\n\r\n", "missing Host"),
+        ("CONNECT a HTTP/1.1\r\n\r\n", "CONNECT"),
+    ] {
+        let error = RequestHead::default()
+            .take(input.as_bytes(), &LIMITS)
+            .unwrap_err();
+        assert_eq!(
+            (error.reason(), error.to_string().as_str()),
+            (reason, reason)
+        );
+    }
 }

@@ -309,3 +309,23 @@ fn nothing_is_known_before_the_head_is_complete() {
         "an error stays until it is cleared"
     );
 }
+
+#[test]
+fn an_ordinary_head_is_taken_in_one_go() {
+    let whole = |input: &[u8]| ResponseHead::default().take_whole(input, &LIMITS);
+    for line in ["HTTP/1.1 200 OK", "HTTP/1.0 404 ", "HTTP/1.1 204"] {
+        let input = format!("{line}\r\nA: b\r\n\r\n");
+        assert_eq!(whole(input.as_bytes()), Some(input.len()));
+    }
+    for other in [
+        &b"\r\nHTTP/1.1 200 OK\r\n\r\n"[..],
+        b"HTTP/1.1 200 \xff\r\n\r\n",
+        b"HTTP/1.1 200\n\n",
+        b"HTTP/1.1 200 \n\n",
+        b"HTTP/1.1 200 OK\r\n\n",
+        b"HTTP/1.1 099 OK\r\n\r\n",
+        b"HTTP/1.1 600 OK\r\n\r\n",
+    ] {
+        assert_eq!(whole(other), None, "{}", other.escape_ascii());
+    }
+}

@@ -16,6 +16,7 @@ mod architecture;
 mod bodies;
 mod config_and_command_line;
 mod corpus;
+mod decisions;
 mod demo;
 mod failover;
 mod forwarding;

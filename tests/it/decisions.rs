@@ -1,0 +1,101 @@
+//! The record of decisions: what was chosen, why, and what came of it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use rondo::config::Config;
+use rondo::decisions::{Decision, Outcome, Rule, Stage, Verdict};
+use rondo::server::Server;
+
+use crate::support::backend::Addressed;
+use crate::support::{Origin, Refusing};
+
+fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    response
+}
+
+/// What is recorded of `request`, sent to a balancer over `backends`.
+fn recorded(backends: &str, request: &str) -> (Decision, String) {
+    let text = format!(
+        r#"{{ "proxy": {{ "port": 0, "address": "127.0.0.1", "access_log": false, "workers": 1 }},
+             "health_check": {{ "kind": "none" }}, "backends": [{backends}] }}"#
+    );
+    let (stop, stopped) = crossbeam_channel::unbounded();
+    let server = Server::start(Config::from_text("test", &text).unwrap(), stopped).unwrap();
+    let response = exchange(server.local_address(), request);
+    // The answer may be there before the record is; the next exchange on the only worker is not.
+    exchange(
+        server.local_address(),
+        "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    let decisions = server.decisions();
+    stop.send(()).unwrap();
+    server.wait();
+    (decisions[0], response)
+}
+
+#[test]
+fn a_refused_connect_and_the_answer_of_the_next_are_both_recorded() {
+    let (dead, origin) = (Refusing::start(), Origin::start("two"));
+    let backends = format!(
+        r#"{{ "name": "one", "url": "{}" }}, {{ "name": "two", "url": "{}" }}, {{ "name": "three", "url": "{0}", "weight": 0 }}"#,
+        dead.url(),
+        origin.url()
+    );
+    let request = "GET /x HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nConnection: close\r\n\r\n";
+    let (decision, response) = recorded(&backends, request);
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert_eq!(
+        (decision.status, decision.request_id()),
+        (200, &b"mine"[..])
+    );
+    assert_eq!(decision.request_line(), b"GET /x HTTP/1.1");
+    assert_eq!(decision.client, Some("127.0.0.1".parse().unwrap()));
+    let (tries, more) = decision.tries();
+    let outcomes: Vec<_> = tries
+        .iter()
+        .map(|one| (one.backend, one.rule, one.outcome))
+        .collect();
+    assert_eq!(
+        (outcomes, more),
+        (
+            vec![
+                (0, Rule::Turn, Outcome::ConnectFailed),
+                (1, Rule::Turn, Outcome::Answered(200))
+            ],
+            0
+        )
+    );
+    let (candidates, _) = decision.candidates();
+    let stood: Vec<_> = candidates
+        .iter()
+        .map(|one| (one.backend, one.verdict))
+        .collect();
+    assert_eq!(
+        stood,
+        [
+            (0, Verdict::Tried),
+            (1, Verdict::Chosen),
+            (2, Verdict::Weightless)
+        ]
+    );
+    assert!(decision.stage_us(Stage::Total) > 0);
+    assert!(decision.stage_us(Stage::ResponseHead) <= decision.stage_us(Stage::Total));
+}
+
+#[test]
+fn an_answer_of_our_own_is_recorded_with_what_stood_in_the_way() {
+    let dead = Refusing::start();
+    let backends = format!(r#"{{ "name": "one", "url": "{}" }}"#, dead.url());
+    let (decision, response) = recorded(
+        &backends,
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    );
+    assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
+    assert_eq!(decision.status, 502);
+    assert_eq!(decision.tries().0[0].outcome, Outcome::ConnectFailed);
+}
