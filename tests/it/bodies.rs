@@ -4,6 +4,7 @@ use crate::support::client::{get, post};
 use crate::support::{
     Backend, Client, EDGE_LENGTHS, End, Origin, Proxy, Response, Wire, chunked, pattern,
 };
+use std::sync::{Arc, Mutex};
 
 fn scripted() -> (Backend, Proxy) {
     let backend = Backend::start();
@@ -642,4 +643,101 @@ fn a_slow_reader_gets_everything() {
         got.extend_from_slice(&client.read_exact(body.len() - got.len()));
         assert!(got == body);
     });
+}
+
+#[test]
+fn a_response_is_read_however_it_is_cut() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    let mut wire = None;
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nhe\r\n3\r\nllo\r\n0\r\nT: 1\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    ] {
+        for at in 1..answer.len() {
+            client.send(get("/"));
+            let wire = wire.get_or_insert_with(|| backend.accept());
+            wire.expect_request();
+            wire.send_split(answer, at);
+            let mut response = client.read_response();
+            if response.status == 103 {
+                response = client.read_response();
+            }
+            assert_eq!(response.text(), "hello", "{answer:?} cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn what_a_backend_sent_before_it_closed_reaches_a_slow_reader_whole() {
+    let (backend, proxy) = scripted();
+    let body = pattern(5 << 20);
+    let length = format!("Content-Length: {}\r\n", body.len());
+    for (fields, content) in [
+        (length.as_str(), body.clone()),
+        ("", body.clone()),
+        ("Transfer-Encoding: chunked\r\n", chunked(&body, 10_000)),
+    ] {
+        let mut client = proxy.client();
+        socket2::SockRef::from(client.stream())
+            .set_recv_buffer_size(16_384)
+            .unwrap();
+        client.send(get("/"));
+        let mut wire = backend.accept();
+        wire.expect_request();
+        std::thread::scope(|scope| {
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{fields}\r\n");
+            scope.spawn(move || {
+                wire.send([head.as_bytes(), &content].concat());
+                wire.close();
+            });
+            // By now the end of the backend's connection is not far behind what it sent.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(client.read_response().body == body, "{fields:?}");
+        });
+    }
+}
+
+#[test]
+fn the_rest_of_an_upload_after_an_early_answer_is_never_a_request() {
+    const BODY: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let length = format!("Content-Length: {}", BODY.len());
+    for framing in [length.as_str(), "Transfer-Encoding: chunked"] {
+        let targets = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&targets);
+        let backend = Backend::start().run(move |_, mut wire| {
+            while let Some(request) = wire.next_request_head() {
+                seen.lock().unwrap().push(request.target.clone());
+                wire.answer("answer");
+                // Its body comes after the answer, or never.
+                if !wire.pass_over_body(&request) {
+                    return;
+                }
+            }
+        });
+        let proxy = Proxy::over(&[&backend]).one_worker().start();
+        let mut client = proxy.client();
+        client.send(format!(
+            "POST /early HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"
+        ));
+        let early = client.read_response();
+        assert_eq!(early.text(), "answer");
+        // Now the body, which looks like a request, and a true request behind it.
+        let body = match framing {
+            "Transfer-Encoding: chunked" => chunked(BODY.as_bytes(), 20),
+            _ => BODY.as_bytes().to_vec(),
+        };
+        client.try_send([&body, get("/true").as_bytes()].concat());
+        if !early.says_close() {
+            // The connection goes on, so the body was taken for what it is.
+            assert_eq!(client.read_response().text(), "answer");
+        }
+        for _ in 0..3 {
+            assert_eq!(proxy.client().get("/later").text(), "answer");
+        }
+        let mut targets = targets.lock().unwrap().clone();
+        targets.retain(|target| target != "/true");
+        assert_eq!(targets, ["/early", "/later", "/later", "/later"]);
+    }
 }

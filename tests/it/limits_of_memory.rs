@@ -3,7 +3,8 @@
 //! Sizes are moderate, so that the suite stays quick; `scripts/prove` does the same with thousands.
 
 use crate::support::client::get;
-use crate::support::{Addressed, Backend, Client, Origin, Proxy, eventually, pattern};
+use crate::support::{Addressed, Backend, Client, Origin, Proxy, Wire, eventually, pattern};
+use std::time::{Duration, Instant};
 
 /// More than the sockets on the way hold.
 const LENGTH: usize = 4 << 20;
@@ -127,8 +128,7 @@ fn slow_uploads_are_not_held_in_memory_and_hold_up_nobody() {
         let mut wire = backend.accept();
         wire.expect_request_head();
         // As much as the way takes while the backend does not read.
-        client.stream().set_nonblocking(true).unwrap();
-        while client.try_send(vec![b'x'; 65_536]) {}
+        client.fill_up();
         quick_wire.answer("quick");
         assert_eq!(quick.read_response().text(), "quick");
         slow.push((client, wire));
@@ -227,4 +227,97 @@ fn slow_backends_hold_up_nobody() {
         wire.answer("late");
         assert_eq!(client.read_response().text(), "late");
     }
+}
+
+#[test]
+fn whoever_waits_costs_no_processor_time() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend]).start();
+    let accept = |client: &mut Client, bytes: &str| {
+        client.send(bytes);
+        let mut wire = backend.accept();
+        wire.expect_request_head();
+        wire
+    };
+    let mut open: Vec<(Client, Option<Wire>)> = Vec::new();
+    // New, idle, and in the middle of a head.
+    open.push((proxy.client(), None));
+    let mut client = proxy.client();
+    let mut wire = accept(&mut client, &get("/idle"));
+    // Closed, so that none of the others takes it over.
+    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    client.read_response();
+    open.push((client, Some(wire)));
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+    open.push((client, None));
+    // Waiting for a backend, with and without more requests behind it.
+    let mut client = proxy.client();
+    let wire = accept(&mut client, &get("/slow"));
+    open.push((client, Some(wire)));
+    let mut client = proxy.client();
+    let wire = accept(&mut client, &get("/slow").repeat(100));
+    open.push((client, Some(wire)));
+    // A body that stopped, on either side.
+    let mut client = proxy.client();
+    let wire = accept(
+        &mut client,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n1234",
+    );
+    open.push((client, Some(wire)));
+    let mut client = proxy.client();
+    let mut wire = accept(&mut client, &get("/"));
+    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234");
+    client.read_response_head();
+    open.push((client, Some(wire)));
+    // A client that does not read, and a backend that does not.
+    for length in [
+        "Content-Length: 100000000\r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ] {
+        let mut client = proxy.client();
+        let mut wire = accept(&mut client, &get("/"));
+        wire.send(format!("HTTP/1.1 200 OK\r\n{length}\r\n5f5e100\r\n"));
+        wire.fill_up();
+        // What it sent is all it will send.
+        wire.half_close();
+        open.push((client, Some(wire)));
+        let mut client = proxy.client();
+        let wire = accept(
+            &mut client,
+            &format!("POST / HTTP/1.1\r\nHost: a\r\n{length}\r\n"),
+        );
+        client.send("5f5e100\r\n");
+        client.fill_up();
+        open.push((client, Some(wire)));
+    }
+    // A tunnel that one side has left.
+    let mut client = proxy.client();
+    let mut wire = accept(
+        &mut client,
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+    );
+    wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    assert_eq!(client.read_response().status, 101);
+    client.half_close();
+    assert_eq!(wire.read_to_end(), b"");
+    open.push((client, Some(wire)));
+
+    // All of them have settled when a request has been through since.
+    assert_eq!(served(&proxy, &backend), "ok");
+    let (ticks, begin) = (proxy.cpu_ticks(), Instant::now());
+    std::thread::sleep(Duration::from_millis(600));
+    let used_ms = u128::from(proxy.cpu_ticks() - ticks) * 10;
+    assert!(
+        used_ms < begin.elapsed().as_millis() / 5,
+        "{used_ms} ms of processor time for nothing"
+    );
+    drop(open);
+}
+
+fn served(proxy: &Proxy, backend: &Backend) -> String {
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    backend.accept().serve("ok");
+    client.read_response().text()
 }

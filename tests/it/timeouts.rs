@@ -401,9 +401,9 @@ fn no_deadline_of_the_backend_runs_while_the_client_is_waited_for() {
     wire.answer("ok");
     assert_eq!(client.read_response().text(), "ok");
     // It reads late.
+    let body = pattern(LARGE);
     client.send(get("/"));
     wire.expect_request();
-    let body = pattern(LARGE);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             wire.send(format!(

@@ -188,12 +188,19 @@ impl Drop for Proxy {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.events.finish();
+        self.access.finish();
         if thread::panicking() {
-            self.events.finish();
-            self.access.finish();
-            eprintln!("--- events of the proxy\n{}", self.events.all().join("\n"));
             eprintln!("--- events of the proxy\n{}", self.events.last());
             eprintln!("--- access lines of the proxy\n{}", self.access.last());
+            return;
+        }
+        // Whatever a test is about: a panic that was contained is still a mistake.
+        for line in self.events() {
+            assert!(
+                !line.contains("please report") && !line.contains("panicked"),
+                "{line}"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use super::PATIENCE;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A connection, and what was read from it but not yet asked for.
 pub(crate) struct Wire {
@@ -92,6 +92,28 @@ impl Wire {
     /// Sends what the peer still takes; whether it took all.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Sends until nothing more is taken: as much as the way holds while nobody reads at its end.
+    pub(crate) fn fill_up(&mut self) {
+        let part = [b'x'; 16_384];
+        self.stream
+            .set_nonblocking(true)
+            .expect("a socket can be made non-blocking");
+        let mut full_since = Instant::now();
+        // The buffers of a connection grow while they are used: full is what stays full.
+        while full_since.elapsed() < Duration::from_millis(30) {
+            match self.stream.write(&part) {
+                Ok(_) => full_since = Instant::now(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(_) => break,
+            }
+        }
+        self.stream
+            .set_nonblocking(false)
+            .expect("a socket can be made blocking");
     }
 
     /// Sends `bytes` in two parts that very likely arrive as two; both orders of events are right.
@@ -340,10 +362,25 @@ impl Wire {
     /// Reads one whole request; None when the connection ends before it begins.
     #[track_caller]
     pub(crate) fn next_request(&mut self) -> Option<Request> {
-        if self.unread.is_empty() && self.fill().is_err() {
-            return None;
+        (!self.unread.is_empty() || self.fill().is_ok()).then(|| self.expect_request())
+    }
+
+    /// Reads a request's head only; None when the connection ends before it begins.
+    #[track_caller]
+    pub(crate) fn next_request_head(&mut self) -> Option<Request> {
+        (!self.unread.is_empty() || self.fill().is_ok()).then(|| self.expect_request_head())
+    }
+
+    /// Reads the body that goes with a head; whether there was one before the connection ended.
+    #[track_caller]
+    pub(crate) fn pass_over_body(&mut self, request: &Request) -> bool {
+        match request.fields.framing() {
+            Framing::None => {}
+            _ if self.unread.is_empty() && self.fill().is_err() => return false,
+            Framing::Length(length) => drop(self.read_exact(length)),
+            Framing::Chunked => drop(self.read_chunked()),
         }
-        Some(self.expect_request())
+        true
     }
 
     /// Reads a response's head only; its body stays to be read.
