@@ -85,6 +85,57 @@ fn a_pipelined_mistake_is_answered_after_what_came_before_it_and_ends_the_connec
 }
 
 #[test]
+fn pipelined_requests_are_answered_in_order_when_one_in_the_middle_fails() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend])
+        .one_worker()
+        .set("timeouts.response_head", "300ms")
+        .start();
+    // What the backend does with the second request: an answer of no sense, none at all, none in time.
+    for (what, status) in [("garbage", 502), ("end", 502), ("silence", 504)] {
+        let mut client = proxy.client();
+        let mut bytes = get("/first").into_bytes();
+        bytes.extend_from_slice(&post("/second", b"its body"));
+        bytes.extend_from_slice(&post("/third", b"another"));
+        bytes.extend_from_slice(get("/fourth").as_bytes());
+        client.send(bytes);
+        let mut wire = backend.accept();
+        wire.serve("1");
+        assert_eq!(wire.expect_request().body, b"its body");
+        // Kept until the client has its answer, where the backend only is silent.
+        let held = match what {
+            "garbage" => {
+                wire.send("HTTP/9.9 what\r\n\r\n");
+                Some(wire)
+            }
+            "end" => {
+                wire.close();
+                None
+            }
+            _ => Some(wire),
+        };
+        assert_eq!(client.read_response().text(), "1", "{what}");
+        let response = client.read_response();
+        assert_eq!(
+            (response.status, response.says_close()),
+            (status, false),
+            "{what}: it was read to its end"
+        );
+        let mut wire = backend.accept();
+        let request = wire.serve("3");
+        assert_eq!(
+            (request.target.as_str(), &request.body[..]),
+            ("/third", &b"another"[..])
+        );
+        wire.serve("4");
+        assert_eq!(client.read_response().text(), "3", "{what}");
+        assert_eq!(client.read_response().text(), "4", "{what}");
+        drop((held, wire));
+        client.close();
+    }
+}
+
+#[test]
 fn a_request_is_read_however_it_is_cut() {
     let origin = Origin::start("one");
     let proxy = Proxy::over(&[&origin]).start();
