@@ -177,6 +177,25 @@ fn trust_may_be_for_networks() {
 }
 
 #[test]
+fn an_ipv4_client_of_a_listener_for_both_is_known_by_its_ipv4_address() {
+    for (networks, expected) in [
+        (serde_json::json!(["127.0.0.0/8"]), "1.2.3.4, 127.0.0.1"),
+        (serde_json::json!(["::/0"]), "127.0.0.1"),
+    ] {
+        let backend = Backend::start();
+        let proxy = Proxy::over(&[&backend])
+            .set("proxy.address", "::")
+            .set("proxy.trust_forwarded", networks)
+            .start();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], proxy.address().port()));
+        let mut client = crate::support::Client::connect_to(address);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
+        let request = backend.accept().serve("ok");
+        assert_eq!(request.fields.all("x-forwarded-for").join(", "), expected);
+    }
+}
+
+#[test]
 fn several_x_forwarded_for_of_a_trusted_peer_keep_their_order() {
     let request = trusted(
         "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\nX: y\r\nX-Forwarded-For: 2.2.2.2\r\n\r\n",

@@ -85,40 +85,54 @@ fn a_pipelined_mistake_is_answered_after_what_came_before_it_and_ends_the_connec
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_even_when_one_fails() {
-    let backend = Backend::start().run(|_, mut wire| {
-        while let Some(request) = wire.next_request() {
-            match request.target.as_str() {
-                "/die" => return,
-                "/slow" => std::thread::sleep(std::time::Duration::from_millis(50)),
-                _ => {}
+fn pipelined_requests_are_answered_in_order_when_one_in_the_middle_fails() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend])
+        .one_worker()
+        .set("timeouts.response_head", "300ms")
+        .start();
+    // What the backend does with the second request: an answer of no sense, none at all, none in time.
+    for (what, status) in [("garbage", 502), ("end", 502), ("silence", 504)] {
+        let mut client = proxy.client();
+        let mut bytes = get("/first").into_bytes();
+        bytes.extend_from_slice(&post("/second", b"its body"));
+        bytes.extend_from_slice(&post("/third", b"another"));
+        bytes.extend_from_slice(get("/fourth").as_bytes());
+        client.send(bytes);
+        let mut wire = backend.accept();
+        wire.serve("1");
+        assert_eq!(wire.expect_request().body, b"its body");
+        // Kept until the client has its answer, where the backend only is silent.
+        let held = match what {
+            "garbage" => {
+                wire.send("HTTP/9.9 what\r\n\r\n");
+                Some(wire)
             }
-            wire.answer(&request.target);
-        }
-    });
-    let proxy = Proxy::over(&[&backend]).start();
-    let mut client = proxy.client();
-    client.send(
-        [
-            get("/slow"),
-            get("/quick"),
-            "POST /die HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(),
-            get("/after"),
-            get("/slow"),
-            get("/last"),
-        ]
-        .concat(),
-    );
-    let answers: Vec<(u16, String)> = (0..6)
-        .map(|_| client.read_response())
-        .map(|response| (response.status, response.text().chars().take(6).collect()))
-        .collect();
-    assert_eq!(answers[0], (200, "/slow".to_owned()));
-    assert_eq!(answers[1], (200, "/quick".to_owned()));
-    assert_eq!(answers[2].0, 502);
-    assert_eq!(answers[3], (200, "/after".to_owned()));
-    assert_eq!(answers[4], (200, "/slow".to_owned()));
-    assert_eq!(answers[5], (200, "/last".to_owned()));
+            "end" => {
+                wire.close();
+                None
+            }
+            _ => Some(wire),
+        };
+        assert_eq!(client.read_response().text(), "1", "{what}");
+        let response = client.read_response();
+        assert_eq!(
+            (response.status, response.says_close()),
+            (status, false),
+            "{what}: it was read to its end"
+        );
+        let mut wire = backend.accept();
+        let request = wire.serve("3");
+        assert_eq!(
+            (request.target.as_str(), &request.body[..]),
+            ("/third", &b"another"[..])
+        );
+        wire.serve("4");
+        assert_eq!(client.read_response().text(), "3", "{what}");
+        assert_eq!(client.read_response().text(), "4", "{what}");
+        drop((held, wire));
+        client.close();
+    }
 }
 
 #[test]

@@ -32,5 +32,6 @@ mod replies;
 mod retries;
 mod round_robin;
 mod strict;
+mod stubborn_peers;
 mod timeouts;
 mod upgrade;
