@@ -1,7 +1,12 @@
 //! The table of what is tried again, cell by cell, and what never is.
 
 use crate::support::client::{get, post};
-use crate::support::{Addressed, Backend, Client, Origin, Proxy, Refusing, Unreachable, Wire};
+use crate::support::{
+    Addressed, Backend, Client, Origin, Proxy, Refusing, Unreachable, Wire, eventually,
+};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// A client whose last request went to `backend` over a connection that is now idle, with one worker.
 fn with_reused_connection(others: &[&dyn Addressed]) -> (Backend, Proxy, Client, Wire) {
@@ -24,7 +29,7 @@ fn with_reused_connection(others: &[&dyn Addressed]) -> (Backend, Proxy, Client,
     (backend, proxy, client, wire)
 }
 
-// Row 1: connect refused.
+// Row 1: connect refused or unreachable; a reused connection found closed before a byte went out.
 
 #[test]
 fn a_refused_connect_costs_no_try_whatever_the_method() {
@@ -55,6 +60,130 @@ fn a_body_that_is_still_coming_goes_to_the_backend_that_takes_it() {
     assert_eq!(wire.read_exact(5), b"67890");
     wire.answer("whole");
     assert_eq!(client.read_response().text(), "whole");
+}
+
+#[test]
+fn an_unreachable_address_costs_no_try_whatever_the_method() {
+    // No TCP connection can be opened to a group of hosts: the kernel says unreachable at once, with any route.
+    let group: std::net::SocketAddr = ([224, 0, 0, 1], 81).into();
+    let origin = Origin::start("reached");
+    for method in ["GET", "POST"] {
+        let proxy = Proxy::over(&[&group, &origin])
+            .set("balance.tries", 1)
+            .start();
+        let mut client = proxy.client();
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert_eq!(client.read_response().text(), "reached", "{method}");
+        proxy.wait_for_event(&["224.0.0.1:81", "is down"]);
+    }
+}
+
+#[test]
+fn refused_connects_are_bounded_by_the_number_of_backends() {
+    for method in ["GET", "POST"] {
+        let dead: [Refusing; 5] = std::array::from_fn(|_| Refusing::start());
+        let proxy = Proxy::over(&dead.each_ref().map(|each| each as &dyn Addressed))
+            .set("balance.tries", 1)
+            .start();
+        let mut client = proxy.client();
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert_eq!(client.read_response().status, 502, "{method}");
+        let line = proxy.wait_for_access(&format!("\"{method} / "));
+        assert_eq!(line.split(' ').rev().nth(1), Some("5"), "{line}");
+    }
+}
+
+#[test]
+fn a_connection_found_closed_costs_no_try_whatever_the_method() {
+    for method in ["GET", "POST"] {
+        let (backend, proxy, mut client, mut wire) = with_reused_connection(&[]);
+        for round in 0..20 {
+            // Its end is there before the request is; whether the proxy has seen it, nobody knows.
+            wire.close();
+            client.send(format!(
+                "{method} /{round} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+            ));
+            wire = backend.accept();
+            wire.serve("fresh");
+            assert_eq!(client.read_response().text(), "fresh", "{method} {round}");
+            let line = proxy.wait_for_access(&format!("\"{method} /{round} "));
+            assert_eq!(line.split(' ').rev().nth(1), Some("1"), "{line}");
+        }
+        assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+    }
+}
+
+/// A backend that answers one request on each connection and then closes it, without saying so, after a moment that is
+/// different each time; and how often it received each request.
+fn closing_at_once() -> (
+    crate::support::backend::Running,
+    Arc<Mutex<HashMap<String, usize>>>,
+) {
+    let received = Arc::new(Mutex::new(HashMap::new()));
+    let record = Arc::clone(&received);
+    let backend = Backend::start().run(move |number, mut wire| {
+        let count = |target: String| *record.lock().unwrap().entry(target).or_insert(0) += 1;
+        let Some(request) = wire.next_request() else {
+            return;
+        };
+        count(request.target);
+        wire.answer("ok");
+        let until = Instant::now() + Duration::from_micros(number as u64 % 40 * 5);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        // What has arrived by now was received, though it is never answered.
+        wire.half_close();
+        while let Some(request) = wire.next_request() {
+            count(request.target);
+        }
+    });
+    (backend, received)
+}
+
+#[test]
+fn a_reused_connection_closed_at_that_very_moment_costs_no_try_and_no_error() {
+    let (backend, _received) = closing_at_once();
+    let proxy = Proxy::over(&[&backend])
+        .one_worker()
+        .set("balance.tries", 1)
+        .start();
+    let mut client = proxy.client();
+    for number in 0..1500 {
+        let response = client.get(&format!("/{number}"));
+        assert_eq!(response.status, 200, "request {number}");
+    }
+    eventually("every access line is there", || {
+        proxy.access_lines().len() == 1500
+    });
+    for line in proxy.access_lines() {
+        assert_eq!(line.split(' ').rev().nth(1), Some("1"), "{line}");
+    }
+    assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+}
+
+#[test]
+fn a_post_on_a_connection_closed_at_that_very_moment_is_never_received_twice() {
+    let (backend, received) = closing_at_once();
+    let proxy = Proxy::over(&[&backend]).one_worker().start();
+    let mut client = proxy.client();
+    let mut answered = 0;
+    for number in 0..500 {
+        let response = client.post(&format!("/{number}"), b"once");
+        assert!(
+            [200, 502].contains(&response.status),
+            "request {number}: {response:?}"
+        );
+        answered += usize::from(response.status == 200);
+    }
+    let received = received.lock().unwrap();
+    assert!(received.values().all(|&count| count == 1), "{received:?}");
+    assert!(answered <= received.len());
+    assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
 }
 
 // Row 2: connect timed out.
@@ -274,7 +403,88 @@ fn a_timeout_is_never_tried_again() {
     proxy.expect_no_event(&["is down"]);
 }
 
+#[test]
+fn a_timeout_is_504_whatever_the_method_and_the_connection() {
+    for method in ["GET", "POST"] {
+        for reused in [false, true] {
+            let (backend, origin) = (Backend::start(), Origin::start("other"));
+            let proxy = Proxy::over(&[&backend, &origin])
+                .one_worker()
+                .set("timeouts.response_head", "200ms")
+                .start();
+            let mut client = proxy.client();
+            let mut held = None;
+            if reused {
+                client.send(get("/first"));
+                let mut wire = backend.accept();
+                wire.serve("first");
+                client.read_response();
+                client.get("/other");
+                held = Some(wire);
+            }
+            let before = origin.requests();
+            client.send(format!(
+                "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+            ));
+            let mut wire = backend.accept_or(held);
+            wire.expect_request();
+            assert_eq!(client.read_response().status, 504, "{method} {reused}");
+            wire.expect_gone();
+            backend.expect_no_connection();
+            assert_eq!(origin.requests(), before, "{method} {reused}");
+            assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+        }
+    }
+}
+
 // Row 6: any response byte came.
+
+#[test]
+fn after_the_first_byte_nothing_is_tried_again_on_a_reused_connection_either() {
+    for method in ["GET", "POST"] {
+        let other = Origin::start("other");
+        let (backend, proxy, mut client, mut wire) = with_reused_connection(&[&other]);
+        let before = other.requests();
+        client.send(format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        ));
+        wire.expect_request();
+        wire.send("HTTP/1.1 20");
+        wire.close();
+        assert_eq!(client.read_response().status, 502, "{method}");
+        backend.expect_no_connection();
+        assert_eq!(other.requests(), before, "{method}");
+        assert_eq!(
+            proxy.events_with(&["is down"]),
+            0,
+            "not on a connection that was reused: {:?}",
+            proxy.events()
+        );
+    }
+}
+
+#[test]
+fn a_post_whose_answer_breaks_off_is_502_before_the_head_and_cut_after_it() {
+    let (backend, origin) = (Backend::start(), Origin::start("other"));
+    let proxy = Proxy::over(&[&backend, &origin]).start();
+    let mut client = proxy.client();
+    client.send(post("/", b"body"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+    assert_eq!(client.read_response_head().status, 200);
+    wire.close();
+    assert_eq!(client.read_until_gone().0, b"12345");
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").text(), "other");
+    client.send(post("/", b"body"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.send("HTTP/1.1 200 OK\r\nContent-");
+    wire.close();
+    assert_eq!(client.read_response().status, 502);
+    assert_eq!(origin.requests(), 1);
+}
 
 #[test]
 fn after_the_first_byte_of_an_answer_nothing_is_tried_again() {
@@ -334,4 +544,57 @@ fn a_failure_counts_once_for_one_exchange() {
     assert_eq!(proxy.client().get("/").status, 502);
     proxy.wait_for_event(&[&backend.name(), "is down"]);
     assert_eq!(proxy.client().get("/").text(), "ok", "fail open");
+}
+
+/// A GET that kills whichever backend serves it must not take the pool from everybody else.
+#[test]
+fn a_poison_request_takes_at_most_one_backend_down() {
+    let backends: [_; 4] = std::array::from_fn(|_| {
+        Backend::start().run(|_, mut wire| {
+            while let Some(request) = wire.next_request() {
+                if request.target == "/poison" {
+                    return wire.reset();
+                }
+                wire.answer("fine");
+            }
+        })
+    });
+    let proxy = Proxy::over(&backends.each_ref().map(|each| each as &dyn Addressed))
+        .set("balance.tries", 10)
+        .checks(serde_json::json!({ "interval": "24h", "down_interval": "24h" }))
+        .start();
+    assert_eq!(proxy.client().get("/poison").status, 502);
+    proxy.wait_for_event(&["is down"]);
+    let mut client = proxy.client();
+    for _ in 0..20 {
+        assert_eq!(client.get("/").text(), "fine");
+    }
+    assert_eq!(proxy.events_with(&["is down"]), 1, "{:?}", proxy.events());
+}
+
+// Not in the table: a shortage on our side.
+
+#[test]
+fn a_shortage_of_descriptors_is_503_and_blames_no_backend() {
+    let origins: [Origin; 3] = Origin::several();
+    let proxy = Proxy::over(&origins.each_ref().map(|each| each as &dyn Addressed)).start();
+    let open = proxy.open_fds();
+    let mut clients = [proxy.client(), proxy.client()];
+    eventually("both are accepted", || proxy.open_fds() == open + 2);
+    let before = proxy.limit_descriptors(Some(3));
+    for client in &mut clients {
+        let response = client.get("/");
+        assert_eq!(response.status, 503);
+        assert!(response.fields.has("retry-after"), "{response:?}");
+    }
+    proxy.limit_descriptors(before);
+    assert_eq!(origins.each_ref().map(Origin::connections), [0, 0, 0]);
+    assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
+    for client in &mut clients {
+        assert_eq!(
+            client.get("/").status,
+            200,
+            "as soon as there are some again"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 /// Something that can stand in the list of backends.
@@ -161,6 +161,88 @@ impl Running {
 impl Addressed for Running {
     fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// A backend that answers with its name, but holds every request for `/hold` until it is told to let go.
+pub(crate) struct Holding {
+    running: Running,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    state: Mutex<Held>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    now: usize,
+    most: usize,
+    released: bool,
+}
+
+impl Holding {
+    pub(crate) fn start(name: &str) -> Holding {
+        let gate = Arc::new(Gate::default());
+        let (shared, name) = (Arc::clone(&gate), name.to_owned());
+        let running = Backend::start().run(move |_, mut wire| {
+            while let Some(request) = wire.next_request() {
+                if request.target == "/hold" {
+                    shared.hold();
+                }
+                // A client that left takes its backend's connection along.
+                if !wire.try_send(format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Origin: {name}\r\n\r\n{name}",
+                    name.len()
+                )) {
+                    return;
+                }
+            }
+        });
+        Holding { running, gate }
+    }
+
+    pub(crate) fn several<const N: usize>() -> [Holding; N] {
+        std::array::from_fn(|index| Holding::start(&format!("origin-{index}")))
+    }
+
+    /// How many requests it holds now.
+    pub(crate) fn held(&self) -> usize {
+        lock(&self.gate.state).now
+    }
+
+    /// The most that it ever held at once.
+    pub(crate) fn held_most(&self) -> usize {
+        lock(&self.gate.state).most
+    }
+
+    /// Answers what it holds, and what comes from now on at once.
+    pub(crate) fn release(&self) {
+        lock(&self.gate.state).released = true;
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Addressed for Holding {
+    fn address(&self) -> SocketAddr {
+        self.running.address()
+    }
+}
+
+impl Gate {
+    fn hold(&self) {
+        let mut held = lock(&self.state);
+        held.now += 1;
+        held.most = held.most.max(held.now);
+        while !held.released {
+            held = self
+                .changed
+                .wait(held)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        held.now -= 1;
     }
 }
 

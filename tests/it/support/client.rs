@@ -1,7 +1,8 @@
 //! A client that sends exactly the bytes it is told.
 
 use super::{Proxy, Response, Wire};
-use std::net::{SocketAddr, TcpStream};
+use socket2::{Domain, Socket, Type};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 
 /// A connection to the proxy; everything else it can do is `Wire`'s.
@@ -18,6 +19,20 @@ impl Client {
         Client(Wire::new(
             TcpStream::connect(address).expect("the proxy listens"),
         ))
+    }
+
+    /// As a client with the address 127.0.0.`last`: all of 127.0.0.0/8 is this machine.
+    #[track_caller]
+    pub(crate) fn connect_as(proxy: &Proxy, last: u8) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("descriptors are left");
+        let source = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0);
+        socket
+            .bind(&source.into())
+            .expect("loopback takes the address");
+        socket
+            .connect(&proxy.address().into())
+            .expect("the proxy listens");
+        Client(Wire::new(socket.into()))
     }
 
     /// One GET on this connection and its answer.

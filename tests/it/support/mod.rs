@@ -9,7 +9,7 @@ pub(crate) mod client;
 pub(crate) mod proxy;
 pub(crate) mod wire;
 
-pub(crate) use backend::{Addressed, Backend, Origin, Refusing, Unreachable};
+pub(crate) use backend::{Addressed, Backend, Holding, Origin, Refusing, Unreachable};
 pub(crate) use client::Client;
 pub(crate) use proxy::{Finished, Proxy, run};
 pub(crate) use wire::{End, Request, Response, Wire};

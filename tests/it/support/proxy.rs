@@ -1,7 +1,7 @@
 //! The real binary on a free port, with its logs, its signals and its /proc entry at hand.
 
 use super::{Addressed, Client, PATIENCE, eventually};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -77,6 +77,28 @@ impl Proxy {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("the process is ours and not reaped yet");
+    }
+
+    /// From now on it gets no descriptor beyond this one; what is open stays open. Gives the limit that was.
+    pub(crate) fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
+        let pid = Some(Pid::from_child(&self.child));
+        let before = rustix::process::getrlimit(Resource::Nofile);
+        let limits = Rlimit {
+            current: limit,
+            maximum: before.maximum,
+        };
+        rustix::process::prlimit(pid, Resource::Nofile, limits)
+            .expect("the process is ours")
+            .current
+    }
+
+    /// The names of its threads.
+    pub(crate) fn thread_names(&self) -> Vec<String> {
+        fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .expect("the process runs")
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim_end().to_owned())
+            .collect()
     }
 
     /// Asks it to stop, as a service manager would.

@@ -291,6 +291,14 @@ impl Wire {
         false
     }
 
+    /// Reads one line; None when the connection ends before it does.
+    pub(crate) fn try_read_line(&mut self) -> Option<String> {
+        while !self.unread.windows(2).any(|pair| pair == b"\r\n") {
+            self.fill().ok()?;
+        }
+        Some(self.read_line())
+    }
+
     #[track_caller]
     fn read_head(&mut self) -> Head {
         let start = self.read_line();

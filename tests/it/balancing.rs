@@ -1,0 +1,393 @@
+//! The balancing methods seen from outside: who gets the next exchange, and who is passed over.
+//!
+//! What `round_robin.rs` does not show already: unequal weights with a dead backend, the methods that look at what is in
+//! flight, and the one that looks at the client.
+
+use crate::support::client::get;
+use crate::support::{Addressed, Client, Holding, Origin, Proxy, Response, eventually};
+use std::collections::{BTreeMap, HashMap};
+
+fn all<T: Addressed, const N: usize>(backends: &[T; N]) -> [&dyn Addressed; N] {
+    backends.each_ref().map(|backend| backend as &dyn Addressed)
+}
+
+fn name_of(response: &Response) -> String {
+    assert_eq!(response.status, 200, "{response:?}");
+    response.fields.one("x-origin").unwrap().to_owned()
+}
+
+fn counts<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name.as_str()).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// Sends a request that stays in flight, and waits until a backend has it.
+fn hold(proxy: &Proxy, backends: &[Holding]) -> Client {
+    let held = || backends.iter().map(Holding::held).sum::<usize>();
+    let before = held();
+    let mut client = proxy.client();
+    client.send(get("/hold"));
+    eventually("it is held", || held() > before);
+    client
+}
+
+#[test]
+fn every_period_is_exact_for_weights_that_have_something_in_common() {
+    let origins: [Origin; 3] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("backends.0.weight", 300)
+        .set("backends.1.weight", 200)
+        .set("backends.2.weight", 100)
+        .start();
+    let names: Vec<String> = (0..60).map(|_| name_of(&proxy.client().get("/"))).collect();
+    for window in names.windows(6) {
+        assert_eq!(
+            counts(window),
+            BTreeMap::from([("origin-0", 3), ("origin-1", 2), ("origin-2", 1)]),
+            "{names:?}"
+        );
+    }
+    assert!(
+        names
+            .windows(3)
+            .all(|three| three[0] != three[1] || three[1] != three[2]),
+        "interleaved: {names:?}"
+    );
+}
+
+#[test]
+fn the_share_of_a_dead_backend_spreads_over_the_others_by_weight() {
+    let origins: [Origin; 4] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("backends.0.weight", 4)
+        .set("backends.1.weight", 3)
+        .set("backends.2.weight", 2)
+        .start();
+    origins[0].kill();
+    let mut client = proxy.client();
+    // Finds out that it is dead.
+    for _ in 0..10 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    let names: Vec<String> = (0..60).map(|_| name_of(&client.get("/"))).collect();
+    for window in names.windows(6) {
+        assert_eq!(
+            counts(window),
+            BTreeMap::from([("origin-1", 3), ("origin-2", 2), ("origin-3", 1)]),
+            "{names:?}"
+        );
+    }
+}
+
+#[test]
+fn weights_are_exact_over_all_workers_and_clients_at_once() {
+    let origins: [Origin; 3] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("proxy.workers", 4)
+        .set("backends.0.weight", 5)
+        .set("backends.1.weight", 3)
+        .start();
+    std::thread::scope(|scope| {
+        for _ in 0..9 {
+            scope.spawn(|| {
+                let mut client = proxy.client();
+                for _ in 0..20 {
+                    assert_eq!(client.get("/").status, 200);
+                }
+            });
+        }
+    });
+    let requests = origins.each_ref().map(Origin::requests);
+    assert_eq!(requests, [100, 60, 20]);
+}
+
+#[test]
+fn least_connections_fills_the_emptiest_first() {
+    let backends: [Holding; 3] = Holding::several();
+    let proxy = Proxy::over(&all(&backends))
+        .set("balance.method", "least_connections")
+        .start();
+    let mut clients: Vec<Client> = (0..9).map(|_| hold(&proxy, &backends)).collect();
+    assert_eq!(backends.each_ref().map(Holding::held), [3, 3, 3]);
+    backends[1].release();
+    eventually("three have their answer", || {
+        clients.iter().filter(|client| client.has_input()).count() == 3
+    });
+    // The emptiest takes all that comes, as long as it stays the emptiest.
+    for _ in 0..20 {
+        assert_eq!(name_of(&proxy.client().get("/")), "origin-1");
+    }
+    backends[0].release();
+    backends[2].release();
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+}
+
+#[test]
+fn least_connections_is_in_proportion_to_weight() {
+    let backends: [Holding; 2] = Holding::several();
+    let proxy = Proxy::over(&all(&backends))
+        .set("balance.method", "least_connections")
+        .set("backends.0.weight", 3)
+        .start();
+    let clients: Vec<Client> = (0..12).map(|_| hold(&proxy, &backends)).collect();
+    assert_eq!(backends.each_ref().map(Holding::held), [9, 3]);
+    backends.iter().for_each(Holding::release);
+    drop(clients);
+}
+
+#[test]
+fn least_connections_of_an_idle_pool_goes_in_turns() {
+    let origins: [Origin; 3] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("balance.method", "least_connections")
+        .start();
+    let mut client = proxy.client();
+    for _ in 0..30 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert_eq!(origins.each_ref().map(Origin::requests), [10, 10, 10]);
+}
+
+#[test]
+fn random_two_prefers_the_less_busy() {
+    let backends: [Holding; 3] = Holding::several();
+    let proxy = Proxy::over(&all(&backends))
+        .set("balance.method", "random_two")
+        .start();
+    let mut clients = vec![hold(&proxy, &backends)];
+    let busiest = backends
+        .iter()
+        .position(|backend| backend.held() == 1)
+        .unwrap();
+    // The busy one loses against each of the others, and one of them is always drawn.
+    for _ in 0..100 {
+        assert_ne!(
+            name_of(&proxy.client().get("/")),
+            format!("origin-{busiest}")
+        );
+    }
+    // To get a fifth of nine, another one must have had four before.
+    clients.extend((0..8).map(|_| hold(&proxy, &backends)));
+    let held = backends.each_ref().map(Holding::held);
+    assert!(
+        held.iter().all(|&held| held <= 5),
+        "nobody gets ahead of everybody: {held:?}"
+    );
+    backends.iter().for_each(Holding::release);
+    drop(clients);
+}
+
+#[test]
+fn random_two_uses_everybody_and_nobody_who_is_dead() {
+    let origins: [Origin; 4] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("balance.method", "random_two")
+        .start();
+    origins[3].kill();
+    let mut client = proxy.client();
+    for _ in 0..300 {
+        assert_ne!(name_of(&client.get("/")), "origin-3");
+    }
+    for origin in &origins[..3] {
+        // 100 are due; five standard deviations are 41.
+        assert!((50..=150).contains(&origin.requests()));
+    }
+}
+
+/// The backend of each client, by the address that a PROXY protocol line gives it.
+fn by_source(proxy: &Proxy, family: &str, prefix: &str) -> Vec<String> {
+    (1..=150)
+        .map(|last| {
+            let mut client = proxy.client();
+            let to = if family == "TCP4" { "192.0.2.1" } else { "::1" };
+            client.send(format!("PROXY {family} {prefix}{last} {to} 40000 80\r\n"));
+            name_of(&client.get("/"))
+        })
+        .collect()
+}
+
+#[test]
+fn source_hash_stays_with_the_client_and_moves_only_those_of_a_lost_backend() {
+    let origins: [Origin; 4] = Origin::several();
+    // The hash goes by the names: with names of their own it is the same in every run.
+    let plan = || {
+        Proxy::over(&all(&origins))
+            .set("backends.0.name", "a")
+            .set("backends.1.name", "b")
+            .set("backends.2.name", "c")
+            .set("backends.3.name", "d")
+            .set("balance.method", "source_hash")
+            .set("proxy.accept_proxy_protocol", true)
+            .checks(serde_json::json!({ "interval": "1h", "down_interval": "20ms" }))
+    };
+    let proxy = plan().start();
+    let before = by_source(&proxy, "TCP4", "198.51.100.");
+    assert_eq!(before, by_source(&proxy, "TCP4", "198.51.100."), "again");
+    for (name, count) in counts(&before) {
+        assert!((15..=70).contains(&count), "{name} has {count} of 150");
+    }
+    assert_eq!(
+        before,
+        by_source(&proxy, "TCP6", "::ffff:198.51.100."),
+        "an IPv4 address written as IPv6 is the same client"
+    );
+    assert_eq!(
+        before,
+        by_source(&plan().start(), "TCP4", "198.51.100."),
+        "another instance agrees"
+    );
+
+    origins[1].kill();
+    let after = by_source(&proxy, "TCP4", "198.51.100.");
+    let mut heirs: HashMap<&str, usize> = HashMap::new();
+    for (before, after) in before.iter().zip(&after) {
+        if before == "origin-1" {
+            *heirs.entry(after).or_insert(0) += 1;
+        } else {
+            assert_eq!(before, after, "only the clients of the lost one move");
+        }
+    }
+    assert!(
+        heirs.len() == 3 && !heirs.contains_key("origin-1"),
+        "they spread over all others: {heirs:?}"
+    );
+
+    origins[1].revive();
+    proxy.wait_for_event(&["backend \"b\"", "is up"]);
+    assert_eq!(before, by_source(&proxy, "TCP4", "198.51.100."), "and back");
+}
+
+#[test]
+fn source_hash_goes_by_the_address_of_the_connection() {
+    let origins: [Origin; 3] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("balance.method", "source_hash")
+        .start();
+    let once = || -> Vec<String> {
+        (1..=40)
+            .map(|last| name_of(&Client::connect_as(&proxy, last).get("/")))
+            .collect()
+    };
+    let first = once();
+    assert_eq!(first, once());
+    assert_eq!(counts(&first).len(), 3, "{first:?}");
+}
+
+#[test]
+fn backups_share_the_work_only_while_no_other_is_healthy() {
+    let origins: [Origin; 4] = Origin::several();
+    let proxy = Proxy::over(&all(&origins))
+        .set("backends.2.backup", true)
+        .set("backends.3.backup", true)
+        .checks(serde_json::json!({ "interval": "1h", "down_interval": "20ms" }))
+        .start();
+    let mut client = proxy.client();
+    let mut ten = || -> Vec<String> { (0..10).map(|_| name_of(&client.get("/"))).collect() };
+    assert_eq!(
+        counts(&ten()),
+        BTreeMap::from([("origin-0", 5), ("origin-1", 5)])
+    );
+    origins[0].kill();
+    ten();
+    assert_eq!(counts(&ten()), BTreeMap::from([("origin-1", 10)]));
+    origins[1].kill();
+    ten();
+    assert_eq!(
+        counts(&ten()),
+        BTreeMap::from([("origin-2", 5), ("origin-3", 5)])
+    );
+    origins[1].revive();
+    proxy.wait_for_event(&[&origins[1].name(), "is up"]);
+    assert_eq!(counts(&ten()), BTreeMap::from([("origin-1", 10)]));
+}
+
+#[test]
+fn max_connections_of_a_backend_holds_over_all_workers() {
+    let backends: [Holding; 2] = Holding::several();
+    let proxy = Proxy::over(&all(&backends))
+        .set("proxy.workers", 4)
+        .set("backends.0.max_connections", 2)
+        .set("backends.1.max_connections", 3)
+        .start();
+    let mut clients: Vec<Client> = (0..30).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.send(get("/hold"));
+    }
+    // Five have a place; the others are told so, and nobody waits in between.
+    eventually("25 are refused", || {
+        clients.iter().filter(|client| client.has_input()).count() == 25
+    });
+    eventually("five are held", || {
+        backends[0].held() + backends[1].held() == 5
+    });
+    for client in clients.iter_mut().filter(|client| client.has_input()) {
+        let response = client.read_response();
+        assert_eq!(response.status, 503);
+        assert!(response.fields.has("retry-after"), "{response:?}");
+    }
+    assert_eq!(backends.each_ref().map(Holding::held_most), [2, 3]);
+    backends.iter().for_each(Holding::release);
+    eventually("the five have their answers", || {
+        clients.iter().filter(|client| client.has_input()).count() == 5
+    });
+    assert_eq!(proxy.client().get("/").status, 200, "places are free again");
+}
+
+#[test]
+fn a_full_backend_is_passed_over_by_every_method() {
+    for method in [
+        "round_robin",
+        "least_connections",
+        "random_two",
+        "source_hash",
+    ] {
+        let backends: [Holding; 2] = Holding::several();
+        let proxy = Proxy::over(&all(&backends))
+            .set("balance.method", method)
+            .set("backends.0.max_connections", 1)
+            .set("backends.1.max_connections", 1)
+            .start();
+        let _first = hold(&proxy, &backends);
+        let full = backends.iter().position(|each| each.held() == 1).unwrap();
+        for _ in 0..5 {
+            assert_eq!(
+                name_of(&proxy.client().get("/")),
+                format!("origin-{}", 1 - full),
+                "{method}"
+            );
+        }
+        backends.iter().for_each(Holding::release);
+    }
+}
+
+#[test]
+fn weight_0_gets_nothing_from_any_method_even_when_all_others_are_dead() {
+    for method in [
+        "round_robin",
+        "least_connections",
+        "random_two",
+        "source_hash",
+    ] {
+        let origins: [Origin; 3] = Origin::several();
+        let proxy = Proxy::over(&all(&origins))
+            .set("balance.method", method)
+            .set("backends.1.weight", 0)
+            .start();
+        for last in 1..=20 {
+            assert_eq!(
+                Client::connect_as(&proxy, last).get("/").status,
+                200,
+                "{method}"
+            );
+        }
+        origins[0].kill();
+        origins[2].kill();
+        assert_eq!(proxy.client().get("/").status, 502, "{method}");
+        assert_eq!(origins[1].requests(), 0, "{method}");
+    }
+}
