@@ -8,7 +8,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// One answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply<'a> {
-    /// The status, see PRODUCT's list.
+    /// 400 or higher.
     pub status: u16,
     /// The id under which the logs know the request; empty: not shown. Visible ASCII only.
     pub request_id: &'a [u8],

@@ -329,3 +329,20 @@ fn an_ordinary_head_is_taken_in_one_go() {
         assert_eq!(whole(other), None, "{}", other.escape_ascii());
     }
 }
+
+#[test]
+fn a_complete_head_keeps_its_version_and_its_limit_of_fields() {
+    assert_eq!(
+        take("HTTP/1.0 200 OK\r\n\r\n").unwrap().version(),
+        Version::Http10
+    );
+    let small = HeadLimits {
+        head_bytes_max: 64,
+        fields_max: 2,
+    };
+    let input = b"HTTP/1.1 200 OK\r\nA:\r\nB:\r\nC:\r\n\r\n";
+    assert_eq!(
+        ResponseHead::default().take(input, &small),
+        Err(HeadError::TooManyFields)
+    );
+}
