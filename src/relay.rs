@@ -7,13 +7,13 @@
 //! Read next: exchange/mod.rs, which runs one relay in each direction.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{SpliceFlags, splice};
 
 use crate::connection::{Connection, Received};
 use crate::http::{Body, ChunkError, Decoder, HeadLimits, Step, encode_chunk, encode_end};
+use crate::pipes::{Pipe, Pipes};
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
@@ -21,12 +21,6 @@ pub const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// What is read at once for a sink that has proved slow, because its remainder has to be kept.
 const SLOW_SINK_BYTES: usize = 8 * 1024;
-
-/// Pipes that one worker keeps open.
-pub const PIPES_MAX: usize = 32;
-
-/// What a pipe is asked to hold. The kernel may give less.
-const PIPE_BYTES: usize = 256 * 1024;
 
 /// A body with less than this to come is copied: below it two system calls and the
 /// pipe cost more than the copy they avoid.
@@ -462,60 +456,13 @@ enum Moved {
     Wait(Flow),
 }
 
-/// A pipe between two splices.
-#[derive(Debug)]
-pub struct Pipe {
-    into: OwnedFd,
-    out_of: OwnedFd,
-    holds: usize,
-    bytes_max: usize,
-}
-
-/// A worker's pipes: opened when first needed, used again when empty, bounded in number.
-#[derive(Debug, Default)]
-pub struct Pipes {
-    spare: Vec<Pipe>,
-    lent: usize,
-}
-
-impl Pipes {
-    /// An empty pipe, unless all are in use or the kernel gives none: then the body is copied.
-    fn take(&mut self) -> Option<Pipe> {
-        if self.lent == PIPES_MAX {
-            return None;
-        }
-        let pipe = self.spare.pop().or_else(Self::open)?;
-        self.lent += 1;
-        Some(pipe)
-    }
-
-    fn open() -> Option<Pipe> {
-        let (out_of, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Over the user's soft limit for pipes the kernel refuses; 16 pages are always given.
-        let bytes_max = fcntl_setpipe_size(&into, PIPE_BYTES).unwrap_or(16 * 4096);
-        Some(Pipe {
-            into,
-            out_of,
-            holds: 0,
-            bytes_max,
-        })
-    }
-
-    /// Takes a pipe back. One with bytes in it is closed: they belong to a body that broke off.
-    fn put_back(&mut self, pipe: Pipe) {
-        self.lent -= 1;
-        if pipe.holds == 0 {
-            self.spare.push(pipe);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::pipes::PIPE_BYTES;
     use crate::poller::Readiness;
 
     const LIMITS: HeadLimits = HeadLimits {
@@ -603,7 +550,7 @@ mod tests {
             result.unwrap();
             assert!(received == body, "{length} bytes");
         }
-        assert_eq!(tools.pipes.lent, 0);
+        assert_eq!(tools.pipes.lent(), 0);
     }
 
     #[test]
@@ -656,7 +603,7 @@ mod tests {
             assert!(matches!(result, Err(RelayError::SourceEnded)));
             assert_eq!(received, b"abc");
         }
-        assert_eq!(tools.pipes.lent, 0);
+        assert_eq!(tools.pipes.lent(), 0);
     }
 
     #[test]
@@ -694,17 +641,5 @@ mod tests {
                 (length, copied, !copied)
             );
         }
-    }
-
-    #[test]
-    fn no_more_pipes_are_lent_than_there_may_be_and_a_full_one_is_not_used_again() {
-        let mut pipes = Pipes::default();
-        let mut lent: Vec<Pipe> = std::iter::from_fn(|| pipes.take()).collect();
-        assert_eq!(lent.len(), PIPES_MAX);
-        lent[0].holds = 1;
-        for pipe in lent {
-            pipes.put_back(pipe);
-        }
-        assert_eq!((pipes.lent, pipes.spare.len()), (0, PIPES_MAX - 1));
     }
 }

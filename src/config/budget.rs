@@ -1,22 +1,23 @@
 //! What a configuration costs: descriptors and memory, as sums anyone can check.
 
 use crate::config::Config;
+use crate::pipes::{PIPE_BYTES, PIPES_MAX};
 
 /// Descriptors that have nothing to do with clients: standard streams, listeners, checks, admin interface, name lookups.
 const DESCRIPTORS_FIXED: u64 = 128;
 /// Descriptors of one worker: poller, wake-up, and 32 pipes with two ends each, rounded up.
-const DESCRIPTORS_PER_WORKER: u64 = 72;
+const DESCRIPTORS_PER_WORKER: u64 = 2 * PIPES_MAX as u64 + 8;
 
 /// A connection that waits for a request and keeps no buffer.
 const IDLE_CONNECTION_BYTES: u64 = 250;
 /// What an exchange needs besides its two heads and two buffers.
-const EXCHANGE_BYTES: u64 = 1024;
+const EXCHANGE_BYTES: u64 = 2048;
 /// One direction of a body, at most.
 const BODY_BUFFER_BYTES: u64 = 64 * 1024;
 /// A worker's stack, and the scratch buffers it shares among its exchanges.
 const WORKER_BYTES: u64 = 2 * 256 * 1024;
-/// What the kernel may hold for a worker: 32 pipes of at most 1 MiB, one for each direction.
-const WORKER_PIPE_BYTES: u64 = 32 * 2 * 1024 * 1024;
+/// What the kernel may hold for a worker in full pipes.
+const WORKER_PIPE_BYTES: u64 = (PIPES_MAX * PIPE_BYTES) as u64;
 
 /// How many descriptors this process may have at most: the hard limit, to which the soft one is raised at start.
 pub fn descriptor_limit() -> u64 {
@@ -112,8 +113,8 @@ mod tests {
     fn the_memory_bound_is_the_documented_sum() {
         let bound = memory_bound(&config(""), 1000);
         assert_eq!(bound.idle_bytes, 250_000);
-        assert_eq!(bound.active_bytes, 1000 * (2 * 16_384 + 2 * 65_536 + 1024));
+        assert_eq!(bound.active_bytes, 1000 * (2 * 16_384 + 2 * 65_536 + 2048));
         assert_eq!(bound.workers_bytes, 2 * 512 * 1024);
-        assert_eq!(bound.pipes_bytes, 2 * 64 * 1024 * 1024);
+        assert_eq!(bound.pipes_bytes, 2 * 8 * 1024 * 1024);
     }
 }

@@ -250,7 +250,7 @@ limits        heads of 16384 bytes and 100 fields, request bodies of any length,
 connections   at most 10000 client connections at once
 memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an exchange at its worst
               and 1.0 MiB for the workers,
-              and 128.0 MiB in the kernel's pipes
+              and 16.0 MiB in the kernel's pipes
 "
         );
     }

@@ -39,10 +39,11 @@ use crate::exchange::context::{Context, REQUEST_ID_LEN};
 use crate::exchange::record::Moments;
 use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead};
+use crate::pipes::Pipes;
 use crate::poller::{Clock, Millis, NEVER, Readiness};
 use crate::pool::Tried;
 use crate::pool::backend::InFlight;
-use crate::relay::{Pipes, Relay};
+use crate::relay::Relay;
 use crate::slab::Key;
 
 pub use closing::CloseReason;

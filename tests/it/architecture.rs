@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["escape", "timestamp", "slab", "bell"],
     &["document", "http", "idle_list", "proxy_protocol"],
     &["poller", "metrics", "decisions", "access_log", "event_log"],
-    &["connection", "mailbox"],
+    &["connection", "mailbox", "pipes"],
     &["pool"],
     &["config", "failure"],
     &["command_line", "runtime"],
