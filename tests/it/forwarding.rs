@@ -192,6 +192,7 @@ fn an_ipv4_client_of_a_listener_for_both_is_known_by_its_ipv4_address() {
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
         let request = backend.accept().serve("ok");
         assert_eq!(request.fields.all("x-forwarded-for").join(", "), expected);
+        proxy.wait_for_access(" 127.0.0.1 \"GET / ");
     }
 }
 

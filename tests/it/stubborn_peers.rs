@@ -60,21 +60,18 @@ fn endless_chunk_extensions_and_trailers_of_a_backend_end() {
         client.send(get("/"));
         let mut wire = backend.accept();
         wire.expect_request();
-        wire.send(format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{begin}"
-        ));
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        // Before that, a bad answer is 502.
+        client.read_response_head();
+        assert_eq!(client.read_chunks(5), b"hello");
+        wire.send(begin);
         let mut sent = 0;
         while wire.try_send(part.repeat(100)) {
             sent += part.len() * 100;
             assert!(sent < 64 << 20, "{begin:?}: taken without end");
         }
-        client.read_response_head();
-        let (bytes, _) = client.read_until_gone();
-        assert_eq!(
-            String::from_utf8_lossy(&bytes),
-            "5\r\nhello\r\n",
-            "{begin:?}: neither passed on nor ended"
-        );
+        let (rest, _) = client.read_until_gone();
+        assert!(rest.is_empty(), "{begin:?}: neither passed on nor ended");
     }
 }
 
