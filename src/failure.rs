@@ -28,6 +28,8 @@ pub enum Failure {
     ResponseHeadTimeout,
     /// Some of a response came, and cannot be forwarded or broke off before its head was whole.
     BadResponse,
+    /// A response's head came whole, and the body that came with it is malformed.
+    BadBody,
 }
 
 /// What is done about a failure.
@@ -73,6 +75,8 @@ impl Failure {
             // Slow is not dead, and the request may be running.
             (Failure::ResponseHeadTimeout, _) => (Answer, true, false, 504),
             (Failure::BadResponse, _) => (Answer, true, true, 502),
+            // Whoever sends a head is alive, if mistaken.
+            (Failure::BadBody, _) => (Answer, true, false, 502),
             // Another backend would need the same thing that we lack.
             (Failure::Shortage, _) => (Answer, false, false, 503),
         };
@@ -100,8 +104,8 @@ impl Failure {
 mod tests {
     use super::*;
     use crate::failure::Failure::{
-        BadResponse, ConnectRefused, ConnectTimeout, FreshEnded, ResponseHeadTimeout, ReusedClosed,
-        ReusedEnded, Shortage,
+        BadBody, BadResponse, ConnectRefused, ConnectTimeout, FreshEnded, ResponseHeadTimeout,
+        ReusedClosed, ReusedEnded, Shortage,
     };
     use crate::failure::Next::{Answer, OtherBackend, SameBackend};
     use rustix::io::Errno;
@@ -143,6 +147,11 @@ mod tests {
                 BadResponse,
                 (Answer, true, true, 502),
                 (Answer, true, true, 502),
+            ),
+            (
+                BadBody,
+                (Answer, true, false, 502),
+                (Answer, true, false, 502),
             ),
             (
                 Shortage,

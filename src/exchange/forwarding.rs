@@ -171,6 +171,7 @@ impl Client {
             Ok(false) => Some(self.await_response_head(cx)),
             Err(Trouble::Ended(why)) => Some(self.response_broke_off(&why, cx)),
             Err(Trouble::Bad(why)) => Some(Side::Leaves(self.fail(Failure::BadResponse, why, cx))),
+            Err(Trouble::BadBody(why)) => Some(Side::Leaves(self.fail(Failure::BadBody, why, cx))),
             Err(Trouble::ClientGone) => Some(Side::Leaves(Step::Close(CloseReason::ClientGone))),
         }
     }
@@ -320,6 +321,8 @@ enum Trouble {
     Ended(String),
     /// What came is not a response that can be forwarded.
     Bad(&'static str),
+    /// The head is whole and right; the body that came with it is malformed.
+    BadBody(&'static str),
     /// The client does not take it.
     ClientGone,
 }
@@ -433,7 +436,7 @@ impl Exchange {
         let (used, plain) = self
             .response_relay
             .translate(rest, out)
-            .map_err(|_| Trouble::Bad("its body is malformed"))?;
+            .map_err(|_| Trouble::BadBody("its body is malformed"))?;
         if let Some(backend) = &mut self.route.backend {
             runtime.pool.report(backend, Passive::Answered);
             if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {

@@ -189,7 +189,7 @@ fn a_malformed_body_is_no_sign_of_a_dead_backend() {
     // What counts is what happens before the head; after it the backend is alive, if mistaken.
     for whole in [true, false] {
         let backend = Backend::start();
-        let proxy = Proxy::over(&[&backend]).start();
+        let mut proxy = Proxy::over(&[&backend]).start();
         let mut client = proxy.client();
         client.send(crate::support::client::get("/"));
         let mut wire = backend.accept();
@@ -210,6 +210,10 @@ fn a_malformed_body_is_no_sign_of_a_dead_backend() {
         client.send(crate::support::client::get("/"));
         backend.accept().serve("up");
         assert_eq!(client.read_response().text(), "up");
+        // Events are written by a thread of their own: all of them are there once it has stopped.
+        client.close();
+        proxy.terminate();
+        assert_eq!(proxy.wait_exit(), 0);
         assert_eq!(proxy.events_with(&["is down"]), 0, "{:?}", proxy.events());
     }
 }
