@@ -189,7 +189,7 @@ fn without_a_header_in_time_the_connection_ends_without_a_word() {
     for mode in ["http", "tcp"] {
         let proxy = accepting(&origin)
             .set("proxy.mode", mode)
-            .set("timeouts.client_head", "150ms")
+            .set("timeouts.client_head", "500ms")
             .start();
         let mut silent = proxy.client();
         let mut slow = proxy.client();
@@ -199,7 +199,7 @@ fn without_a_header_in_time_the_connection_ends_without_a_word() {
         // The time is for the header alone.
         let mut client = proxy.client();
         client.send(from_v4());
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(std::time::Duration::from_millis(700));
         assert_eq!(client.get("/").text(), "one", "{mode}");
     }
 }

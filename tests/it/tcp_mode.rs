@@ -218,12 +218,10 @@ fn a_backend_that_ends_a_connection_is_not_to_blame() {
 #[test]
 fn a_connection_without_a_byte_ends_at_tunnel_idle_and_one_with_bytes_does_not() {
     let backend = Backend::start();
-    let proxy = over(&[&backend])
-        .set("timeouts.tunnel_idle", "400ms")
-        .start();
+    let proxy = over(&[&backend]).set("timeouts.tunnel_idle", "1s").start();
     let (mut silent, mut silent_wire) = connected(&proxy, &backend);
     let (mut busy, mut busy_wire) = connected(&proxy, &backend);
-    // Four times its limit in all, never a tenth of it in silence.
+    // Longer than its limit in all, never a tenth of it in silence.
     for turn in 0..40 {
         std::thread::sleep(std::time::Duration::from_millis(40));
         if turn % 2 == 0 {

@@ -79,6 +79,18 @@ impl Proxy {
         rustix::process::kill_process(pid, signal).expect("the process is ours and not reaped yet");
     }
 
+    /// Whether a stop signal has reached every part of it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .expect("the process runs")
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok())
+            .all(|stat| {
+                stat.rsplit(')')
+                    .next()
+                    .is_some_and(|rest| rest.trim_start().starts_with('T'))
+            })
+    }
+
     /// From now on it gets no descriptor beyond this one; what is open stays open. Gives the limit that was.
     pub(crate) fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
         let pid = Some(Pid::from_child(&self.child));
