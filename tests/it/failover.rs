@@ -189,7 +189,7 @@ fn a_malformed_body_is_no_sign_of_a_dead_backend() {
     // What counts is what happens before the head; after it the backend is alive, if mistaken.
     for whole in [true, false] {
         let backend = Backend::start();
-        let mut proxy = Proxy::over(&[&backend]).start();
+        let proxy = Proxy::over(&[&backend]).start();
         let mut client = proxy.client();
         client.send(crate::support::client::get("/"));
         let mut wire = backend.accept();
