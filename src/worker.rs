@@ -93,9 +93,12 @@ impl Worker {
             clock,
             backends,
             runtime,
+            draining,
             ..
         } = &mut self.context;
         clock.read();
+        // Before anybody answers: what is answered from now on says that the connection ends.
+        *draining = runtime.draining_since().is_some();
         for (source, readiness) in events.iter() {
             let key = match source {
                 Source::Client(key) => Some(key),
@@ -289,7 +292,6 @@ impl Worker {
         let Some(since) = self.context.runtime.draining_since() else {
             return false;
         };
-        self.context.draining = true;
         let drain = self.context.runtime.config.timeouts.drain;
         let drained_for = since.elapsed();
         if drained_for >= drain.min(DRAIN_IDLE) {
