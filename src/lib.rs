@@ -10,6 +10,8 @@
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
 //! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
 //! | resolver | [`resolver`] | looks the backends' names up, so that nobody else waits for it |
+//! | checker | [`checker`] | probes every backend, all at once |
+//! | resolver | [`resolver`] | looks names up, in the background |
 //! | access-log, event-log | [`access_log`], [`event_log`] | write what the others put into bounded queues |
 //! | signals | [`server`] | turns a signal into a message |
 //!

@@ -9,7 +9,7 @@ use crate::poller::Clock;
 
 use std::time::Duration;
 
-/// How long, and for how many bytes, what a client still sends is thrown away (PRODUCT.md section 4).
+/// How long, and for how many bytes, what a client still sends is thrown away.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES_MAX: u32 = 1024 * 1024;
 

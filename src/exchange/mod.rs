@@ -15,7 +15,7 @@
 //! returns; the worker takes it up again at the next event.
 //!
 //! Read next, in the order of a request: `request_head`, `connecting`, `forwarding`, then `reply`,
-//! `tunnel` and `closing`.
+//! `tunnel`, `closing` and `record`. `accepted` comes before all of them, on the connections that need it.
 
 mod accepted;
 pub mod backends;
