@@ -197,10 +197,8 @@ impl Client {
         *request_relay = Relay::new(body, writer, taken_max, &cx.runtime.head_limits);
         let result = match request_relay.translate(self.connection.buffered(), out) {
             Ok((used, plain)) => {
-                held.clear();
-                held.extend_from_slice(&self.connection.buffered()[..used]);
                 let result = lent.connection.send(out, plain);
-                self.connection.consume_buffered(used);
+                self.connection.move_buffered(used, held);
                 result
             }
             // No byte has gone out; the backend never hears of it.
