@@ -121,33 +121,34 @@ pub(crate) enum Known {
 }
 
 impl Known {
-    /// Compares no more than the names of the same length and first letter.
+    /// Compares no more than the names of the same length and first letter, and first as nearly everybody writes
+    /// them: that is one comparison of words, while letters without their case are compared one by one.
     pub(crate) fn of(name: &[u8]) -> Self {
         let (Some(first), len) = (name.first(), name.len()) else {
             return Self::Other;
         };
         let (candidate, known): (&[u8], Self) = match (len, first.to_ascii_lowercase()) {
-            (2, b't') => (b"te", Self::Te),
-            (3, b'v') => (b"via", Self::Via),
-            (4, b'h') => (b"host", Self::Host),
-            (6, b'c') => (b"cookie", Self::Cookie),
-            (6, b'e') => (b"expect", Self::Expect),
-            (7, b't') => (b"trailer", Self::Trailer),
-            (7, b'u') => (b"upgrade", Self::Upgrade),
-            (9, b'f') => (b"forwarded", Self::Forwarded),
-            (10, b'c') => (b"connection", Self::Connection),
-            (10, b'k') => (b"keep-alive", Self::KeepAlive),
-            (14, b'c') => (b"content-length", Self::ContentLength),
-            (14, b'h') => (b"http2-settings", Self::Http2Settings),
-            (16, b'p') => (b"proxy-connection", Self::ProxyConnection),
-            (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
-            (18, b'p') => (b"proxy-authenticate", Self::ProxyAuthenticate),
-            (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
-            (25, b'p') => (b"proxy-authentication-info", Self::ProxyAuthenticationInfo),
+            (2, b't') => (b"TE", Self::Te),
+            (3, b'v') => (b"Via", Self::Via),
+            (4, b'h') => (b"Host", Self::Host),
+            (6, b'c') => (b"Cookie", Self::Cookie),
+            (6, b'e') => (b"Expect", Self::Expect),
+            (7, b't') => (b"Trailer", Self::Trailer),
+            (7, b'u') => (b"Upgrade", Self::Upgrade),
+            (9, b'f') => (b"Forwarded", Self::Forwarded),
+            (10, b'c') => (b"Connection", Self::Connection),
+            (10, b'k') => (b"Keep-Alive", Self::KeepAlive),
+            (14, b'c') => (b"Content-Length", Self::ContentLength),
+            (14, b'h') => (b"HTTP2-Settings", Self::Http2Settings),
+            (16, b'p') => (b"Proxy-Connection", Self::ProxyConnection),
+            (17, b't') => (b"Transfer-Encoding", Self::TransferEncoding),
+            (18, b'p') => (b"Proxy-Authenticate", Self::ProxyAuthenticate),
+            (19, b'p') => (b"Proxy-Authorization", Self::ProxyAuthorization),
+            (25, b'p') => (b"Proxy-Authentication-Info", Self::ProxyAuthenticationInfo),
             (9.., b'x') => return Self::of_x(name),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(candidate) {
+        if name == candidate || name.eq_ignore_ascii_case(candidate) {
             known
         } else {
             Self::Other

@@ -208,7 +208,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     write_framing(head.body(), out);
     write_forwarded_for(head, how, out);
     if !has_proto {
-        write_field(b"X-Forwarded-Proto", b"http", out);
+        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
     }
     if let Some(host) = head.host().filter(|_| !has_host) {
         write_field(b"X-Forwarded-Host", host, out);
@@ -216,11 +216,11 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     if how.via {
         // RFC 9110 7.6.3: the version that we received.
         let via: &[u8] = if head.version() == Version::Http10 {
-            b"1.0 rondo"
+            b"Via: 1.0 rondo\r\n"
         } else {
-            b"1.1 rondo"
+            b"Via: 1.1 rondo\r\n"
         };
-        write_field(b"Via", via, out);
+        out.extend_from_slice(via);
     }
     if !has_id {
         write_field(b"X-Request-Id", how.request_id, out);

@@ -322,8 +322,8 @@ impl Pool {
             bound: None,
         };
         for (index, backend) in self.backends.iter().enumerate() {
-            let verdict = self.judge(index, backend, tried);
             let healthy = backend.is_healthy();
+            let verdict = self.judge(index, backend, healthy, tried);
             if bound == Some(index)
                 && healthy
                 && backend.operator() != Operator::Disabled
@@ -367,7 +367,7 @@ impl Pool {
         found
     }
 
-    fn judge(&self, index: usize, backend: &Backend, tried: &Tried) -> Verdict {
+    fn judge(&self, index: usize, backend: &Backend, healthy: bool, tried: &Tried) -> Verdict {
         match backend.operator() {
             Operator::Disabled => return Verdict::Disabled,
             Operator::Draining => return Verdict::Draining,
@@ -379,7 +379,7 @@ impl Pool {
             Verdict::Tried
         } else if backend.is_full() {
             Verdict::Full
-        } else if !backend.is_healthy() && !self.may_be_tried(backend) {
+        } else if !healthy && !self.may_be_tried(backend) {
             Verdict::Down
         } else if backend.settings.backup {
             Verdict::Backup
