@@ -26,8 +26,14 @@ pub fn printable(text: &str) -> String {
 
 fn escape(bytes: &[u8], prefix: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    // Nearly always there is nothing to escape. Looked at without a stop, all bytes take a few vector instructions.
+    if bytes
+        .iter()
+        .fold(true, |plain, byte| plain & is_plain(*byte))
+    {
+        return out.extend_from_slice(bytes);
+    }
     let mut rest = bytes;
-    // Nearly always there is nothing to escape: copy in runs.
     while let Some(at) = rest.iter().position(|byte| !is_plain(*byte)) {
         let byte = rest[at];
         out.extend_from_slice(&rest[..at]);

@@ -33,7 +33,7 @@
 //!
 //! # Layers
 //!
-//! Imports point one way (a test holds them to it), from the bottom: `escape`, `timestamp`, `slab`,
+//! Imports point one way (a test holds them to it), from the bottom: `escape`, `plain_text`, `timestamp`, `slab`,
 //! `idle_list`, `document`, `http`, `proxy_protocol` < `connection`, `poller`, `pipes`, `mailbox`, `bell`, `decisions`,
 //! `access_log`, `event_log` < `pool` < `config`, `failure` < `runtime` < `relay` < `exchange` <
 //! `worker`, `listener`, `checker`, `resolver` < `server` < `demo`.
@@ -58,6 +58,7 @@ pub mod idle_list;
 pub mod listener;
 pub mod mailbox;
 pub mod pipes;
+pub mod plain_text;
 pub mod poller;
 pub mod pool;
 pub mod proxy_protocol;

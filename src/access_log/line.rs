@@ -1,9 +1,9 @@
 //! One access line, as text or as JSON. Bytes from the network are escaped: a client cannot forge a line.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 
 use crate::escape::{escape_json, escape_text};
+use crate::plain_text::{write_address, write_decimal};
 use crate::timestamp::{Clock, since_epoch};
 
 /// How much of a request line is logged, before escaping.
@@ -61,28 +61,28 @@ impl AccessLine<'_> {
 
     fn write_text(&self, clock: &mut Clock, out: &mut Vec<u8>) {
         clock.write(since_epoch(), out);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, " {} ", self.client);
+        out.push(b' ');
+        write_address(self.client, out);
         if self.request_line.is_empty() {
-            out.push(b'-');
+            out.extend_from_slice(b" - ");
         } else {
-            out.push(b'"');
+            out.extend_from_slice(b" \"");
             escape_text(self.request_line(), out);
-            out.push(b'"');
+            out.extend_from_slice(b"\" ");
         }
-        let _ = match self.status {
-            0 => write!(out, " -"),
-            status => write!(out, " {status}"),
-        };
-        let _ = write!(
-            out,
-            " {} {}.{:03} ",
-            self.bytes_sent,
-            self.total_us / 1000,
-            self.total_us % 1000
-        );
+        match self.status {
+            0 => out.push(b'-'),
+            status => write_decimal(status.into(), out),
+        }
+        out.push(b' ');
+        write_decimal(self.bytes_sent, out);
+        out.push(b' ');
+        self.write_total_ms(out);
+        out.push(b' ');
         text_word(self.backend.as_bytes(), out);
-        let _ = write!(out, " {} ", self.tries);
+        out.push(b' ');
+        write_decimal(self.tries.into(), out);
+        out.push(b' ');
         text_word(self.request_id, out);
         out.push(b'\n');
     }
@@ -90,24 +90,35 @@ impl AccessLine<'_> {
     fn write_json(&self, clock: &mut Clock, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
         clock.write(since_epoch(), out);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "\",\"client\":\"{}\",\"request\":", self.client);
+        out.extend_from_slice(b"\",\"client\":\"");
+        write_address(self.client, out);
+        out.extend_from_slice(b"\",\"request\":");
         json_text(self.request_line(), out);
-        let _ = match self.status {
-            0 => write!(out, ",\"status\":null"),
-            status => write!(out, ",\"status\":{status}"),
-        };
-        let _ = write!(
-            out,
-            ",\"bytes_sent\":{},\"total_ms\":{}.{:03},\"backend\":",
-            self.bytes_sent,
-            self.total_us / 1000,
-            self.total_us % 1000
-        );
+        out.extend_from_slice(b",\"status\":");
+        match self.status {
+            0 => out.extend_from_slice(b"null"),
+            status => write_decimal(status.into(), out),
+        }
+        out.extend_from_slice(b",\"bytes_sent\":");
+        write_decimal(self.bytes_sent, out);
+        out.extend_from_slice(b",\"total_ms\":");
+        self.write_total_ms(out);
+        out.extend_from_slice(b",\"backend\":");
         json_text(bounded_word(self.backend.as_bytes()), out);
-        let _ = write!(out, ",\"tries\":{},\"request_id\":", self.tries);
+        out.extend_from_slice(b",\"tries\":");
+        write_decimal(self.tries.into(), out);
+        out.extend_from_slice(b",\"request_id\":");
         json_text(bounded_word(self.request_id), out);
         out.extend_from_slice(b"}\n");
+    }
+
+    /// Milliseconds with three decimals.
+    fn write_total_ms(&self, out: &mut Vec<u8>) {
+        write_decimal(self.total_us / 1000, out);
+        // The digits behind a 1, so that none of them is left out, and a point in its place.
+        let point = out.len();
+        write_decimal(1000 + self.total_us % 1000, out);
+        out[point] = b'.';
     }
 
     fn request_line(&self) -> &[u8] {

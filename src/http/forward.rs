@@ -7,7 +7,7 @@ use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
 use crate::http::head::Head;
 use crate::http::{RequestHead, ResponseHead, Version};
-use std::io::Write as _;
+use crate::plain_text::{write_address, write_decimal};
 use std::net::IpAddr;
 
 /// What is known about a request beyond its head.
@@ -241,17 +241,7 @@ fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mu
             out.extend_from_slice(b", ");
         }
     }
-    match how.client.to_canonical() {
-        IpAddr::V4(address) => {
-            let [a, b, c, d] = address.octets();
-            write_decimal(a.into(), out);
-            for octet in [b, c, d] {
-                out.push(b'.');
-                write_decimal(octet.into(), out);
-            }
-        }
-        IpAddr::V6(address) => write!(out, "{address}").expect("a Vec takes every write"),
-    }
+    write_address(how.client.to_canonical(), out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -369,20 +359,6 @@ pub(crate) fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-pub(crate) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b"0123456789"[(number % 10) as usize];
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
 }
 
 #[cfg(test)]

@@ -495,15 +495,6 @@ fn an_interim_response_has_fields_but_no_framing() {
 }
 
 #[test]
-fn numbers_are_written_in_decimal() {
-    for number in [0, 1, 9, 10, 99, 100, 12345, u64::from(u32::MAX), u64::MAX] {
-        let mut out = Vec::new();
-        write_decimal(number, &mut out);
-        assert_eq!(out, number.to_string().as_bytes());
-    }
-}
-
-#[test]
 fn trailer_fields_that_change_the_message_are_not_written() {
     for name in [
         "Content-Type",

@@ -1,6 +1,7 @@
 //! Answers of our own: short plain text with the status and the request id. Next: `escape`.
 
-use crate::http::forward::{write_decimal, write_field};
+use crate::http::forward::write_field;
+use crate::plain_text::write_decimal;
 
 /// The interim response that lets a client send its body (RFC 9110 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

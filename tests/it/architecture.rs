@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom: a part may import parts of the rows above its own in this list, never of its own row or below.
 const LAYERS: &[&[&str]] = &[
-    &["escape", "timestamp", "slab", "bell"],
+    &["escape", "plain_text", "timestamp", "slab", "bell"],
     &["document", "http", "idle_list", "proxy_protocol"],
     &["poller", "metrics", "decisions", "access_log", "event_log"],
     &["connection", "mailbox", "pipes"],
