@@ -18,7 +18,14 @@ import machine
 from peers import Unsupported
 from process import Failure
 
-PAIRS = (("rondo", "nginx"), ("rondo", "haproxy"), ("rondo", "pen"), ("nginx again", "nginx"))
+PAIRS = (
+    ("rondo", "nginx"), ("rondo", "nginx stream"), ("rondo x2", "nginx x2"),
+    ("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"),
+    ("rondo", "haproxy"), ("rondo", "haproxy splice"), ("rondo x2", "haproxy x2"),
+    ("rondo", "pen"),
+    ("rondo", "rondo, none idle"), ("rondo x2", "rondo"),
+    ("nginx again", "nginx"), ("nginx stream again", "nginx stream"),
+)
 IDLE_DESCRIPTORS = 1200  # of a proxy, for the load beside the idle connections
 
 
@@ -53,7 +60,7 @@ def measure(scenario, options, rondo, origin, directory):
             if peer in idle:
                 figure["idle_connections"] = idle[peer].count
                 figure["idle_bytes_each"] = round(idle[peer].bytes_each)
-        turns = take_turns(scenario, options, servers, failures) if scenario.headline and options.turns else []
+        turns = take_turns(scenario, options, servers, failures)
     finally:
         for peer, held in idle.items():
             lost = held.end()
@@ -126,7 +133,9 @@ def take_turns(scenario, options, servers, failures):
     """Slots of one second, A B B A A B B A: a machine whose speed drifts is the same one for both halves of a pair."""
     by_name = {peer.name: server for peer, server in servers.items()}
     found = []
-    for ours, theirs in PAIRS[:1] if options.smoke else PAIRS:
+    # Of the smoke test one pair is enough.
+    pairs = PAIRS if not options.smoke else PAIRS[:1] if scenario.name == "keep-64" else ()
+    for ours, theirs in pairs if options.turns else ():
         if ours not in by_name or theirs not in by_name:
             continue
         ratios = {"rate": [], "cpu": [], "p50": []}

@@ -45,6 +45,46 @@ def scenario(found):
     return "\n".join(lines)
 
 
+# The columns of README's table: those that do what rondo does there, and the noise.
+COLUMNS = (
+    ("nginx", (("rondo", "nginx"), ("rondo x2", "nginx x2"), ("rondo", "nginx stream"))),
+    ("nginx at its best", (("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"))),
+    ("HAProxy", (("rondo x2", "haproxy x2"), ("rondo", "haproxy"))),
+    ("HAProxy, splice", (("rondo", "haproxy splice"),)),
+    ("Pen", (("rondo", "pen"),)),
+    ("nginx to itself", (("nginx again", "nginx"), ("nginx stream again", "nginx stream"))),
+)
+
+
+def markdown(results):
+    """README's table: throughput and CPU of rondo in turns with each peer."""
+    lines = ["| | " + " | ".join(title for title, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for found in results["scenarios"]:
+        turns = {(turn["proxy"], turn["against"]): turn for turn in found["turns"]}
+        if "rondo x2" in {ours for ours, _ in turns}:
+            # One worker against two says nothing here.
+            turns = {pair: turn for pair, turn in turns.items() if pair[0] != "rondo"}
+        cells = []
+        for _, pairs in COLUMNS:
+            turn = next((turns[pair] for pair in pairs if pair in turns), None)
+            cells.append(f"{turn['rate_ratio']['median']:.2f}, {turn['cpu_ratio']['median']:.2f}" if turn else "")
+        lines.append(f"| {found['title']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def profile(found):
+    """Where the CPU time goes."""
+    parts = list(found[0]["shares"]) if found else []
+    rows = [["", "CPU us/request", *parts]]
+    rows += [[f"{row['scenario']}, {row['proxy']}", f"{row['cpu_us']:.1f}",
+              *(f"{row['shares'].get(part, 0):.1%}" for part in parts)] for row in found]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["where the CPU time goes (perf, which costs some itself)"]
+    for row in rows:
+        lines.append("  " + "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]))
+    return "\n".join(lines)
+
+
 def counts(found):
     """Instruction and allocation counts."""
     lines = []

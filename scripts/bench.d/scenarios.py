@@ -26,7 +26,6 @@ class Scenario:
     upload_bytes: int = 0  # the body of each request; 0 is a GET
     close: bool = False  # a connection for each request
     bulk: bool = False  # count bytes, not requests
-    headline: bool = False  # also take turns, second by second
     smoke: bool = False  # part of --smoke
     slow_ms: int = 0  # the origin takes its time
 
@@ -40,16 +39,16 @@ def logging(peer):
 
 
 SCENARIOS = (
-    Scenario("keep-1", "keep-alive, 1 connection, 128-byte answers", USUAL, connections=1, headline=True),
+    Scenario("keep-1", "keep-alive, 1 connection, 128-byte answers", USUAL, connections=1),
     Scenario("keep-8", "keep-alive, 8 connections, 128-byte answers", USUAL, connections=8),
-    Scenario("keep-64", "keep-alive, 64 connections, 128-byte answers", USUAL, headline=True, smoke=True),
-    Scenario("keep-1000", "keep-alive, 1,000 connections, 128-byte answers", USUAL, connections=1000, headline=True),
-    Scenario("close-64", "one connection per request, 64 at once", USUAL, close=True, headline=True, smoke=True),
+    Scenario("keep-64", "keep-alive, 64 connections, 128-byte answers", USUAL, smoke=True),
+    Scenario("keep-1000", "keep-alive, 1,000 connections, 128-byte answers", USUAL, connections=1000),
+    Scenario("close-64", "one connection per request, 64 at once", USUAL, close=True, smoke=True),
     Scenario("16k", "16 KiB answers, 64 connections", USUAL, path="/16k", bulk=True),
-    Scenario("1m", "1 MiB answers, 16 connections", BULK, path="/1m", connections=16, bulk=True, headline=True, smoke=True),
+    Scenario("1m", "1 MiB answers, 16 connections", BULK, path="/1m", connections=16, bulk=True, smoke=True),
     Scenario("100m", "100 MiB answers, 4 connections", BULK, path="/100m", connections=4, bulk=True),
     Scenario("upload", "1 MiB uploads, 16 connections", BULK, path="/upload", connections=16, upload_bytes=1 << 20,
-             bulk=True, headline=True, smoke=True),
+             bulk=True, smoke=True),
     Scenario("idle", "64 active connections beside 10,000 idle ones",
              (*map(idle_beside, (NGINX, NGINX_AGAIN, HAPROXY, RONDO)),
               replace(NGINX, name="nginx, none idle"), replace(HAPROXY, name="haproxy, none idle"),
@@ -58,7 +57,7 @@ SCENARIOS = (
     Scenario("slow", "a backend that takes 100 ms, 1,000 connections", USUAL, path="/slow", connections=1000, slow_ms=100),
     Scenario("log", "access log on, to a file, 64 connections",
              tuple(map(logging, (NGINX, NGINX_AGAIN, replace(NGINX, name="nginx, log in blocks", buffered_log=True),
-                                 HAPROXY, RONDO))), headline=True, smoke=True),
+                                 HAPROXY, RONDO))), smoke=True),
     Scenario("workers-2", "two workers, 64 connections, 128-byte answers",
              (NGINX, NGINX_AGAIN, two_workers(NGINX), two_workers(HAPROXY), RONDO, two_workers(RONDO))),
     Scenario("tcp-64", "TCP mode: 64 connections, 128-byte answers", TCP, smoke=True),
