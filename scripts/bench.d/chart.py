@@ -8,7 +8,9 @@ from html import escape
 
 ROWS = ("keep-1", "keep-64", "keep-1000", "close-64", "16k", "1m", "upload", "chunked", "log")
 # In bulk the tuned ones stand beside the plain: they are the peers to beat.
-PROXIES = ("rondo", "nginx", "nginx 64k", "haproxy", "haproxy splice", "pen")
+PROXIES = ("rondo", "nginx", "nginx 64k", "nginx, log in blocks", "haproxy", "haproxy splice", "pen")
+LEGEND = (("rondo", "rondo"), ("nginx", "nginx"), ("nginx 64k", "nginx, tuned"), ("haproxy", "haproxy"),
+          ("haproxy splice", "haproxy splice"), ("pen", "pen"))
 WIDTH, LABELS, GAP = 880, 210, 36
 BAR, BETWEEN = 9, 16
 COLUMN = (WIDTH - LABELS - 2 * GAP) // 2
@@ -18,7 +20,7 @@ STYLE = """
   .title { font-weight: 600; font-size: 13px; fill: #1f2328; }
   .value { font-size: 10px; }
   .line { stroke: #8c959f; stroke-width: 1; stroke-dasharray: 2 2; }
-  .rondo { fill: #d9480f; } .nginx { fill: #848d97; } .nginx-64k { fill: #a8a295; }
+  .rondo { fill: #d9480f; } .nginx { fill: #848d97; } .nginx-64k, .nginx-log-in-blocks { fill: #a8a295; }
   .haproxy { fill: #4c7fb8; } .haproxy-splice { fill: #6aa3b5; } .pen { fill: #7a9a5b; }
   text.rondo { font-weight: 600; }
   @media (prefers-color-scheme: dark) {
@@ -39,10 +41,10 @@ def draw(results):
     for number, (_, title) in enumerate(columns):
         parts.append(_text(_left(number), 20, title, "title"))
         parts.append(_text(_left(number), 36, "nginx, one worker = 1"))
-    for number, proxy in enumerate(PROXIES):
-        x, y = 4 + 84 * (number // 3), 6 + 15 * (number % 3)
+    for number, (proxy, label) in enumerate(LEGEND):
+        x, y = 4 + 96 * (number // 3), 6 + 15 * (number % 3)
         parts.append(f'<rect class="{_kind(proxy)}" x="{x}" y="{y}" width="9" height="9"/>')
-        parts.append(_text(x + 14, y + 9, proxy))
+        parts.append(_text(x + 14, y + 9, label))
     lines = len(parts)
     for scenario in scenarios:
         shown = [p for name in PROXIES for p in scenario["proxies"] if p["name"] == name]
@@ -70,7 +72,7 @@ def draw(results):
 
 
 def _kind(name):
-    return name.replace(" ", "-")
+    return name.replace(",", "").replace(" ", "-")
 
 
 def _ratio(proxy, key):

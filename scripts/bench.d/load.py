@@ -30,6 +30,15 @@ class Slot:
 
 
 def run(scenario, server, seconds):
+    """A slot in which every request must succeed."""
+    slot = attempt(scenario, server, seconds)
+    if slot.failed:
+        raise Failure(f"{server.name} fails in {scenario.name}: {slot.failed}")
+    return slot
+
+
+def attempt(scenario, server, seconds):
+    """A slot in which requests may fail: the caller looks."""
     before = server.usage()
     # To connect costs wrk more than to be connected to costs anyone else; one thread of it would be the limit.
     threads = "2" if scenario.close else "1"
@@ -49,6 +58,7 @@ def run(scenario, server, seconds):
         raise Failure(f"wrk failed against {server.name}: {done.stderr.strip() or done.stdout.strip()}")
     report = json.loads(said[0].removeprefix("BENCH "))
     failed = ", ".join(f"{count} {kind}" for kind, count in report["errors"].items() if count)
+    server.answered += report["requests"]
     # wrk counts the bytes it reads only.
     moved = report["requests"] * scenario.upload_bytes or report["bytes"]
     # A slot may be too short for the end of a large answer, not for any of it.
@@ -64,17 +74,19 @@ def check(scenario, server, origin):
             raise Failure(f"{server.name} gives a wrong answer in {scenario.name}: {what}")
 
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    begun = time.monotonic()
     # As often as there are backends, and once more on a connection that has been used.
     for _ in range(len(origin.ports) + 1):
         headers = {"Connection": "close"} if scenario.close else {}
         body = b"x" * scenario.upload_bytes if scenario.upload_bytes else None
+        begun = time.monotonic()
         try:
             connection.request("POST" if body else "GET", scenario.path, body=body, headers=headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise Failure(f"{server.name} gives no answer in {scenario.name}: {error!r}") from error
+        taken_ms = (time.monotonic() - begun) * 1000
+        expect(taken_ms >= scenario.slow_ms, f"the slow origin was reached in {taken_ms:.0f} ms")
         expect(response.status == 200, f"status {response.status}")
         if scenario.upload_bytes:
             expect(int(content) > scenario.upload_bytes, f"the origin got {content!r} bytes")
@@ -86,8 +98,6 @@ def check(scenario, server, origin):
         if scenario.path == "/100m":
             break
     connection.close()
-    taken_ms = (time.monotonic() - begun) * 1000
-    expect(taken_ms >= scenario.slow_ms, f"the slow origin was reached in {taken_ms:.0f} ms")
 
 
 class Idle:

@@ -34,7 +34,7 @@ def install(programs):
         # RUNLEVEL=1: the packages' own services are not started, they would take port 80.
         environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
         for step in (["apt-get", "update"], _command(missing)):
-            subprocess.run(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, timeout=600)
     return [p for p in missing if not shutil.which(p)]
 
 
@@ -53,14 +53,17 @@ def nginx_stream_module():
 
 
 def first_line(*command):
+    """The first line that a command prints, unless it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return None
+    if done.returncode != 0 and command[0] != "wrk":  # which ends with 1 even when it was only asked for its version
+        return None
     return ((done.stdout or done.stderr).strip().splitlines() or [""])[0]
 
 
-def describe(rondo):
+def describe(rondo, is_checkout):
     """What the figures depend on, for the head of every report. No host name, no paths."""
     cpu = "unknown"
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
@@ -79,7 +82,7 @@ def describe(rondo):
         "rondo": (first_line(rondo, "--version") or "").removeprefix("rondo ") if rondo else None,
     }
     versions["haproxy"] = versions["haproxy"][0] if versions["haproxy"] else None
-    commit = first_line("git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty")
+    commit = is_checkout and first_line("git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty")
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
@@ -87,7 +90,7 @@ def describe(rondo):
         "kernel": os.uname().release,
         "descriptors": descriptors(),
         "versions": {name: version for name, version in versions.items() if version},
-        "commit": commit if commit and not commit.startswith("fatal") else None,
+        "commit": commit or None,
     }
 
 

@@ -17,10 +17,11 @@ import load
 import machine
 from peers import Unsupported
 from process import Failure
+from scenarios import IDLE
 
 PAIRS = (
     ("rondo", "nginx"), ("rondo", "nginx stream"), ("rondo x2", "nginx x2"),
-    ("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"),
+    ("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"), ("rondo", "nginx stream 64k"),
     ("rondo", "haproxy"), ("rondo", "haproxy splice"), ("rondo x2", "haproxy x2"),
     ("rondo", "pen"),
     ("rondo", "rondo, none idle"), ("rondo x2", "rondo"),
@@ -42,7 +43,7 @@ def measure(scenario, options, rondo, origin, directory):
                 continue
             load.check(scenario, servers[peer], origin)
         if not servers:
-            return {"name": scenario.name, "title": scenario.title, "notices": notices, "failures": [], "proxies": []}
+            return {"name": scenario.name, "title": scenario.title, "notices": notices, "failures": [], "proxies": [], "turns": []}
         # Connections to the origin are opened, memory is touched; the smoke test has no figures to spoil.
         for server in servers.values() if not options.smoke else ():
             load.run(scenario, server, 1)
@@ -51,7 +52,6 @@ def measure(scenario, options, rondo, origin, directory):
                 idle[peer] = load.Idle(server, idle_count(options, server, notices))
         watch = Bystanders([origin.server, *servers.values()])
         slots = rounds(scenario, options, servers, failures)
-        other_cores = watch.cores()
         proxies = [figures(scenario, server, slots[peer], slots[next(iter(servers))]) for peer, server in servers.items()]
         for (peer, server), figure in zip(servers.items(), proxies):
             figure["peak_memory_mb"] = server.memory_bytes("VmHWM") / 1e6
@@ -61,6 +61,7 @@ def measure(scenario, options, rondo, origin, directory):
                 figure["idle_connections"] = idle[peer].count
                 figure["idle_bytes_each"] = round(idle[peer].bytes_each)
         turns = take_turns(scenario, options, servers, failures)
+        other_cores = watch.cores()
     finally:
         for peer, held in idle.items():
             lost = held.end()
@@ -71,14 +72,18 @@ def measure(scenario, options, rondo, origin, directory):
     for peer, server in servers.items():
         if server.log_path:
             missing = lines_missing(server)
-            if missing > 0.001:
+            if missing > 0.001 or "access lines are lost" in server.errors():
                 failures.append(f"{peer.name} wrote {missing:.1%} fewer access lines than it answered requests")
             os.remove(server.log_path)
     return {
-        "name": scenario.name, "title": scenario.title, "bulk": scenario.bulk, "connections": scenario.connections,
+        "name": scenario.name, "title": title_of(scenario, options), "bulk": scenario.bulk, "connections": scenario.connections,
         "other_cores": round(other_cores, 2),
         "notices": notices, "failures": failures, "proxies": proxies, "turns": turns,
     }
+
+
+def title_of(scenario, options):
+    return scenario.title.replace(f"{IDLE:,}", f"{options.idle:,}")
 
 
 SMOKE_LEAVES_OUT = {"nginx again", "nginx stream again", "haproxy splice", "nginx, log in blocks", "nginx, none idle",
@@ -112,7 +117,10 @@ class Bystanders:
 def rounds(scenario, options, servers, failures):
     slots = {peer: [] for peer in servers}
     for number in range(1, options.rounds + 1):
-        for peer, server in servers.items():
+        # Each has another one before it in every round, and what that left in the caches.
+        order = list(servers.items())
+        order = order[number % len(order):] + order[:number % len(order)]
+        for peer, server in order:
             slot = slot_of(scenario, server, options.seconds, failures)
             slots[peer].append(slot)
             progress(f"{scenario.name}: round {number} of {options.rounds}, {peer.name}: {rate(scenario, slot):,.0f}")
@@ -121,8 +129,7 @@ def rounds(scenario, options, servers, failures):
 
 
 def slot_of(scenario, server, seconds, failures):
-    slot = load.run(scenario, server, seconds)
-    server.answered = getattr(server, "answered", 0) + slot.requests
+    slot = load.attempt(scenario, server, seconds)
     if slot.failed:
         failures.append(f"{server.name}: failed requests: {slot.failed}")
         print(f"FAILED {scenario.name}, {failures[-1]}", file=sys.stderr)
@@ -203,9 +210,10 @@ def lines_missing(server):
 def system_calls(scenario, server):
     """System calls for one request, by name. perf counts them nearly for free; strace slows the proxy down, which lets it
     do more for each wake-up and so flatters it."""
-    counted, requests = _perf(scenario, server) or _strace(scenario, server)
+    by_perf = _perf(scenario, server)
+    counted, requests = by_perf or _strace(scenario, server)
     each = {name: count / requests for name, count in counted.items() if count / requests >= 0.005}
-    return {"total": sum(counted.values()) / requests, **dict(sorted(each.items(), key=lambda item: -item[1]))}
+    return {"by": "perf" if by_perf else "strace", "total": sum(counted.values()) / requests, **dict(sorted(each.items(), key=lambda item: -item[1]))}
 
 
 CALLS = """accept accept4 bind clock_gettime close connect dup epoll_create1 epoll_ctl epoll_pwait epoll_wait fcntl futex
@@ -224,7 +232,6 @@ def _perf(scenario, server):
     if watch.poll() is not None:
         return None  # no permission, or no tracepoints in this kernel
     slot = load.run(scenario, server, 2)
-    server.answered = getattr(server, "answered", 0) + slot.requests
     watch.send_signal(signal.SIGINT)
     counts = {}
     for line in watch.communicate()[1].splitlines():
@@ -243,7 +250,6 @@ def _strace(scenario, server):
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)
     slot = load.run(scenario, server, 2)
-    server.answered = getattr(server, "answered", 0) + slot.requests
     watch.send_signal(signal.SIGINT)
     counts = {}
     for line in watch.communicate()[1].splitlines():

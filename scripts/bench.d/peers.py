@@ -1,9 +1,11 @@
 """The proxies that are compared, and how each is configured: as fairly as we know, and where in doubt in a peer's favour.
 
 Equal for all: upstream keep-alive on, with room for every connection of the load; no limit on requests or life of a
-connection that would make anyone reconnect; listen queues of 4096; the same number of workers or threads; no access
-log but where the scenario is about it; `Host` kept and `X-Forwarded-For` added. rondo adds three more fields, `Via` and
-a request id, since it cannot be told not to: that is left in its bill. Pen relays bytes and reads none of them.
+connection that would make anyone reconnect; listen queues of 4096; the same number of threads that carry traffic; no
+access log but where the scenario is about it; `Host` kept and `X-Forwarded-For` added. rondo accepts connections and
+writes its log in threads of their own, which are in its bill: where connections are many its throughput is not that of
+one core, its CPU time is. It also adds four more fields (X-Forwarded-Proto, X-Forwarded-Host, Via and X-Request-Id), three
+of which it cannot be told not to. Pen relays bytes and reads none of them: it is the limit, not a peer.
 
 Read next: scenarios.py.
 """
@@ -83,7 +85,8 @@ def nginx(peer, _rondo, origin, port, directory, log_path):
         location / {{ proxy_pass http://origin; }}
     }}
 }}"""
-    stream = f"stream {{ upstream origin {{ {servers} }} server {{ {listen} proxy_pass origin; proxy_timeout 1h; }} }}"
+    buffers = "proxy_buffer_size 64k;" if peer.large_buffers else ""
+    stream = f"stream {{ upstream origin {{ {servers} }} server {{ {listen} {buffers} proxy_pass origin; proxy_timeout 1h; }} }}"
     module = ""
     if peer.tcp:
         path = machine.nginx_stream_module()

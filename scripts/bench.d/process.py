@@ -30,7 +30,7 @@ class Server:
     """One server: its process, and the processes that one started (nginx's workers)."""
 
     def __init__(self, name, command, port, directory, output=None):
-        self.name, self.port = name, port
+        self.name, self.port, self.answered = name, port, 0
         self.errors_path = os.path.join(directory, f"{name.replace(' ', '-')}.{port}.err")
         with open(self.errors_path, "wb") as errors, open(output or os.devnull, "wb") as out:
             # A session of its own: the terminal's Ctrl-C reaches it through `stop` only, and `stop` reaches all of it.
@@ -87,8 +87,6 @@ class Server:
 
     def stop(self, wait_s=5):
         """SIGTERM, so that logs and profiles are written; SIGKILL for the session when that is not heard."""
-        if self in _running:
-            _running.remove(self)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -100,6 +98,8 @@ class Server:
         except ProcessLookupError:
             pass
         self.process.wait()
+        if self in _running:
+            _running.remove(self)
 
 
 _running = []

@@ -21,7 +21,7 @@ KINDS = {
     "receive": ("recvfrom", "recvmsg", "read", "readv"),
     "splice": ("splice", "sendfile64"),
     "wait": ("epoll_wait", "epoll_pwait", "ppoll", "poll", "select", "pselect6"),
-    "open, close": ("accept", "accept4", "socket", "connect", "close", "shutdown", "epoll_ctl"),
+    "connections": ("accept", "accept4", "socket", "connect", "close", "shutdown", "epoll_ctl"),
 }
 CALLS = {f"__x64_sys_{call}": kind for kind, calls in KINDS.items() for call in calls}
 # What the first function of a call ends with calling stands in its place on the stack.

@@ -15,6 +15,9 @@ def heading(results):
         "medians of the ratio to the first proxy in the same round;",
         "          CPU is that of all the proxy's processes: seconds for a million requests, or for a gigabyte; "
         f"turns are {settings['turns']} pairs of 1 s, median (quartiles)",
+        "          proxy, origin and wrk share the cores, so throughput is that of all three; pen relays bytes and reads none; "
+        "rondo's own",
+        "          threads for accepting and for the log count as its CPU; peak MB counts pages that processes share for each",
     ])
 
 
@@ -33,8 +36,8 @@ def scenario(found):
             lines.append(f"  {proxy['name']}: {proxy['idle_bytes_each']} bytes of resident memory for each of "
                          f"{proxy['idle_connections']} idle connections")
         if "syscalls_per_request" in proxy:
-            calls = ", ".join(f"{name} {count:.2f}" for name, count in proxy["syscalls_per_request"].items() if name != "total")
-            lines.append(f"  {proxy['name']}: {proxy['syscalls_per_request']['total']:.2f} system calls for each request ({calls})")
+            calls = ", ".join(f"{name} {count:.2f}" for name, count in proxy["syscalls_per_request"].items() if name not in ("by", "total"))
+            lines.append(f"  {proxy['name']}: {proxy['syscalls_per_request']['total']:.2f} system calls for each request ({calls}; {proxy['syscalls_per_request']['by']})")
     for turn in found.get("turns", []):
         lines.append(f"  turns, {turn['proxy']} to {turn['against']}: throughput {_quartiles(turn['rate_ratio'])}, "
                      f"CPU {_quartiles(turn['cpu_ratio'])}, p50 {_quartiles(turn['p50_ratio'])}")
@@ -48,7 +51,7 @@ def scenario(found):
 # The columns of README's table: those that do what rondo does there, and the noise.
 COLUMNS = (
     ("nginx", (("rondo", "nginx"), ("rondo x2", "nginx x2"), ("rondo", "nginx stream"))),
-    ("nginx at its best", (("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"))),
+    ("nginx, tuned", (("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"), ("rondo", "nginx stream 64k"))),
     ("HAProxy", (("rondo x2", "haproxy x2"), ("rondo", "haproxy"))),
     ("HAProxy, splice", (("rondo", "haproxy splice"),)),
     ("Pen", (("rondo", "pen"),)),
@@ -58,7 +61,7 @@ COLUMNS = (
 
 def markdown(results):
     """README's table: throughput and CPU of rondo in turns with each peer."""
-    lines = ["| | " + " | ".join(title for title, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = ["| throughput, CPU | " + " | ".join(title for title, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for found in results["scenarios"]:
         turns = {(turn["proxy"], turn["against"]): turn for turn in found["turns"]}
         if "rondo x2" in {ours for ours, _ in turns}:

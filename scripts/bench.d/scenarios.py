@@ -12,8 +12,9 @@ IDLE = 10_000
 USUAL = (NGINX, NGINX_AGAIN, HAPROXY, PEN, RONDO)
 BULK = (NGINX, NGINX_AGAIN, NGINX_LARGE, HAPROXY, HAPROXY_SPLICE, PEN, RONDO)
 TCP = tuple(replace(peer, tcp=True) for peer in
-            (replace(NGINX, name="nginx stream"), replace(NGINX, name="nginx stream again"),
-             HAPROXY, HAPROXY_SPLICE, PEN, RONDO))
+            (replace(NGINX, name="nginx stream"), replace(NGINX, name="nginx stream again"), HAPROXY, PEN, RONDO))
+TCP_BULK = (*TCP[:2], replace(NGINX_LARGE, name="nginx stream 64k", tcp=True), TCP[2], replace(HAPROXY_SPLICE, tcp=True),
+            *TCP[3:])
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ SCENARIOS = (
     Scenario("keep-64", "keep-alive, 64 connections, 128-byte answers", USUAL, smoke=True),
     Scenario("keep-1000", "keep-alive, 1,000 connections, 128-byte answers", USUAL, connections=1000),
     Scenario("close-64", "one connection per request, 64 at once", USUAL, close=True, smoke=True),
-    Scenario("16k", "16 KiB answers, 64 connections", USUAL, path="/16k", bulk=True),
+    Scenario("16k", "16 KiB answers, 64 connections", BULK, path="/16k", bulk=True),
     Scenario("1m", "1 MiB answers, 16 connections", BULK, path="/1m", connections=16, bulk=True, smoke=True),
     Scenario("100m", "100 MiB answers, 4 connections", BULK, path="/100m", connections=4, bulk=True),
     Scenario("upload", "1 MiB uploads, 16 connections", BULK, path="/upload", connections=16, upload_bytes=1 << 20,
@@ -53,7 +54,7 @@ SCENARIOS = (
              (*map(idle_beside, (NGINX, NGINX_AGAIN, HAPROXY, RONDO)),
               replace(NGINX, name="nginx, none idle"), replace(HAPROXY, name="haproxy, none idle"),
               replace(RONDO, name="rondo, none idle")), smoke=True),
-    Scenario("chunked", "16 KiB chunked answers, 64 connections", USUAL, path="/chunked", smoke=True),
+    Scenario("chunked", "16 KiB chunked answers, 64 connections", BULK, path="/chunked", smoke=True),
     Scenario("slow", "a backend that takes 100 ms, 1,000 connections", USUAL, path="/slow", connections=1000, slow_ms=100),
     Scenario("log", "access log on, to a file, 64 connections",
              tuple(map(logging, (NGINX, NGINX_AGAIN, replace(NGINX, name="nginx, log in blocks", buffered_log=True),
@@ -62,5 +63,5 @@ SCENARIOS = (
              (NGINX, NGINX_AGAIN, two_workers(NGINX), two_workers(HAPROXY), RONDO, two_workers(RONDO))),
     Scenario("tcp-64", "TCP mode: 64 connections, 128-byte answers", TCP, smoke=True),
     Scenario("tcp-close", "TCP mode: one connection per request, 64 at once", TCP, close=True),
-    Scenario("tcp-1m", "TCP mode: 1 MiB answers, 16 connections", TCP, path="/1m", connections=16, bulk=True),
+    Scenario("tcp-1m", "TCP mode: 1 MiB answers, 16 connections", TCP_BULK, path="/1m", connections=16, bulk=True),
 )
