@@ -1,7 +1,7 @@
 //! A bell that wakes one sleeping thread: an eventfd, so that the thread can wait for it beside its sockets.
 //!
-//! Ringing never blocks and rings add up to one: whoever wakes looks at everything that may have changed. The checker
-//! and the resolver own one each; see `checker.rs` and `resolver.rs`.
+//! Ringing never blocks and rings add up to one: whoever wakes looks at everything that may have changed. The workers
+//! own one each (in their mailboxes), and so do the listener, the checker and the resolver.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -245,11 +245,6 @@ impl Connection {
         Ok(true)
     }
 
-    /// Whether bytes wait to be sent.
-    pub fn has_output(&self) -> bool {
-        !self.output.is_empty()
-    }
-
     /// Bytes that the kernel has taken so far.
     pub fn sent(&self) -> u64 {
         self.sent
@@ -487,7 +482,7 @@ mod tests {
         let big = vec![b'x'; 16 << 20];
         near.send(b"head", &big).unwrap();
         near.send(b"tail", b"").unwrap();
-        assert!(near.has_output() && !near.is_writable());
+        assert!(!near.flush().unwrap() && !near.is_writable());
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
             far.read_to_end(&mut all).unwrap();

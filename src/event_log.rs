@@ -2,7 +2,7 @@
 //!
 //! `simple_logger` prints them, but it blocks while a pipe is full and panics when it is closed. So the facade's logger
 //! is a bounded queue that never waits, and one thread owns `simple_logger`: it alone blocks, and its panics end there.
-//! What does not fit is dropped and counted. The access lines have a log of their own in `access_log.rs`.
+//! What does not fit is dropped and counted. The access lines have a log of their own in `access_log/mod.rs`.
 
 use std::cell::Cell;
 use std::io;

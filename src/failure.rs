@@ -1,6 +1,6 @@
 //! How an exchange with a backend fails: whose fault it was, and what happens next.
 //!
-//! This is the table of the README's "Retries", as one `match`. Nothing else in the program decides
+//! This is README's "What happens when something fails" as one table. Nothing else in the program decides
 //! whether a request is sent again.
 //!
 //! Read next: exchange/connecting.rs, which acts on the verdicts.

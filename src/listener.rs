@@ -3,7 +3,7 @@
 //! It does as little as it can: of a rush of connections it takes many at a time. And it never spins: out of descriptors
 //! it pauses, at `proxy.max_connections` it asks for room and leaves new clients in the kernel's backlog.
 //!
-//! Read next: worker.rs, which takes the connections over.
+//! Read next: mailbox.rs, how they are handed over; then worker.rs.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -139,9 +139,7 @@ fn hand_over_all(
                 };
                 count += 1;
                 runtime.open.add();
-                if worker.send((TcpStream::from(socket), address)).is_err() {
-                    runtime.open.remove();
-                }
+                worker.send((TcpStream::from(socket), address));
             }
             Err(Errno::AGAIN) => return Ok(count),
             // This connection is gone or was filtered out; the next one may be fine.

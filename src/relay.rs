@@ -4,7 +4,7 @@
 //! scratch buffer's worth of bytes: nothing is read while something waits to be written. Long
 //! bodies of known length are moved by `splice` through a pipe and never enter this process.
 //!
-//! Read next: exchange/mod.rs, which runs one relay in each direction.
+//! Read next: pipes.rs. One relay in each direction is run by exchange/forwarding.rs and exchange/tunnel.rs.
 
 use std::io;
 

@@ -4,7 +4,7 @@
 //! Everything that a worker has belongs to it alone. It shares the pool (one short lock for each
 //! choice), the configuration, and its mailbox.
 //!
-//! Read next: exchange/mod.rs.
+//! Read next: poller.rs and connection.rs, on which it stands; then exchange/mod.rs, what it does with a connection.
 
 use std::collections::VecDeque;
 use std::io;

@@ -4,11 +4,10 @@
 //! tried, and `connect` is entered again until a request has gone out or nobody is left. The set of
 //! those tried only grows, so the loop ends.
 //!
-//! Read next: forwarding.rs.
+//! Read next: pool/mod.rs, how a backend is chosen; failure.rs; then forwarding.rs.
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::decisions::Rule;
 use crate::exchange::backends::BackendConnection;
@@ -92,13 +91,13 @@ impl Client {
             return Step::Go(Stage::Idle);
         };
         let route = &mut exchange.route;
-        while let Some((address, share)) = route.next_address(cx.clock.now()) {
+        while let Some((address, until)) = route.next_address(cx.clock.now()) {
             match cx.backends.open(address, self.key, &cx.poller) {
                 Ok(lent) => {
                     route.connection = Some(lent);
                     exchange.request_wait = Wait {
                         what: WaitFor::Connect,
-                        until: share,
+                        until,
                     };
                     return Step::Wait;
                 }
@@ -172,7 +171,6 @@ impl Client {
             base_path: backend.settings.url.base_path.as_bytes(),
             authority: backend.settings.url.authority.as_bytes(),
             request_id: request.request_id().unwrap_or(&exchange.request_id),
-            drop_expect: false,
         };
         route.sent_before = lent.connection.sent();
         let out = &mut cx.tools.out;
@@ -193,8 +191,8 @@ impl Client {
             Body::Chunked => Writer::Chunked { trailers: false },
             _ => Writer::Plain,
         };
-        let taken_max = config.limits.body_bytes.unwrap_or(u64::MAX);
-        *request_relay = Relay::new(body, writer, taken_max, &cx.runtime.head_limits);
+        let data_max = config.limits.body_bytes.unwrap_or(u64::MAX);
+        *request_relay = Relay::new(body, writer, data_max, &cx.runtime.head_limits);
         let result = match request_relay.translate(self.connection.buffered(), out) {
             Ok((used, plain)) => {
                 let result = lent.connection.send(out, plain);
@@ -380,6 +378,3 @@ impl Exchange {
         self.response_wait = Wait::default();
     }
 }
-
-/// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
-pub(super) const CONTINUE_AFTER: Duration = Duration::from_secs(1);

@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use crate::connection::{Connection, Received};
-use crate::exchange::connecting::CONTINUE_AFTER;
 use crate::exchange::context::Context;
 use crate::exchange::{
     Client, CloseReason, Exchange, RequestSide, ResponseSide, Stage, Step, Wait, WaitFor,
@@ -23,6 +22,9 @@ use crate::poller::Clock;
 use crate::pool::Passive;
 use crate::relay::{Flow, Relay, RelayError, Tools, Writer};
 use crate::runtime::Runtime;
+
+/// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
+const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an answer may take for a client that has closed its sending side.
 const HALF_CLOSED: Duration = Duration::from_secs(2);

@@ -1,7 +1,8 @@
 //! One client connection and the exchange on it: the spine of the program.
 //!
 //! ```text
-//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle
+//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle | LingeringClose
+//!    Forwarding -> Connecting (another try)
 //!    any of them -> Reply (an answer of our own) -> Idle | LingeringClose
 //!    Forwarding (101) -> Tunnel
 //! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Connecting -> Tunnel
@@ -16,6 +17,7 @@
 //!
 //! Read next, in the order of a request: `request_head`, `connecting`, `forwarding`, then `reply`,
 //! `tunnel`, `closing` and `record`. `accepted` comes before all of them, on the connections that need it.
+//! What all of them use: `context` (what a worker lends), `backends` (its connections to backends).
 
 mod accepted;
 pub mod backends;
@@ -319,7 +321,7 @@ impl Client {
         if self.deadline() > now {
             return Turn::Waiting;
         }
-        if self.waits_to_write(now) {
+        if self.try_late_writes(now) {
             let turn = self.advance(cx);
             if turn != Turn::Waiting || self.deadline() > now {
                 return turn;
@@ -382,7 +384,7 @@ impl Client {
     /// Whether a peer has not taken its bytes in time, as far as events tell. They come only when a
     /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
     /// more write is tried, and what it takes is progress.
-    fn waits_to_write(&mut self, now: Millis) -> bool {
+    fn try_late_writes(&mut self, now: Millis) -> bool {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return false;
         };

@@ -1,6 +1,6 @@
 //! `Idle` and `RequestHead`: from the first byte of a request to its whole head.
 //!
-//! Read next: connecting.rs.
+//! Read next: http/mod.rs, how a head is understood; connecting.rs, what follows.
 
 use crate::connection::Received;
 use crate::exchange::context::Context;

@@ -310,7 +310,7 @@ pub fn encode_chunk(data: &[u8], out: &mut Vec<u8>) {
 
 /// Appends the line before `len` bytes of data, for data that goes another way; [`CHUNK_END`] must follow it.
 /// `len` is not 0.
-pub fn encode_chunk_head(len: usize, out: &mut Vec<u8>) {
+fn encode_chunk_head(len: usize, out: &mut Vec<u8>) {
     debug_assert_ne!(len, 0, "an empty chunk is the end of the body");
     let mut started = false;
     for shift in (0..usize::BITS / 4).rev() {
@@ -324,7 +324,7 @@ pub fn encode_chunk_head(len: usize, out: &mut Vec<u8>) {
 }
 
 /// What follows the data of a chunk.
-pub const CHUNK_END: &[u8] = b"\r\n";
+const CHUNK_END: &[u8] = b"\r\n";
 
 /// Appends the end of a body: the last chunk and the trailer section, usually empty.
 pub fn encode_end<'a>(trailers: impl Iterator<Item = (&'a [u8], &'a [u8])>, out: &mut Vec<u8>) {

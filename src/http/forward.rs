@@ -25,8 +25,6 @@ pub struct RequestForwarding<'a> {
     pub authority: &'a [u8],
     /// Written unless the client sent the same one.
     pub request_id: &'a [u8],
-    /// Leave Expect out: the client has had its 100 (Continue) from us.
-    pub drop_expect: bool,
 }
 
 /// What is known about a response beyond its head.
@@ -92,7 +90,7 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
             Rule::Drop
         }
         // RFC 9110 10.1.1: in HTTP/1.0 it means nothing, but would in the HTTP/1.1 that we write.
-        Known::Expect => when(!how.drop_expect && head.version() == Version::Http11),
+        Known::Expect => when(head.version() == Version::Http11),
         // RFC 9110 7.6.3: the hops before us.
         Known::Via => Rule::Keep,
         // Replaced unless it is the one that we would write.

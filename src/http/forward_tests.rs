@@ -15,7 +15,6 @@ const HOW: RequestForwarding<'static> = RequestForwarding {
     base_path: b"",
     authority: b"backend:8081",
     request_id: b"id-1",
-    drop_expect: false,
 };
 
 const TRUSTED: RequestForwarding<'static> = RequestForwarding {
@@ -309,17 +308,12 @@ fn a_good_request_id_stays_where_it_is_and_any_other_is_replaced() {
 }
 
 #[test]
-fn expect_passes_unless_it_was_answered_or_means_nothing() {
+fn expect_passes_unless_it_means_nothing() {
     let lines = "Content-Length: 3\r\nExpect: 100-continue\r\n";
     assert_eq!(
         forward_lines(lines, &HOW),
         "Expect: 100-continue\r\nContent-Length: 3\r\n"
     );
-    let answered = RequestForwarding {
-        drop_expect: true,
-        ..HOW
-    };
-    assert_eq!(forward_lines(lines, &answered), "Content-Length: 3\r\n");
     assert_eq!(
         forward_lines("Expect: other\r\n", &HOW),
         "Expect: other\r\n"

@@ -22,9 +22,7 @@ mod request;
 mod response;
 mod target;
 
-pub use chunked::{
-    CHUNK_END, ChunkError, Decoder, Step, encode_chunk, encode_chunk_head, encode_end,
-};
+pub use chunked::{ChunkError, Decoder, Step, encode_chunk, encode_end};
 pub use forward::{
     ClientConnection, RequestForwarding, ResponseForwarding, write_interim, write_request,
     write_response,

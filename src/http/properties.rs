@@ -33,7 +33,6 @@ fn how(head: &RequestHead) -> RequestForwarding<'_> {
         base_path: b"/base",
         authority: b"backend",
         request_id: head.request_id().unwrap_or(b"new-id"),
-        drop_expect: false,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Answers of our own: short plain text with the status and the request id. Next: `escape`.
+//! Answers of our own: short plain text with the status and the request id. This is the last of `http`;
+//! what uses it all is `exchange`.
 
 use crate::http::forward::write_field;
 use crate::plain_text::write_decimal;

@@ -346,11 +346,6 @@ impl InFlight {
         }
     }
 
-    /// The backend, to keep beyond the exchange (an idle connection does).
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-
     /// Gives the place back before the exchange is forgotten: the backend has done its part, and a
     /// client that has its answer must find the place free.
     pub fn give_back(&mut self) {

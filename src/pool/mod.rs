@@ -79,7 +79,7 @@ pub enum Choice {
     },
     /// No backend may take it: all are disabled, drained, of weight 0 or full (503).
     Unavailable,
-    /// All that may take it were tried, or as many as `balance.tries` allows (502).
+    /// All that may take it were tried, or as many as `balance.tries` allows (502, or 504 when the last one was too slow).
     Exhausted,
 }
 

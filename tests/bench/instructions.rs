@@ -141,7 +141,6 @@ fn forward_request(bytes: &[u8], times: usize) {
         base_path: b"",
         authority: b"127.0.0.1:8081",
         request_id: b"0123456789abcdef0123456789abcdef",
-        drop_expect: false,
     };
     let mut out = Vec::new();
     for _ in 0..times {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["escape", "plain_text", "timestamp", "slab", "bell"],
     &["document", "http", "idle_list", "proxy_protocol"],
-    &["poller", "metrics", "decisions", "access_log", "event_log"],
+    &["poller", "decisions", "access_log", "event_log"],
     &["connection", "mailbox", "pipes"],
     &["pool"],
     &["config", "failure"],

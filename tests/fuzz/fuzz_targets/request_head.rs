@@ -50,7 +50,6 @@ fuzz_target!(|input: (u16, &[u8])| {
             base_path: b"/base",
             authority: b"backend:80",
             request_id: whole.request_id().unwrap_or(b"id"),
-            drop_expect: false,
         };
         let written: Vec<Vec<u8>> = [&whole, &parts, &dribbled, &alone]
             .iter()

@@ -165,7 +165,6 @@ impl<'a> Requests<'a> {
             base_path: self.settings.base_path.as_bytes(),
             authority: AUTHORITY,
             request_id: self.head.request_id().unwrap_or(REQUEST_ID),
-            drop_expect: false,
         };
         let mut bytes = Vec::new();
         write_request(&self.head, &how, &mut bytes);
