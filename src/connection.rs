@@ -203,13 +203,14 @@ impl Connection {
 
     /// Drops the first `used` of the buffered bytes and leaves them in `place`, where nothing else stays.
     pub fn move_buffered(&mut self, used: usize, place: &mut Vec<u8>) {
-        if self.input.start == 0 && self.input.bytes.len() == used && used > 0 {
-            *place = std::mem::take(&mut self.input).bytes;
-        } else {
-            place.clear();
-            place.extend_from_slice(&self.input.bytes()[..used]);
-            self.input.consume(used);
+        if used == 0 {
+            return place.clear();
         }
+        // The memory goes with them: what stays is little, and lies in memory of its own.
+        let Buffer { bytes, start } = &mut self.input;
+        bytes.drain(..std::mem::take(start));
+        let rest = bytes.split_off(used);
+        *place = std::mem::replace(bytes, rest);
     }
 
     /// Puts bytes back before those that are buffered.

@@ -32,6 +32,9 @@ const RUSH: Duration = Duration::from_micros(100);
 /// the backlog they wait no longer than they would for the workers.
 const GATHER: Duration = Duration::from_micros(500);
 
+/// Connections accepted before the workers that sleep are woken, and before a stop is looked for.
+const AT_ONCE_MAX: u32 = 256;
+
 /// How long accepting pauses when the process is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,7 +108,7 @@ pub fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime)
         }
     }
     // Each error or refusal ends this: what cannot be taken now is reset by the close.
-    let _ = accept_all(listener, workers, runtime);
+    while accept_all(listener, workers, runtime).is_ok_and(|count| count > 0) {}
 }
 
 /// Accepts what is there, as long as there is room, and wakes the workers that got something. Gives how many came.
@@ -125,7 +128,7 @@ fn hand_over_all(
     runtime: &Runtime,
 ) -> io::Result<u32> {
     let mut count = 0;
-    while runtime.open.has_room() {
+    while count < AT_ONCE_MAX && runtime.open.has_room() {
         match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((socket, address)) => {
                 let Some(address) = address.and_then(|address| SocketAddr::try_from(address).ok())

@@ -309,8 +309,9 @@ impl Relay {
         out.clear();
         if !source.buffered().is_empty() {
             let (used, plain) = self.translate(source.buffered(), out)?;
-            sink.send(out, plain).map_err(RelayError::Sink)?;
+            let sent = sink.send(out, plain);
             source.consume_buffered(used);
+            sent.map_err(RelayError::Sink)?;
             // A chunk head may lie split here: only what arrives next can complete it.
             if used > 0 {
                 return Ok(Moved::Bytes(used));
@@ -339,9 +340,11 @@ impl Relay {
             }
             Received::Bytes(bytes) => {
                 let (used, plain) = self.translate(bytes, out)?;
-                sink.send(out, plain).map_err(RelayError::Sink)?;
+                let sent = sink.send(out, plain);
                 self.flows_in_bulk = used == most;
+                // Whatever became of it: what follows the body is the next request.
                 source.consume(used, scratch);
+                sent.map_err(RelayError::Sink)?;
                 Ok(Moved::Bytes(used))
             }
         }
@@ -476,6 +479,23 @@ mod tests {
         let (near, _) = listener.accept().unwrap();
         near.set_nonblocking(true).unwrap();
         (Connection::new(near), far)
+    }
+
+    #[test]
+    fn what_follows_a_body_that_could_not_be_sent_is_kept() {
+        let ((mut source, mut far_source), (mut sink, _far_sink)) = (pair(), pair());
+        far_source.write_all(b"bodyNEXT").unwrap();
+        let mut fds = [rustix::event::PollFd::new(
+            &source,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut fds, None).unwrap();
+        source.note(Readiness::IN);
+        sink.shutdown_write();
+        let mut relay = Relay::new(Body::Length(4), Writer::Plain, u64::MAX, &LIMITS);
+        let result = relay.advance(&mut source, &mut sink, &mut Tools::default());
+        assert!(matches!(result, Err(RelayError::Sink(_))), "{result:?}");
+        assert_eq!(source.buffered(), b"NEXT");
     }
 
     /// Runs a relay between two real sockets: `sent` goes in, and what came out is given with how

@@ -19,7 +19,6 @@ use crate::exchange::{Client, CloseReason, Stage, Turn};
 use crate::idle_list::IdleList;
 use crate::mailbox::{Accepted, Mailbox};
 use crate::poller::{Alarms, Clock, Events, Millis, NEVER, Source};
-use crate::relay::Tools;
 use crate::runtime::Runtime;
 use crate::slab::{Key, Slab};
 
@@ -72,9 +71,13 @@ impl Worker {
             if self.drain(all_came) {
                 return;
             }
-            self.mailbox
-                .publish_oldest_idle(self.oldest_idle().map_or(NEVER, |(_, since)| since));
+            self.publish_oldest_idle();
         }
+    }
+
+    fn publish_oldest_idle(&self) {
+        let since = self.oldest_idle().map_or(NEVER, |(_, since)| since);
+        self.mailbox.publish_oldest_idle(since);
     }
 
     /// Waits, and notes what the events say before anybody acts on them: an idle connection to a
@@ -206,7 +209,6 @@ impl Worker {
         let context = &mut self.context;
         let turn = catch_unwind(AssertUnwindSafe(|| act(client, context))).unwrap_or_else(|_| {
             log::error!("a mistake in this program ended a connection; please report it");
-            context.tools = Tools::default();
             client.close(CloseReason::Panic, context)
         });
         match turn {
@@ -223,7 +225,8 @@ impl Worker {
         if (client.is_idle(), client.idle_since) != idle_since {
             if client.is_idle() {
                 self.idle.touch(key.index);
-                context.runtime.open.room_may_be_made();
+                self.publish_oldest_idle();
+                self.context.runtime.open.room_may_be_made();
             } else {
                 self.idle.remove(key.index);
             }

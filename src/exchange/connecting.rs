@@ -230,7 +230,7 @@ impl Client {
                 if next == Next::OtherBackend {
                     exchange.route.leave();
                 } else {
-                    exchange.try_same_backend_again(cx.clock.now_us());
+                    exchange.try_same_backend_again(cx);
                 }
                 exchange.rewind(&mut self.connection, cx);
                 Step::Go(Stage::Connecting)
@@ -358,11 +358,13 @@ impl Exchange {
     }
 
     /// The next try goes to the same backend, over a fresh connection.
-    fn try_same_backend_again(&mut self, now_us: u64) {
+    fn try_same_backend_again(&mut self, cx: &Context) {
         self.route.needs_fresh = true;
+        // The old connection may have kept the request longer than a connect may take.
+        self.route.connect_until = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.connect);
         if let Some(backend) = &self.route.backend {
             self.decision.chosen(backend.index, Rule::SameAgain);
-            self.moments.chosen = now_us;
+            self.moments.chosen = cx.clock.now_us();
         }
     }
 

@@ -57,7 +57,7 @@ impl Client {
             return Step::Go(Stage::Idle);
         };
         if exchange.response_side == ResponseSide::Done
-            && exchange.request_side != RequestSide::Sending
+            && (exchange.request_side != RequestSide::Sending || exchange.waives_request_body())
         {
             return self.finish(cx);
         }
@@ -97,7 +97,11 @@ impl Client {
                 *wait = Wait::default();
                 Side::Rests
             }
-            Ok(Flow::Yield) => Side::Yields,
+            Ok(Flow::Yield) => {
+                // It goes on: what it last waited for has come.
+                *wait = Wait::default();
+                Side::Yields
+            }
             Ok(Flow::WaitSource) if expected && exchange.status == 0 => {
                 wait.set(WaitFor::ClientBodyExpected, now, CONTINUE_AFTER, progress);
                 Side::Rests
@@ -172,6 +176,11 @@ impl Client {
             {
                 Some(Side::Leaves(Step::Go(Stage::Tunnel)))
             }
+            // A backend may send interim responses without end: the others' turn comes after each.
+            Ok(true) if exchange.response_side == ResponseSide::Head => {
+                self.await_response_head(cx);
+                Some(Side::Yields)
+            }
             Ok(true) => None,
             Ok(false) => Some(self.await_response_head(cx)),
             Err(Trouble::Ended(why)) => Some(self.response_broke_off(&why, cx)),
@@ -240,11 +249,15 @@ impl Client {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Wait;
         };
-        exchange.continued = true;
         let timeout = cx.runtime.config.timeouts.client_body;
         exchange
             .request_wait
             .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
+        // The backend has said it meanwhile; or it has answered, and this would lie in the midst of that.
+        if exchange.continued || exchange.status != 0 {
+            return Step::Go(Stage::Forwarding);
+        }
+        exchange.continued = true;
         match self.connection.send(CONTINUE, &[]) {
             Ok(()) => Step::Go(Stage::Forwarding),
             Err(_) => Step::Close(CloseReason::ClientGone),
@@ -269,7 +282,10 @@ impl Client {
                 exchange.response_side = ResponseSide::Done;
                 *wait = Wait::default();
             }
-            Ok(Flow::Yield) => return Some(Side::Yields),
+            Ok(Flow::Yield) => {
+                *wait = Wait::default();
+                return Some(Side::Yields);
+            }
             // A client that has closed its sending side may be gone altogether, and an answer that
             // is silent would never find out.
             Ok(Flow::WaitSource)
@@ -298,7 +314,7 @@ impl Client {
 
     /// Both sides are done: the backend's connection is kept for the next exchange if it may be,
     /// and the client's goes on to its next request.
-    fn finish(&mut self, cx: &mut Context) -> Step {
+    pub(super) fn finish(&mut self, cx: &mut Context) -> Step {
         let Some(mut exchange) = self.exchange.take() else {
             return Step::Go(Stage::Idle);
         };
@@ -485,6 +501,14 @@ impl Exchange {
         self.response_side = ResponseSide::Done;
         self.response_wait = Wait::default();
         Ok(0)
+    }
+
+    /// Whether the client was never told to send its body, and needs not: its connection ends with the answer.
+    fn waives_request_body(&self) -> bool {
+        self.close_client
+            && self.request.expects_continue()
+            && !self.continued
+            && self.request_relay.taken() == 0
     }
 
     /// How a body that comes framed as `body` is framed towards the client: a length stays a length,

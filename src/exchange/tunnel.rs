@@ -5,7 +5,7 @@
 
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, Wait, WaitFor};
-use crate::relay::{Flow, Relay};
+use crate::relay::{Flow, Relay, RelayError};
 
 impl Client {
     /// Carries both directions as far as they go.
@@ -40,6 +40,11 @@ impl Client {
                     backend.shutdown_write();
                 }
                 Ok(flow) => yields |= flow == Flow::Yield,
+                // The backend takes no more, but may have said why.
+                Err(RelayError::Sink(_)) => {
+                    exchange.request_side = RequestSide::Refused;
+                    backend.expect_input();
+                }
                 Err(_) => return Step::Close(CloseReason::TunnelBroke),
             }
         }
@@ -53,13 +58,23 @@ impl Client {
                     client.shutdown_write();
                 }
                 Ok(flow) => yields |= flow == Flow::Yield,
+                // All that it said has been read.
+                Err(RelayError::Source(_)) if exchange.request_side == RequestSide::Refused => {
+                    exchange.response_side = ResponseSide::Done;
+                }
                 Err(_) => return Step::Close(CloseReason::TunnelBroke),
             }
         }
-        if exchange.request_side == RequestSide::Sent
-            && exchange.response_side == ResponseSide::Done
-        {
-            return Step::Close(CloseReason::Finished);
+        let request_ended = exchange.request_side != RequestSide::Sending;
+        let response_ended = exchange.response_side == ResponseSide::Done;
+        match (request_ended, response_ended) {
+            (true, true) if client.has_ended() => return Step::Close(CloseReason::Finished),
+            // The client of a backend that took no more may still be sending.
+            (true, true) => return self.finish(cx),
+            // Nobody reads from that side any more, so nobody would notice that it is gone altogether.
+            (true, false) if client.is_broken() => return Step::Close(CloseReason::TunnelBroke),
+            (false, true) if backend.is_broken() => return Step::Close(CloseReason::TunnelBroke),
+            _ => {}
         }
         let after = exchange.request_relay.taken()
             + exchange.response_relay.taken()

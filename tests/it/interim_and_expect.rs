@@ -89,6 +89,59 @@ fn an_endless_train_of_interim_answers_ends() {
 }
 
 #[test]
+fn a_flood_of_interim_answers_holds_nobody_else_up() {
+    let (backend, proxy) = scripted();
+    let mut flooded = proxy.client();
+    // To a client of HTTP/1.0 none of them is passed on: it does not slow them down.
+    flooded.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    let mut wire = backend.accept();
+    wire.expect_request();
+    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2000);
+    let flooding = std::thread::spawn(move || while wire.try_send(&flood) {});
+    for number in 0..3 {
+        let mut client = proxy.client();
+        client.send(get("/"));
+        backend.accept().serve(&format!("{number}"));
+        assert_eq!(client.read_response().text(), format!("{number}"));
+    }
+    flooded.close();
+    flooding.join().unwrap();
+}
+
+#[test]
+fn no_100_of_ours_comes_once_the_answer_has_begun() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    client.send(EXPECTING);
+    let mut wire = backend.accept();
+    wire.expect_request_head();
+    wire.send("HTTP/1.1 413 Too Long\r\nContent-Length: 4\r\n\r\nno");
+    // Longer than a client waits for a 100 before we make one.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    wire.send("no");
+    let response = client.read_response();
+    assert_eq!((response.status, response.text().as_str()), (413, "nono"));
+    assert!(response.says_close(), "the body may come or not");
+    client.expect_closed();
+}
+
+#[test]
+fn a_backends_own_100_is_not_followed_by_one_of_ours() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    client.send(EXPECTING);
+    let mut wire = backend.accept();
+    wire.expect_request_head();
+    wire.send("HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(client.read_response().status, 100);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    client.send("hello");
+    assert_eq!(wire.read_exact(5), b"hello");
+    wire.answer("ok");
+    assert_eq!(client.read_response().status, 200);
+}
+
+#[test]
 fn a_client_that_waits_for_100_gets_it_and_its_answer() {
     let (backend, proxy) = scripted();
     let mut client = proxy.client();

@@ -294,6 +294,28 @@ fn a_reused_connection_that_ends_under_a_post_is_502_and_the_post_is_sent_once()
 }
 
 #[test]
+fn a_fresh_connection_after_a_slow_end_has_the_whole_time_to_connect() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend])
+        .one_worker()
+        .set("timeouts.connect", "1s")
+        .start();
+    let mut client = proxy.client();
+    client.send(get("/first"));
+    let mut wire = backend.accept();
+    wire.serve("first");
+    assert_eq!(client.read_response().text(), "first");
+    client.send(get("/again"));
+    wire.expect_request();
+    // Longer than a connect may take.
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    wire.close();
+    backend.accept().serve("fresh");
+    assert_eq!(client.read_response().text(), "fresh");
+    proxy.expect_no_event(&["is down"]);
+}
+
+#[test]
 fn the_fresh_connection_after_a_reused_one_is_judged_as_any_fresh_one() {
     let other = Origin::start("other");
     let (backend, proxy, mut client, mut wire) = with_reused_connection(&[&other]);

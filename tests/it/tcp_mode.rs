@@ -118,6 +118,31 @@ fn a_reset_of_one_side_ends_the_other() {
 }
 
 #[test]
+fn what_a_backend_says_before_it_hangs_up_on_an_upload_arrives() {
+    let (backend, proxy) = scripted();
+    for _ in 0..20 {
+        let (mut client, mut wire) = connected(&proxy, &backend);
+        client.fill_up();
+        wire.read_exact(1);
+        wire.send("no more");
+        // With bytes unread this is a reset.
+        wire.close();
+        assert_eq!(client.read_exact(7), b"no more");
+    }
+}
+
+#[test]
+fn a_client_that_is_gone_behind_its_half_close_is_noticed() {
+    let (backend, proxy) = scripted();
+    let (client, mut wire) = connected(&proxy, &backend);
+    // For the proxy this is the end of one direction, until it sends something.
+    client.close();
+    wire.expect_closed();
+    wire.send("is anybody there?");
+    proxy.wait_for_access("127.0.0.1");
+}
+
+#[test]
 fn twenty_megabytes_pass_both_ways_at_once_intact() {
     const LENGTH: usize = 20 << 20;
     let (backend, proxy) = scripted();
