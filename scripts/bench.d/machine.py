@@ -87,7 +87,7 @@ def describe(rondo, is_checkout):
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": memory_gb,
-        "kernel": os.uname().release,
+        "kernel": os.uname().release.split("-")[0],
         "descriptors": descriptors(),
         "versions": {name: version for name, version in versions.items() if version},
         "commit": commit or None,
