@@ -207,19 +207,17 @@ impl Origin {
                 body.len(),
                 self.number
             );
-            if connection
-                .get_mut()
-                .stream
-                .write_all(answer.as_bytes())
-                .is_err()
-                || request.close
-            {
-                return;
-            }
             if fail {
+                // Before the answer: whoever has it must find this origin gone.
                 self.failed.store(true, Ordering::Release);
+            }
+            let stream = &mut connection.get_mut().stream;
+            let written = stream.write_all(answer.as_bytes());
+            if fail {
                 // The accepting thread waits for a connection: here is one.
                 let _ = TcpStream::connect(self.address);
+            }
+            if fail || request.close || written.is_err() {
                 return;
             }
         }
