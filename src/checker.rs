@@ -449,16 +449,21 @@ mod tests {
     fn a_backend_that_went_down_under_an_exchange_is_checked_after_the_down_interval() {
         let (listener, address) = listen();
         let pool = pool(&[address], &tcp());
-        let _checker = Checker::start(&pool, &tcp()).unwrap();
-        listener.accept().unwrap();
-        for _ in 0..3 {
+        let fail = || {
             pool.report(
                 &pool.backends()[0],
                 Passive::ConnectFailed("connect to it refused"),
             );
+        };
+        // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
+        fail();
+        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        for _ in 0..3 {
             until(|| healthy(&pool, 0));
             listener.accept().unwrap();
+            fail();
         }
+        until(|| healthy(&pool, 0));
     }
 
     #[test]
