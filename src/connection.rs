@@ -278,9 +278,9 @@ impl Connection {
         self.stream.local_addr()
     }
 
-    /// Whether both ends are one and the same socket: a connect on one host can meet itself.
-    pub fn is_connected_to_itself(&self) -> bool {
-        matches!((self.stream.local_addr(), self.stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+    /// Whether the connection to `peer` has met its own end: on one host a connect can.
+    pub fn is_connected_to_itself(&self, peer: SocketAddr) -> bool {
+        self.stream.local_addr().is_ok_and(|local| local == peer)
     }
 
     /// The error that a finished connect left, if it failed.
@@ -297,7 +297,7 @@ impl Connection {
         }
         loop {
             let result = match parts {
-                [only] | [only, _] if only.len() == wanted => {
+                [only] | [only, _] | [_, only] if only.len() == wanted => {
                     send(&self.stream, only, SendFlags::NOSIGNAL)
                 }
                 _ => writev(&self.stream, parts),

@@ -33,8 +33,9 @@ impl Client {
         if self.connection.is_broken() {
             return Step::Close(CloseReason::ClientGone);
         }
+        let address = exchange.route.last_address();
         if let Some(lent) = &mut exchange.route.connection {
-            return match finish_connect(lent) {
+            return match finish_connect(lent, address) {
                 None => Step::Wait,
                 Some(Ok(())) => {
                     exchange.route.connected(cx);
@@ -270,14 +271,14 @@ impl Client {
     }
 }
 
-/// Whether a connect has ended, and how.
-fn finish_connect(lent: &mut BackendConnection) -> Option<io::Result<()>> {
+/// Whether a connect to `address` has ended, and how.
+fn finish_connect(lent: &mut BackendConnection, address: SocketAddr) -> Option<io::Result<()>> {
     if !lent.connection.is_writable() {
         return None;
     }
     Some(match lent.connection.take_error() {
         // Where nobody listens, a port of the ephemeral range may be drawn for our own end.
-        Ok(None) if lent.connection.is_connected_to_itself() => {
+        Ok(None) if lent.connection.is_connected_to_itself(address) => {
             Err(io::ErrorKind::ConnectionRefused.into())
         }
         Ok(None) => Ok(()),

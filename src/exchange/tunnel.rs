@@ -37,7 +37,10 @@ impl Client {
             {
                 Ok(Flow::Done) => {
                     exchange.request_side = RequestSide::Sent;
-                    backend.shutdown_write();
+                    // Behind the other direction the close does it.
+                    if exchange.response_side == ResponseSide::Body {
+                        backend.shutdown_write();
+                    }
                 }
                 Ok(flow) => yields |= flow == Flow::Yield,
                 // The backend takes no more, but may have said why.
@@ -55,7 +58,9 @@ impl Client {
             {
                 Ok(Flow::Done) => {
                     exchange.response_side = ResponseSide::Done;
-                    client.shutdown_write();
+                    if exchange.request_side == RequestSide::Sending {
+                        client.shutdown_write();
+                    }
                 }
                 Ok(flow) => yields |= flow == Flow::Yield,
                 // All that it said has been read.
