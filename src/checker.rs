@@ -247,7 +247,7 @@ mod tests {
     use crate::pool::backend::Host;
     use crate::pool::backend::tests::settings as backend_settings;
     use crate::pool::balance::Method;
-    use crate::pool::probe::{PROXY_LOCAL, StatusRanges};
+    use crate::pool::check_messages::{PROXY_LOCAL, StatusRanges};
     use crate::pool::tests::{LONG, balance, health, until};
 
     fn tcp() -> HealthCheckSettings {

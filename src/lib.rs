@@ -45,8 +45,8 @@
 //!
 //! # Layers
 //!
-//! Imports point one way (a test holds them to it), from the bottom: `escape`, `plain_text`, `timestamp`, `slab`, `bell` <
-//! `document`, `http`, `idle_list`, `proxy_protocol` < `poller`, `decisions`, `access_log`, `event_log` < `connection`,
+//! Imports point one way (a test holds them to it), from the bottom: `escape`, `plain_text`, `slab`, `bell` <
+//! `document`, `http`, `idle_list`, `proxy_protocol`, `timestamp` < `poller`, `decisions`, `access_log`, `event_log` < `connection`,
 //! `mailbox`, `pipes` < `pool` < `config`, `failure` < `command_line`, `runtime` < `relay` < `exchange` < `worker`,
 //! `listener`, `checker`, `resolver` < `server` < `demo` < `main`.
 

@@ -10,7 +10,7 @@ pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
     let mut start = digits.len();
     loop {
         start -= 1;
-        digits[start] = digit(number % 10);
+        digits[start] = digit(number);
         number /= 10;
         if number == 0 {
             break;
@@ -39,15 +39,15 @@ pub fn write_address(address: IpAddr, out: &mut Vec<u8>) {
             push(digit(octet / 100));
         }
         if octet >= 10 {
-            push(digit(octet / 10 % 10));
+            push(digit(octet / 10));
         }
-        push(digit(octet % 10));
+        push(digit(octet));
     }
     out.extend_from_slice(&text[..length]);
 }
 
-/// The digit of a number below 10.
-fn digit(number: impl Into<u64>) -> u8 {
+/// The last decimal digit of a number.
+pub fn digit(number: impl Into<u64>) -> u8 {
     b"0123456789"[usize::try_from(number.into() % 10).unwrap_or(0)]
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::plain_text::digit;
+
 /// Writes points in time. Lines come many to the second, so the last second's text is kept.
 #[derive(Debug, Clone)]
 pub struct Clock {
@@ -84,11 +86,6 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     (year, month, day)
-}
-
-/// The last decimal digit of a number.
-fn digit(number: impl Into<u64>) -> u8 {
-    b"0123456789"[usize::try_from(number.into() % 10).unwrap_or(0)]
 }
 
 #[cfg(test)]

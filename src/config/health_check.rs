@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::config::timeouts::duration;
 use crate::document::{Mistake, Node, Object};
-use crate::pool::probe::{HealthCheckSettings, Kind, StatusRanges};
+use crate::pool::check_messages::StatusRanges;
+use crate::pool::probe::{HealthCheckSettings, Kind};
 
 pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, Mistake> {
     let section = top.section(

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::pool::backend::Host;
 use crate::pool::balance::{Method, Persistence};
-use crate::pool::probe::{Kind, StatusRanges};
+use crate::pool::check_messages::StatusRanges;
+use crate::pool::probe::Kind;
 
 /// A configuration with one backend and `extra` members beside it.
 fn with(extra: &str) -> Result<Config, Mistake> {

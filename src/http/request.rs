@@ -494,3 +494,7 @@ impl Facts {
 #[cfg(test)]
 #[path = "request_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "request_facts_tests.rs"]
+mod facts_tests;

@@ -6,10 +6,11 @@
 //! written to a socket.
 //!
 //! Read on in `balance.rs` (methods), `health.rs` (rise and fall), `backend.rs` (one backend), `persist.rs` (cookies and
-//! hashing), `probe.rs` (kinds of check), `explain.rs` (the choices shown). The threads that feed it are `checker.rs` and `resolver.rs`.
+//! hashing), `probe.rs` and `check_messages.rs` (kinds of check), `explain.rs` (the choices shown). The threads that feed it are `checker.rs` and `resolver.rs`.
 
 pub mod backend;
 pub mod balance;
+pub mod check_messages;
 pub mod explain;
 pub mod hash;
 pub mod health;

@@ -5,8 +5,14 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom: a part may import parts of the rows above its own in this list, never of its own row or below.
 const LAYERS: &[&[&str]] = &[
-    &["escape", "plain_text", "timestamp", "slab", "bell"],
-    &["document", "http", "idle_list", "proxy_protocol"],
+    &["escape", "plain_text", "slab", "bell"],
+    &[
+        "document",
+        "http",
+        "idle_list",
+        "proxy_protocol",
+        "timestamp",
+    ],
     &["poller", "decisions", "access_log", "event_log"],
     &["connection", "mailbox", "pipes"],
     &["pool"],
