@@ -3,7 +3,7 @@
 //! Every backend has its own times, so one that hangs delays no other. The first round is at once; after it the checks
 //! are spread over the interval by the backends' places, always in the same way. A backend that went down under an
 //! exchange is checked `down_interval` later, whatever was planned: the pool rings the bell. What a check sends is in
-//! `pool/probe.rs`; what its verdict means, in `pool/health.rs`.
+//! `checks/probe.rs`; what its verdict means, in `pool/health.rs`.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::bell::{Bell, timespec};
+use crate::checks::probe::{Probe, Rest, Verdict, may_send_echoes};
+use crate::net::waker::{Bell, timespec};
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
-use crate::pool::probe::{HealthCheckSettings, Kind, Probe, Rest, Verdict, may_send_echoes};
+use crate::pool::settings::{HealthCheckSettings, Kind};
 
 /// A running checker; dropping it stops the thread, at once.
 #[derive(Debug)]
@@ -243,11 +244,12 @@ mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::mpsc::{Receiver, channel};
 
+    use crate::checks::messages::PROXY_LOCAL;
     use crate::pool::Passive;
-    use crate::pool::backend::Host;
     use crate::pool::backend::tests::settings as backend_settings;
-    use crate::pool::balance::Method;
-    use crate::pool::check_messages::{PROXY_LOCAL, StatusRanges};
+    use crate::pool::settings::Host;
+    use crate::pool::settings::Method;
+    use crate::pool::settings::StatusRanges;
     use crate::pool::tests::{LONG, balance, health, until};
 
     fn tcp() -> HealthCheckSettings {

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::server::{Server, StartError, signals};
+use crate::server::{Server, StartError, watch_signals};
 
 const PORT: u16 = 8080;
 const ORIGIN_PORTS: [u16; 4] = [8081, 8082, 8083, 8084];
@@ -64,7 +64,7 @@ pub fn run() -> Result<(), DemoError> {
     for (index, port) in ORIGIN_PORTS.into_iter().enumerate() {
         Origin::start(index + 1, port)?;
     }
-    let stop = signals().map_err(DemoError::Server)?;
+    let stop = watch_signals().map_err(DemoError::Server)?;
     let server = Server::start(configuration(), stop).map_err(|error| match error {
         StartError::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
             DemoError::Taken(address)

@@ -3,7 +3,7 @@
 //! It does as little as it can: of a rush of connections it takes many at a time. And it never spins: out of descriptors
 //! it pauses, at `proxy.max_connections` it asks for room and leaves new clients in the kernel's backlog.
 //!
-//! Read next: mailbox.rs, how they are handed over; then worker.rs.
+//! Read next: net/mailbox.rs, how they are handed over; then worker.rs.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,9 +17,9 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Proxy;
-use crate::mailbox::MailboxSender;
-use crate::poller::NEVER;
-use crate::runtime::Runtime;
+use crate::live::Runtime;
+use crate::net::clock::NEVER;
+use crate::net::mailbox::MailboxSender;
 
 /// The kernel cuts this down to `net.core.somaxconn`; std would ask for 128.
 const BACKLOG: i32 = 65_535;

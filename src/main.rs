@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use log::LevelFilter;
-use rondo::command_line::{self, Command, HELP, Source, VERSION};
+use rondo::cli::{self, Command, HELP, Source, VERSION};
+use rondo::config::document::Mistake;
 use rondo::config::{Config, descriptor_limit, summary};
-use rondo::document::Mistake;
-use rondo::event_log::EventLog;
+use rondo::log::events::EventLog;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};
 
@@ -23,7 +23,7 @@ const WRONG_INPUT: u8 = 2;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let command = match command_line::parse(std::env::args_os().skip(1)) {
+    let command = match cli::parse(std::env::args_os().skip(1)) {
         Ok(command) => command,
         Err(error) => return fail(WRONG_INPUT, &error),
     };

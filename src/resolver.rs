@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::bell::Bell;
+use crate::net::waker::Bell;
 use crate::pool::Pool;
-use crate::pool::backend::{Backend, Host};
+use crate::pool::backend::Backend;
+use crate::pool::settings::Host;
 
 /// Between two lookups of a name that nobody asked for.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -200,7 +201,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use crate::pool::Passive;
-    use crate::pool::probe::Kind;
+    use crate::pool::settings::Kind;
     use crate::pool::tests::{LONG, balance, health, until};
 
     /// A name server in the test's hands: it says what is asked, and the test says what is answered.
@@ -241,7 +242,7 @@ mod tests {
         let backends = hosts.iter().map(settings).collect();
         Arc::new(Pool::new(
             backends,
-            &balance(crate::pool::balance::Method::RoundRobin),
+            &balance(crate::pool::settings::Method::RoundRobin),
             &health(Kind::None),
         ))
     }

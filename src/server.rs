@@ -11,19 +11,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use crate::access_log::AccessLog;
 use crate::checker::Checker;
 use crate::config::{Config, descriptor_budget};
-use crate::decisions::Decision;
 use crate::listener;
-use crate::mailbox::{Mailbox, mailbox};
+use crate::live::Runtime;
+use crate::log::access::AccessLog;
+use crate::net::mailbox::{Mailbox, mailbox};
+use crate::pool::trace::Decision;
 use crate::resolver::Resolver;
-use crate::runtime::Runtime;
+use crate::signals;
 use crate::worker::Worker;
 
 /// Enough for every thread here; the default of 8 MiB would count against small machines.
@@ -187,41 +186,19 @@ impl Server {
 /// Runs what `config` describes until a signal asks to stop.
 pub fn run(config: Config) -> Result<(), StartError> {
     // Before any other thread, so that no signal finds a process that does not know it.
-    let stop = signals()?;
+    let stop = watch_signals()?;
     Server::start(config, stop)?.wait();
     Ok(())
+}
+
+/// A message for each signal that asks to stop, from now on.
+pub fn watch_signals() -> Result<Receiver<()>, StartError> {
+    signals::watch().map_err(|error| StartError::System("signals", error))
 }
 
 fn stop_at_once() -> ! {
     log::warn!("stopped a second time: exiting at once");
     process::exit(1)
-}
-
-/// A message for each SIGTERM and SIGINT from now on.
-pub fn signals() -> Result<Receiver<()>, StartError> {
-    watch_signals().map_err(|error| StartError::System("signals", error))
-}
-
-fn watch_signals() -> io::Result<Receiver<()>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (sender, receiver) = unbounded();
-    let pass_on = move || {
-        for signal in signals.forever() {
-            if signal == SIGHUP {
-                // By default it would end the process.
-                log::warn!(
-                    "SIGHUP: this version does not reload; restart to apply a changed configuration"
-                );
-            } else if sender.send(()).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(pass_on)?;
-    Ok(receiver)
 }
 
 /// Starts a thread whose panic ends the process: without it the balancer would be a ruin that still

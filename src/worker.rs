@@ -4,7 +4,7 @@
 //! Everything that a worker has belongs to it alone. It shares the pool (one short lock for each
 //! choice), the configuration, and its mailbox.
 //!
-//! Read next: poller.rs and connection.rs, on which it stands; then exchange/mod.rs, what it does with a connection.
+//! Read next: net/poller.rs and net/connection.rs, on which it stands; then exchange/mod.rs, what it does with a connection.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,15 +12,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access_log::{AccessLogWriter, Format};
 use crate::config::Mode;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Turn};
-use crate::idle_list::IdleList;
-use crate::mailbox::{Accepted, Mailbox};
-use crate::poller::{Alarms, Clock, Events, Millis, NEVER, Source};
-use crate::runtime::Runtime;
-use crate::slab::{Key, Slab};
+use crate::live::Runtime;
+use crate::log::access::{AccessLogWriter, Format};
+use crate::net::clock::{Clock, Millis, NEVER};
+use crate::net::idle_list::IdleList;
+use crate::net::mailbox::{Accepted, Mailbox};
+use crate::net::poller::{Events, Source};
+use crate::net::slab::{Key, Slab};
+use crate::net::timers::Alarms;
 
 /// New connections taken over before those that are open have their turn.
 const TAKEN_OVER_MAX: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::document::{Mistake, Node, Object};
+use crate::config::document::{Mistake, Node, Object};
 
 /// The section `admin`, which is there only with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]

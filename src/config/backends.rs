@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::config::document::{Mistake, Node, Object};
 use crate::config::proxy::Mode;
-use crate::document::{Mistake, Node, Object};
-use crate::pool::backend::{BackendSettings, BackendUrl, Host};
+use crate::pool::settings::{BackendSettings, BackendUrl, Host};
 
 const URL: &str = r#""http://host[:port][/base/path]", such as "http://127.0.0.1:8081""#;
 const NAME_BYTES_MAX: usize = 64;

@@ -1,8 +1,8 @@
 //! The section `balance`, whose settings belong to `pool/balance.rs`.
 
+use crate::config::document::{Mistake, Node, Object};
 use crate::config::proxy::Mode;
-use crate::document::{Mistake, Node, Object};
-use crate::pool::balance::{BalanceSettings, Method, Persistence};
+use crate::pool::settings::{BalanceSettings, Method, Persistence};
 
 pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<BalanceSettings, Mistake> {
     let section = top.section("balance", &["method", "persistence", "tries"])?;

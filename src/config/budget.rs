@@ -1,7 +1,7 @@
 //! What a configuration costs: descriptors and memory, as sums anyone can check.
 
 use crate::config::Config;
-use crate::pipes::{PIPE_BYTES, PIPES_MAX};
+use crate::net::pipes::{PIPE_BYTES, PIPES_MAX};
 
 /// Descriptors that have nothing to do with clients: standard streams, listeners, checks, admin interface, name lookups.
 const DESCRIPTORS_FIXED: u64 = 128;

@@ -1,12 +1,12 @@
-//! The section `health_check`, whose settings belong to `pool/probe.rs`.
+//! The section `health_check`, whose settings belong to `checks/probe.rs`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::config::document::{Mistake, Node, Object};
 use crate::config::timeouts::duration;
-use crate::document::{Mistake, Node, Object};
-use crate::pool::check_messages::StatusRanges;
-use crate::pool::probe::{HealthCheckSettings, Kind};
+use crate::pool::settings::StatusRanges;
+use crate::pool::settings::{HealthCheckSettings, Kind};
 
 pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, Mistake> {
     let section = top.section(

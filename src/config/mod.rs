@@ -7,22 +7,26 @@
 
 use std::path::Path;
 
-use crate::document::{Document, Mistake, Node};
-use crate::pool::backend::BackendSettings;
-use crate::pool::balance::BalanceSettings;
-use crate::pool::probe::HealthCheckSettings;
+use crate::config::document::{Document, Mistake, Node};
+use crate::pool::settings::BackendSettings;
+use crate::pool::settings::BalanceSettings;
+use crate::pool::settings::HealthCheckSettings;
 
 pub use self::admin::Admin;
 pub use self::budget::{MemoryBound, descriptor_budget, descriptor_limit, memory_bound};
+pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
 pub use self::summary::summary;
-pub use self::timeouts::{Limits, Timeouts};
+pub use self::timeouts::Timeouts;
 
 mod admin;
 mod backends;
 mod balance;
 mod budget;
+pub mod document;
+pub mod error;
 mod health_check;
+mod limits;
 mod proxy;
 mod summary;
 mod timeouts;

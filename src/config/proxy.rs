@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::access_log::Format;
-use crate::document::{Mistake, Node, Object};
+use crate::config::document::{Mistake, Node, Object};
+use crate::log::access::Format;
 
 /// The section `proxy`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
+use crate::config::document::duration_text;
 use crate::config::{AccessLog, Config, Mode, Trust, descriptor_budget, memory_bound};
-use crate::document::duration_text;
-use crate::pool::backend::BackendSettings;
-use crate::pool::balance::{Method, Persistence};
-use crate::pool::probe::Kind;
+use crate::pool::settings::BackendSettings;
+use crate::pool::settings::Kind;
+use crate::pool::settings::{Method, Persistence};
 
 /// What would run under this descriptor limit, as lines for people.
 pub fn summary(config: &Config, descriptor_limit: u64) -> String {

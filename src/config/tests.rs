@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::pool::backend::Host;
-use crate::pool::balance::{Method, Persistence};
-use crate::pool::check_messages::StatusRanges;
-use crate::pool::probe::Kind;
+use crate::pool::settings::Host;
+use crate::pool::settings::Kind;
+use crate::pool::settings::StatusRanges;
+use crate::pool::settings::{Method, Persistence};
 
 /// A configuration with one backend and `extra` members beside it.
 fn with(extra: &str) -> Result<Config, Mistake> {

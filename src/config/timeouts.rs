@@ -1,8 +1,8 @@
-//! The sections `timeouts` and `limits`: how long anything may take and how large anything may be.
+//! The section `timeouts`: how long anything may take.
 
 use std::time::Duration;
 
-use crate::document::{Mistake, Node, Object};
+use crate::config::document::{Mistake, Node, Object};
 
 /// The bounds that hold for a duration unless its key says otherwise.
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -33,19 +33,6 @@ pub struct Timeouts {
     pub drain: Duration,
     /// Not ready this long before the listener closes; may be zero.
     pub drain_delay: Duration,
-}
-
-/// The section `limits`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of one request or response head, 1024 to 1048576.
-    pub head_bytes: usize,
-    /// Fields in one head, 8 to 1000.
-    pub fields: usize,
-    /// Bytes of a request body; none: no limit.
-    pub body_bytes: Option<u64>,
-    /// Unused connections kept open for each backend, over all workers.
-    pub idle_backend_connections: usize,
 }
 
 impl Timeouts {
@@ -89,26 +76,4 @@ impl Timeouts {
 /// A duration with the usual bounds.
 pub(super) fn duration(node: &Node<'_>) -> Result<Duration, Mistake> {
     node.duration(MILLISECOND..=DAY)
-}
-
-impl Limits {
-    pub(super) fn read(top: &Object<'_>) -> Result<Limits, Mistake> {
-        let section = top.section(
-            "limits",
-            &[
-                "head_bytes",
-                "fields",
-                "body_bytes",
-                "idle_backend_connections",
-            ],
-        )?;
-        Ok(Limits {
-            head_bytes: section.or("head_bytes", 16_384, |node| node.integer(1024..=1_048_576))?,
-            fields: section.or("fields", 100, |node| node.integer(8..=1000))?,
-            body_bytes: section.optional("body_bytes", |node| node.integer(0..=u64::MAX))?,
-            idle_backend_connections: section.or("idle_backend_connections", 64, |node| {
-                node.integer(0..=1_000_000)
-            })?,
-        })
-    }
 }

@@ -6,10 +6,10 @@
 //! Read next: `request_head`, or `connecting` for tcp mode.
 
 use crate::config::Mode;
-use crate::connection::Received;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
-use crate::proxy_protocol;
+use crate::net::connection::Received;
+use crate::net::proxy_protocol;
 
 impl Client {
     /// Reads the PROXY protocol header if there must be one, and goes on to what is served here.

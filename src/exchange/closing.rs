@@ -2,10 +2,10 @@
 //!
 //! Read next: `record`, for what is written down at the end of an exchange.
 
-use crate::connection::Received;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, Stage, Step};
-use crate::poller::Clock;
+use crate::net::clock::Clock;
+use crate::net::connection::Received;
 
 use std::time::Duration;
 

@@ -1,28 +1,28 @@
 //! Connecting: which backend, over which connection, and what to do when it fails.
 //!
-//! Retry is a loop through this stage: a failure is judged in failure.rs, the backend is marked as
+//! Retry is a loop through this stage: a failure is judged in exchange/failure.rs, the backend is marked as
 //! tried, and `connect` is entered again until a request has gone out or nobody is left. The set of
 //! those tried only grows, so the loop ends.
 //!
-//! Read next: pool/mod.rs, how a backend is chosen; failure.rs; then forwarding.rs.
+//! Read next: pool/mod.rs, how a backend is chosen; exchange/failure.rs; then forwarding.rs.
 
 use std::io;
 use std::net::SocketAddr;
 
-use crate::decisions::Rule;
-use crate::exchange::backends::BackendConnection;
+use crate::exchange::backend_connections::BackendConnection;
 use crate::exchange::context::Context;
+use crate::exchange::failure::{Failure, Next};
+use crate::exchange::relay::{Relay, Writer};
 use crate::exchange::{
     Client, CloseReason, Exchange, RequestSide, Route, Stage, Step, Wait, WaitFor,
 };
-use crate::failure::{Failure, Next};
 use crate::http::Body;
 use crate::http::forward::{RequestForwarding, write_request};
-use crate::poller::{Clock, Millis};
+use crate::net::clock::{Clock, Millis};
+use crate::net::proxy_protocol;
 use crate::pool::backend::InFlight;
+use crate::pool::trace::Rule;
 use crate::pool::{Choice, Passive, Wish};
-use crate::proxy_protocol;
-use crate::relay::{Relay, Writer};
 
 impl Client {
     /// Chooses a backend, connects if need be, and sends the head.
@@ -370,7 +370,7 @@ impl Exchange {
     }
 
     /// Makes everything as it was before the request was sent.
-    fn rewind(&mut self, client: &mut crate::connection::Connection, cx: &mut Context) {
+    fn rewind(&mut self, client: &mut crate::net::connection::Connection, cx: &mut Context) {
         client.unread(&self.held);
         self.held.clear();
         self.request_relay.release_pipe(&mut cx.tools.pipes);

@@ -4,14 +4,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 
-use crate::access_log::{AccessLogWriter, Format};
-use crate::bell::Bell;
-use crate::decisions::Decisions;
 use crate::exchange::Exchange;
-use crate::exchange::backends::BackendConnections;
-use crate::poller::{Clock, Poller};
-use crate::relay::Tools;
-use crate::runtime::Runtime;
+use crate::exchange::backend_connections::BackendConnections;
+use crate::exchange::relay::Tools;
+use crate::live::Runtime;
+use crate::log::access::{AccessLogWriter, Format};
+use crate::net::clock::Clock;
+use crate::net::poller::Poller;
+use crate::net::waker::Bell;
+use crate::pool::trace::Decisions;
 
 /// Exchanges kept for the next request; more are given back to the allocator.
 const SPARE_MAX: usize = 256;

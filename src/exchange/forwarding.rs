@@ -8,20 +8,20 @@
 
 use std::time::Duration;
 
-use crate::connection::{Connection, Received};
 use crate::exchange::context::Context;
+use crate::exchange::failure::Failure;
+use crate::exchange::relay::{Flow, Relay, RelayError, Tools, Writer};
 use crate::exchange::{
     Client, CloseReason, Exchange, RequestSide, ResponseSide, Stage, Step, Wait, WaitFor,
 };
-use crate::failure::Failure;
 use crate::http::Body;
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
 use crate::http::reply::CONTINUE;
 use crate::http::{HeadError, Version};
-use crate::poller::Clock;
+use crate::live::Runtime;
+use crate::net::clock::Clock;
+use crate::net::connection::{Connection, Received};
 use crate::pool::Passive;
-use crate::relay::{Flow, Relay, RelayError, Tools, Writer};
-use crate::runtime::Runtime;
 
 /// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);

@@ -20,12 +20,14 @@
 //! What all of them use: `context` (what a worker lends), `backends` (its connections to backends).
 
 mod accepted;
-pub mod backends;
+pub mod backend_connections;
 mod closing;
 mod connecting;
 pub mod context;
+pub mod failure;
 mod forwarding;
 mod record;
+pub mod relay;
 mod reply;
 mod request_head;
 mod tunnel;
@@ -34,19 +36,20 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::connection::Connection;
-use crate::decisions::Decision;
-use crate::exchange::backends::{BackendConnection, BackendConnections};
+use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
 use crate::exchange::context::{Context, REQUEST_ID_LEN};
 use crate::exchange::record::Moments;
+use crate::exchange::relay::Relay;
 use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead};
-use crate::pipes::Pipes;
-use crate::poller::{Clock, Millis, NEVER, Readiness};
+use crate::net::clock::{Clock, Millis, NEVER};
+use crate::net::connection::Connection;
+use crate::net::pipes::Pipes;
+use crate::net::poller::Readiness;
+use crate::net::slab::Key;
 use crate::pool::Tried;
 use crate::pool::backend::InFlight;
-use crate::relay::Relay;
-use crate::slab::Key;
+use crate::pool::trace::Decision;
 
 pub use closing::CloseReason;
 
@@ -63,7 +66,7 @@ pub struct Client {
     pub connection: Connection,
     /// Since when no request is under way.
     pub idle_since: Millis,
-    /// When the worker looks at `deadline` next (see `poller::Alarms`).
+    /// When the worker looks at `deadline` next (see `timers::Alarms`).
     pub alarm: Millis,
     /// Whether the worker has this connection on its list of those whose turn comes.
     pub is_queued: bool,

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use crate::access_log::AccessLine;
-use crate::decisions::{Outcome, Stage};
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Exchange};
+use crate::log::access::AccessLine;
+use crate::pool::trace::{Outcome, Stage};
 
 /// The moments of an exchange, in microseconds on the worker's clock.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,12 +2,12 @@
 //!
 //! Read next: closing.rs.
 
-use crate::connection::Connection;
 use crate::exchange::context::Context;
+use crate::exchange::relay::{Relay, Writer};
 use crate::exchange::{Client, CloseReason, Exchange, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::reply::{Reply, write_reply};
-use crate::relay::{Relay, Writer};
+use crate::net::connection::Connection;
 
 /// When a client should come back for what a 503 refused it, in seconds (RFC 9110 10.2.3).
 const RETRY_AFTER_S: u32 = 1;

@@ -2,10 +2,10 @@
 //!
 //! Read next: http/mod.rs, how a head is understood; connecting.rs, what follows.
 
-use crate::connection::Received;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
+use crate::net::connection::Received;
 
 impl Client {
     /// Waits for the first byte of a request.

@@ -4,8 +4,8 @@
 //! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same).
 
 use crate::exchange::context::Context;
+use crate::exchange::relay::{Flow, Relay, RelayError};
 use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, Wait, WaitFor};
-use crate::relay::{Flow, Relay, RelayError};
 
 impl Client {
     /// Carries both directions as far as they go.

@@ -7,7 +7,7 @@ use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
 use crate::http::head::Head;
 use crate::http::{RequestHead, ResponseHead, Version};
-use crate::plain_text::{write_address, write_decimal};
+use crate::text::format::{write_address, write_decimal};
 use std::net::IpAddr;
 
 /// What is known about a request beyond its head.

@@ -2,7 +2,7 @@
 //! what uses it all is `exchange`.
 
 use crate::http::forward::write_field;
-use crate::plain_text::write_decimal;
+use crate::text::format::write_decimal;
 
 /// The interim response that lets a client send its body (RFC 9110 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

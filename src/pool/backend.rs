@@ -4,105 +4,14 @@
 //! atomic or a read lock; what changes seldom is written only when it changes. Places in flight are taken by
 //! `Pool::choose` alone, under the balancer's lock, and given back by dropping [`InFlight`], however an exchange ends.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
+use crate::net::lock::{read, write};
 use crate::pool::health::{Event, Health, Rules};
-use crate::pool::lock::{read, write};
-
-/// One entry of `backends`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendSettings {
-    /// Unique; by default host and port, with `#2`, `#3` for repeats.
-    pub name: String,
-    /// Where it listens.
-    pub url: BackendUrl,
-    /// Its share of the requests, 0 to 1000; 0 takes no new work.
-    pub weight: u32,
-    /// Used only when no other backend is healthy.
-    pub backup: bool,
-    /// Exchanges at once over all workers.
-    pub max_connections: Option<usize>,
-    /// Begin each connection with a PROXY protocol v2 header.
-    pub send_proxy_protocol: bool,
-    /// Start as disabled (`IsDead`).
-    pub disabled: bool,
-}
-
-/// The parts of `http://host[:port][/base/path]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendUrl {
-    /// Host to connect to.
-    pub host: Host,
-    /// Port to connect to, 1 to 65535.
-    pub port: u16,
-    /// Path before each request's path, without the final slash; empty for none.
-    pub base_path: String,
-    /// As a `Host` field has it: the port is left out when it is 80.
-    pub authority: String,
-}
-
-impl fmt::Display for BackendUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.base_path)
-    }
-}
-
-/// A host that is an address, or has to be resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
-    /// Never resolved.
-    Ip(IpAddr),
-    /// In lower case.
-    Name(String),
-}
-
-impl Host {
-    /// The addresses that are known without asking anybody; `None` for a name that must be resolved.
-    ///
-    /// `localhost` and names below it are loopback and never resolved (RFC 6761 6.3): IPv4 first, and IPv6 where this
-    /// machine has it, because a connect to `::1` without it fails as if we were short of ports.
-    pub fn fixed_addresses(&self, port: u16) -> Option<Vec<SocketAddr>> {
-        match self {
-            Host::Ip(address) => Some(vec![SocketAddr::new(*address, port)]),
-            Host::Name(name) if is_localhost(name) => {
-                let v6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
-                let loopback = [
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ];
-                let addresses = &loopback[..if v6 { 2 } else { 1 }];
-                Some(
-                    addresses
-                        .iter()
-                        .map(|&address| SocketAddr::new(address, port))
-                        .collect(),
-                )
-            }
-            Host::Name(_) => None,
-        }
-    }
-}
-
-fn is_localhost(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name).as_bytes();
-    let tail = &name[name.len().saturating_sub(b"localhost".len())..];
-    let before = &name[..name.len() - tail.len()];
-    tail.eq_ignore_ascii_case(b"localhost") && (before.is_empty() || before.ends_with(b"."))
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Host::Ip(IpAddr::V4(address)) => address.fmt(f),
-            Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            Host::Name(name) => f.write_str(name),
-        }
-    }
-}
+use crate::pool::settings::BackendSettings;
 
 /// What an operator wants of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,7 +280,10 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::pool::settings::{BackendUrl, Host};
 
     /// A backend that nobody connects to.
     pub(crate) fn settings(name: &str) -> BackendSettings {
@@ -401,28 +313,6 @@ pub(crate) mod tests {
         list.iter()
             .map(|address| address.parse().unwrap())
             .collect()
-    }
-
-    #[test]
-    fn localhost_is_loopback_and_never_resolved() {
-        for name in [
-            "localhost",
-            "LocalHost",
-            "localhost.",
-            "app.localhost",
-            "a.b.localhost.",
-        ] {
-            let fixed = Host::Name(name.to_owned()).fixed_addresses(80).expect(name);
-            assert_eq!(fixed[0], "127.0.0.1:80".parse().unwrap());
-            assert!(fixed[1..].iter().all(|a| *a == "[::1]:80".parse().unwrap()));
-        }
-        for name in ["notlocalhost", "localhost.example", "local", "", "."] {
-            assert_eq!(
-                Host::Name(name.to_owned()).fixed_addresses(80),
-                None,
-                "{name}"
-            );
-        }
     }
 
     #[test]

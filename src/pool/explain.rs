@@ -1,15 +1,15 @@
 //! `--check --explain N`: the next choices of a configuration, for someone who wants to see what a method does.
 //!
 //! The choices are made by a real [`Pool`] in which everybody is healthy, and told by the record that every exchange
-//! can fill (`decisions.rs`); nothing here knows a method.
+//! can fill (`pool/trace.rs`); nothing here knows a method.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::decisions::Decision;
-use crate::pool::backend::BackendSettings;
-use crate::pool::balance::{BalanceSettings, Method, Persistence};
-use crate::pool::probe::HealthCheckSettings;
+use crate::pool::settings::BackendSettings;
+use crate::pool::settings::HealthCheckSettings;
+use crate::pool::settings::{BalanceSettings, Method, Persistence};
+use crate::pool::trace::Decision;
 use crate::pool::{Choice, Pool, Tried, Wish};
 
 /// The next `n` choices, one line each, with the reason; then how many each backend got. Each exchange ends before the
@@ -71,7 +71,7 @@ pub fn explain(
 mod tests {
     use super::*;
     use crate::pool::backend::tests::settings;
-    use crate::pool::probe::Kind;
+    use crate::pool::settings::Kind;
     use crate::pool::tests::{balance, health};
 
     #[test]

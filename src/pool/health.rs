@@ -4,7 +4,7 @@
 //! so an exchange that goes well on a healthy backend costs one read lock. Checks and exchanges are told apart because
 //! they prove different things: a backend that refuses connections may still answer on one that it accepted earlier.
 
-use crate::pool::probe::{HealthCheckSettings, Kind};
+use crate::pool::settings::{HealthCheckSettings, Kind};
 
 /// What is remembered of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

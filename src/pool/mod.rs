@@ -6,33 +6,31 @@
 //! written to a socket.
 //!
 //! Read on in `balance.rs` (methods), `health.rs` (rise and fall), `backend.rs` (one backend), `persist.rs` (cookies and
-//! hashing), `probe.rs` and `check_messages.rs` (kinds of check), `explain.rs` (the choices shown). The threads that feed it are `checker.rs` and `resolver.rs`.
+//! hashing), `checks/probe.rs` and `checks/messages.rs` (kinds of check), `explain.rs` (the choices shown). The threads that feed it are `checker.rs` and `resolver.rs`.
 
 pub mod backend;
 pub mod balance;
-pub mod check_messages;
 pub mod explain;
 pub mod hash;
 pub mod health;
-pub mod lock;
 pub mod persist;
-pub mod probe;
+pub mod settings;
+pub mod trace;
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-
-use crate::bell::Bell;
-use crate::decisions::{Decision, Rule, Verdict};
-use crate::pool::backend::{Backend, BackendSettings, InFlight, NEVER, Operator};
-use crate::pool::balance::{BalanceSettings, Balancer, Candidate, Method, Persistence};
+use crate::net::lock::lock;
+use crate::net::waker::Bell;
+use crate::pool::backend::{Backend, InFlight, NEVER, Operator};
+use crate::pool::balance::{Balancer, Candidate};
 use crate::pool::health::{Check, Event, Health, Rules};
-use crate::pool::lock::lock;
 use crate::pool::persist::Cookies;
-use crate::pool::probe::HealthCheckSettings;
+use crate::pool::settings::{
+    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
+};
+use crate::pool::trace::{Decision, Rule, Verdict};
 
 /// The backends and the choice among them.
 #[derive(Debug)]
@@ -454,22 +452,6 @@ impl Tried {
         };
         word >> (backend % 64) & 1 == 1
     }
-}
-
-/// Whether an error says that this machine ran out of something, which is no backend's fault.
-///
-/// EADDRNOTAVAIL from a connect means that no local port is left (or that the address family is not configured here).
-pub fn is_our_shortage(error: &io::Error) -> bool {
-    let ours = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-    ];
-    error
-        .raw_os_error()
-        .is_some_and(|code| ours.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 fn ring(bell: &OnceLock<Arc<Bell>>) {

@@ -6,7 +6,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use crate::pool::backend::tests::settings;
-use crate::pool::probe::Kind;
+use crate::pool::settings::Kind;
 use crate::pool::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -441,29 +441,6 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
     );
     pool.report(&pool.backends()[0], Passive::Connected);
     assert!(pool.backends()[0].is_healthy());
-}
-
-#[test]
-fn our_own_shortage_is_told_from_a_backends_fault() {
-    for errno in [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-    ] {
-        assert!(is_our_shortage(&errno.into()));
-    }
-    for errno in [
-        Errno::CONNREFUSED,
-        Errno::TIMEDOUT,
-        Errno::HOSTUNREACH,
-        Errno::NETUNREACH,
-        Errno::CONNRESET,
-    ] {
-        assert!(!is_our_shortage(&errno.into()));
-    }
-    assert!(!is_our_shortage(&io::Error::other("no code")));
 }
 
 /// What a client with this cookie gets: the backend, and whether it is bound anew.

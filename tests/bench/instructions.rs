@@ -11,9 +11,9 @@ use rondo::http::{
     ResponseForwarding, ResponseHead, Step, encode_chunk, encode_end, write_request,
     write_response,
 };
-use rondo::pool::backend::{BackendSettings, BackendUrl, Host};
-use rondo::pool::balance::{BalanceSettings, Method, Persistence};
-use rondo::pool::probe::{HealthCheckSettings, Kind};
+use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
+use rondo::pool::settings::{BalanceSettings, Method, Persistence};
+use rondo::pool::settings::{HealthCheckSettings, Kind};
 use rondo::pool::{Choice, Passive, Pool, Tried, Wish};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

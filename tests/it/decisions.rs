@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use rondo::config::Config;
-use rondo::decisions::{Decision, Outcome, Rule, Stage, Verdict};
+use rondo::pool::trace::{Decision, Outcome, Rule, Stage, Verdict};
 use rondo::server::Server;
 
 use crate::support::backend::Addressed;

@@ -1,27 +1,16 @@
 //! The messages of the kinds of check: what is sent, and how what comes back is judged. Bytes only; the sockets are
-//! those of `probe.rs`.
+//! those of `checks/probe.rs`.
 
-use std::ops::RangeInclusive;
+use crate::pool::settings::StatusRanges;
 
 /// What the head of an answer may take; a check needs its first line only.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// Statuses that count as success.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusRanges(pub Vec<RangeInclusive<u16>>);
-
-impl StatusRanges {
-    /// Whether a status is one of them.
-    pub fn contains(&self, status: u16) -> bool {
-        self.0.iter().any(|range| range.contains(&status))
-    }
-}
 
 /// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
 pub const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 
 /// The request of an `http` check.
-pub(in crate::pool) fn request(path: &str, authority: &str) -> Vec<u8> {
+pub(crate) fn request(path: &str, authority: &str) -> Vec<u8> {
     let version = env!("CARGO_PKG_VERSION");
     format!(
         "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rondo/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
@@ -31,7 +20,7 @@ pub(in crate::pool) fn request(path: &str, authority: &str) -> Vec<u8> {
 
 /// What the bytes received so far say.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::pool) enum Answer {
+pub(crate) enum Answer {
     Good,
     Status(u16),
     NotHttp,
@@ -39,7 +28,7 @@ pub(in crate::pool) enum Answer {
 }
 
 /// Judges by the status of the first final head, once that head is complete; interim ones are passed over.
-pub(in crate::pool) fn judge(mut bytes: &[u8], good: &StatusRanges) -> Answer {
+pub(crate) fn judge(mut bytes: &[u8], good: &StatusRanges) -> Answer {
     let too_long = bytes.len() > HEAD_BYTES_MAX;
     loop {
         if !may_be_status_line(bytes) {
@@ -87,7 +76,7 @@ fn status(line: &[u8]) -> Option<u16> {
 }
 
 /// An echo request (RFC 792, RFC 4443 4.1). The kernel puts in the identifier and the checksum.
-pub(in crate::pool) fn echo_request(v6: bool) -> [u8; 16] {
+pub(crate) fn echo_request(v6: bool) -> [u8; 16] {
     *if v6 {
         b"\x80\0\0\0\0\0\0\x01rondo ??"
     } else {
@@ -96,7 +85,7 @@ pub(in crate::pool) fn echo_request(v6: bool) -> [u8; 16] {
 }
 
 /// Whether it is the reply to that request; the kernel has matched the identifier and the host.
-pub(in crate::pool) fn is_echo_reply(bytes: &[u8], v6: bool) -> bool {
+pub(crate) fn is_echo_reply(bytes: &[u8], v6: bool) -> bool {
     let kind = if v6 { 129 } else { 0 };
     bytes.len() >= 16 && bytes[..2] == [kind, 0] && bytes[6..16] == echo_request(v6)[6..]
 }

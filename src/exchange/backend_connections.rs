@@ -12,10 +12,11 @@ use std::net::TcpStream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::connection::Connection;
-use crate::poller::{Millis, NEVER, Poller, Readiness, Source};
+use crate::net::clock::{Millis, NEVER};
+use crate::net::connection::Connection;
+use crate::net::poller::{Poller, Readiness, Source};
+use crate::net::slab::{Key, Slab};
 use crate::pool::backend::Backend;
-use crate::slab::{Key, Slab};
 
 /// A connection to a backend in the hands of an exchange.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
-use crate::escape::printable;
-use crate::timestamp::{Clock, since_epoch};
+use crate::text::escape::printable;
+use crate::text::timestamp::{Clock, since_epoch};
 
 /// Events that may wait; a line has at most [`TEXT_BYTES_MAX`], so together they take at most 4 MiB.
 const QUEUED_MAX: usize = 1024;

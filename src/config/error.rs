@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::escape::printable;
+use crate::text::escape::printable;
 
 /// What is wrong with a configuration, where, and what would be right.
 ///

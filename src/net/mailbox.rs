@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-use crate::bell::Bell;
-use crate::poller::{Millis, NEVER};
+use crate::net::clock::{Millis, NEVER};
+use crate::net::waker::Bell;
 
 /// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
 const WAITING_MAX: usize = 1024;
@@ -141,7 +141,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::poller::{Events, Poller};
+    use crate::net::poller::{Events, Poller};
 
     fn connection() -> Accepted {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

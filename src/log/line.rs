@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::escape::{escape_json, escape_text};
-use crate::plain_text::{write_address, write_decimal};
-use crate::timestamp::{Clock, since_epoch};
+use crate::text::escape::{escape_json, escape_text};
+use crate::text::format::{write_address, write_decimal};
+use crate::text::timestamp::{Clock, since_epoch};
 
 /// How much of a request line is logged, before escaping.
 const REQUEST_LINE_BYTES_MAX: usize = 2048;
@@ -43,7 +43,7 @@ pub enum Format {
 
 impl AccessLine<'_> {
     /// More than the line can take in either format.
-    pub(super) fn bytes_max(&self) -> usize {
+    pub(crate) fn bytes_max(&self) -> usize {
         // No byte becomes more than the six of `\u00HH`; all other fields and the names of all take less than 360.
         let escaped = self.request_line().len()
             + bounded_word(self.backend.as_bytes()).len()
@@ -52,7 +52,7 @@ impl AccessLine<'_> {
     }
 
     /// Appends the line with its end, and with the time of now.
-    pub(super) fn write(&self, format: Format, clock: &mut Clock, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, format: Format, clock: &mut Clock, out: &mut Vec<u8>) {
         match format {
             Format::Text => self.write_text(clock, out),
             Format::Json => self.write_json(clock, out),

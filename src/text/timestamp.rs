@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::plain_text::digit;
+use crate::text::format::digit;
 
 /// Writes points in time. Lines come many to the second, so the last second's text is kept.
 #[derive(Debug, Clone)]

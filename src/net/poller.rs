@@ -2,20 +2,19 @@
 //!
 //! Every socket is registered once, edge-triggered, for both directions. So a request costs no
 //! `epoll_ctl`, and an event says only that something *became* possible: whoever gets it notes
-//! it in the connection (connection.rs) and tries until the kernel says "would block".
+//! it in the connection (net/connection.rs) and tries until the kernel says "would block".
 //!
-//! Read next: connection.rs, which remembers what the events said.
+//! Read next: net/connection.rs, which remembers what the events said.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use crate::bell::Bell;
-use crate::slab::Key;
+use crate::net::slab::Key;
+use crate::net::waker::Bell;
 
 /// What an event says about a socket.
 pub type Readiness = epoll::EventFlags;
@@ -128,92 +127,6 @@ impl Events {
     }
 }
 
-/// Milliseconds on the worker's clock.
-pub type Millis = u64;
-
-/// The time that lies beyond every other: no deadline.
-pub const NEVER: Millis = Millis::MAX;
-
-/// The worker's clock, read once for each batch of events.
-#[derive(Debug)]
-pub struct Clock {
-    epoch: Instant,
-    now_us: u64,
-}
-
-impl Clock {
-    /// Starts at `epoch`; workers share it so that their times can be compared.
-    pub fn new(epoch: Instant) -> Self {
-        let mut clock = Self { epoch, now_us: 0 };
-        clock.read();
-        clock
-    }
-
-    /// Reads the time.
-    pub fn read(&mut self) {
-        self.now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER - 1);
-    }
-
-    /// The time when it was last read.
-    pub fn now(&self) -> Millis {
-        self.now_us / 1000
-    }
-
-    /// The same in microseconds, to measure with.
-    pub fn now_us(&self) -> u64 {
-        self.now_us
-    }
-
-    /// The moment that lies `duration` after `from`.
-    pub fn after(from: Millis, duration: Duration) -> Millis {
-        from.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(NEVER))
-    }
-}
-
-/// Alarms, at most one for each client connection.
-///
-/// Renewing a deadline is the common case and costs nothing here: a connection whose deadline
-/// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set anew.
-/// Only a deadline that comes *nearer* moves the alarm.
-#[derive(Debug, Default)]
-pub struct Alarms {
-    set: BTreeSet<(Millis, u32)>,
-}
-
-impl Alarms {
-    /// Makes the alarm of `index`, now set for `alarm`, ring no later than `deadline`.
-    pub fn ensure(&mut self, index: u32, alarm: &mut Millis, deadline: Millis) {
-        if deadline < *alarm {
-            self.cancel(index, alarm);
-            self.set.insert((deadline, index));
-            *alarm = deadline;
-        }
-    }
-
-    /// Takes the alarm back.
-    pub fn cancel(&mut self, index: u32, alarm: &mut Millis) {
-        if *alarm != NEVER {
-            self.set.remove(&(*alarm, index));
-            *alarm = NEVER;
-        }
-    }
-
-    /// Takes out one alarm that has rung by `now`; its owner must mark it as `NEVER`.
-    pub fn rung(&mut self, now: Millis) -> Option<u32> {
-        let (at, index) = *self.set.first()?;
-        if at > now {
-            return None;
-        }
-        self.set.pop_first();
-        Some(index)
-    }
-
-    /// When the next alarm rings.
-    pub fn next(&self) -> Millis {
-        self.set.first().map_or(NEVER, |(at, _)| *at)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -281,31 +194,5 @@ mod tests {
                 .iter()
                 .all(|(_, flags)| flags.contains(Readiness::RDHUP))
         );
-    }
-
-    #[test]
-    fn a_deadline_that_moves_away_leaves_the_alarm_alone_and_a_nearer_one_moves_it() {
-        let mut alarms = Alarms::default();
-        let mut alarm = NEVER;
-        alarms.ensure(1, &mut alarm, 100);
-        alarms.ensure(1, &mut alarm, 500);
-        assert_eq!((alarm, alarms.next()), (100, 100));
-        alarms.ensure(1, &mut alarm, 50);
-        assert_eq!((alarm, alarms.next()), (50, 50));
-        assert_eq!(alarms.rung(49), None);
-        assert_eq!(alarms.rung(50), Some(1));
-        assert_eq!((alarms.rung(1000), alarms.next()), (None, NEVER));
-    }
-
-    #[test]
-    fn a_cancelled_alarm_never_rings() {
-        let mut alarms = Alarms::default();
-        let (mut first, mut second) = (NEVER, NEVER);
-        alarms.ensure(1, &mut first, 10);
-        alarms.ensure(2, &mut second, 10);
-        alarms.cancel(1, &mut first);
-        assert_eq!(first, NEVER);
-        assert_eq!(alarms.rung(10), Some(2));
-        assert_eq!(alarms.rung(10), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Words for people: values quoted so that they stay short and on their line, lists, and the key that was probably meant.
 
 /// How much of a wrong value is shown, in characters.
-pub(super) const SHOWN_CHARS_MAX: usize = 80;
+pub(crate) const SHOWN_CHARS_MAX: usize = 80;
 
 /// A text in quotes, short, and with everything escaped that would not print.
 pub(crate) fn quoted(text: &str) -> String {
@@ -13,7 +13,7 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// A text as it is, short.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     if text.chars().nth(SHOWN_CHARS_MAX).is_none() {
         return text.to_owned();
     }
@@ -24,7 +24,7 @@ pub(super) fn shortened(text: &str) -> String {
 }
 
 /// `a, b or c`.
-pub(super) fn listed<S: AsRef<str>>(items: &[S], last: &str) -> String {
+pub(crate) fn listed<S: AsRef<str>>(items: &[S], last: &str) -> String {
     let mut text = String::new();
     for (index, item) in items.iter().enumerate() {
         match index {

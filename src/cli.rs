@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
-use crate::document::words::{nearest, quoted};
-use crate::escape::printable;
+use crate::text::escape::printable;
+use crate::text::words::{nearest, quoted};
 
 /// What `--help` prints.
 pub const HELP: &str = concat!(

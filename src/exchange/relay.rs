@@ -4,16 +4,16 @@
 //! scratch buffer's worth of bytes: nothing is read while something waits to be written. Long
 //! bodies of known length are moved by `splice` through a pipe and never enter this process.
 //!
-//! Read next: pipes.rs. One relay in each direction is run by exchange/forwarding.rs and exchange/tunnel.rs.
+//! Read next: net/pipes.rs. One relay in each direction is run by exchange/forwarding.rs and exchange/tunnel.rs.
 
 use std::io;
 
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
-use crate::connection::{Connection, Received};
 use crate::http::{Body, ChunkError, Decoder, HeadLimits, Step, encode_chunk, encode_end};
-use crate::pipes::{Pipe, Pipes};
+use crate::net::connection::{Connection, Received};
+use crate::net::pipes::{Pipe, Pipes};
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
@@ -465,8 +465,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::pipes::PIPE_BYTES;
-    use crate::poller::Readiness;
+    use crate::net::pipes::PIPE_BYTES;
+    use crate::net::poller::Readiness;
 
     const LIMITS: HeadLimits = HeadLimits {
         head_bytes_max: 1024,

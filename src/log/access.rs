@@ -3,7 +3,7 @@
 //! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that only the log thread ever looks
 //! at besides, for the moment it takes to swap it for an empty one. So a line costs no allocation and no system call; the
 //! thread writes whole buffers at most 100 ms late, and sleeps for good when there is nothing to log. A pipe
-//! that is full blocks this thread alone: the buffers fill up, and then whole lines are dropped and counted. What a line looks like is in `line.rs`.
+//! that is full blocks this thread alone: the buffers fill up, and then whole lines are dropped and counted. What a line looks like is in `log/line.rs`.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -15,11 +15,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::timestamp::Clock;
+use crate::text::timestamp::Clock;
 
-pub use self::line::{AccessLine, Format};
-
-mod line;
+pub use crate::log::line::{AccessLine, Format};
 
 /// What one worker's lines may take while they wait, in bytes. Allocated once, touched only as far as it is used.
 const BUFFER_BYTES: usize = 256 * 1024;

@@ -1,17 +1,17 @@
 //! What all threads share: the configuration that is live, the backends, how many connections
 //! are open, and whether we are stopping.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::bell::Bell;
 use crate::config::Config;
-use crate::decisions::{Decision, Decisions};
 use crate::http::HeadLimits;
-use crate::poller::Millis;
-use crate::pool::lock::lock;
-use crate::timestamp::since_epoch;
+use crate::net::admission::Open;
+use crate::net::clock::Millis;
+use crate::net::lock::lock;
+use crate::pool::trace::{Decision, Decisions};
+use crate::text::timestamp::since_epoch;
 
 use crate::pool::Pool;
 
@@ -92,62 +92,5 @@ impl Runtime {
             return None;
         }
         *lock(&self.draining)
-    }
-}
-
-/// The number of open client connections, and the listener that may be waiting for it to fall.
-#[derive(Debug)]
-pub struct Open {
-    /// How many there may be.
-    pub max: usize,
-    /// Wakes the listener.
-    pub listener: Bell,
-    count: AtomicUsize,
-    listener_waits: AtomicBool,
-}
-
-impl Open {
-    fn new(max: usize) -> std::io::Result<Self> {
-        Ok(Self {
-            max,
-            listener: Bell::new()?,
-            count: AtomicUsize::new(0),
-            listener_waits: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether another connection may be accepted. Only the listener adds, so the answer holds.
-    pub fn has_room(&self) -> bool {
-        self.count.load(Ordering::SeqCst) < self.max
-    }
-
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        self.count.load(Ordering::SeqCst)
-    }
-
-    /// Counts one more.
-    pub fn add(&self) {
-        self.count.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Counts one less.
-    pub fn remove(&self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
-        self.room_may_be_made();
-    }
-
-    /// The listener announces that it waits for room. It must look at `has_room` once more after this.
-    pub fn listener_waits(&self) {
-        self.listener_waits.store(true, Ordering::SeqCst);
-    }
-
-    /// Wakes the listener if it waits: a connection closed, or became idle and could be.
-    pub fn room_may_be_made(&self) {
-        if self.listener_waits.load(Ordering::SeqCst)
-            && self.listener_waits.swap(false, Ordering::SeqCst)
-        {
-            self.listener.ring();
-        }
     }
 }

@@ -91,7 +91,7 @@ impl<T> Slab<T> {
             return None;
         }
         let value = place.value.take()?;
-        // 31 bits: the top bit of a token tells clients from backends (see poller.rs).
+        // 31 bits: the top bit of a token tells clients from backends (see net/poller.rs).
         place.generation = (place.generation + 1) & 0x7fff_ffff;
         self.free.push(key.index);
         Some(value)

@@ -2,7 +2,7 @@
 //!
 //! A [`Document`] owns the text. A [`Node`] is one value in it, still unparsed: its text is borrowed from the document,
 //! so its place is the distance between the two addresses, and nothing but an error ever computes a line number. What is
-//! wrong is a [`Mistake`] (`mistake.rs`). Nothing here knows what the keys mean: `config/` does, read that next.
+//! wrong is a [`Mistake`] (`config/error.rs`). Nothing here knows what the keys mean: `config/` does, read that next.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,12 +15,9 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use self::words::{SHOWN_CHARS_MAX, listed, nearest, quoted, shortened};
+use crate::text::words::{SHOWN_CHARS_MAX, listed, nearest, quoted, shortened};
 
-pub use self::mistake::Mistake;
-
-mod mistake;
-pub(crate) mod words;
+pub use crate::config::error::Mistake;
 
 /// The largest file that is read, in bytes: room for some 20,000 backends.
 pub const FILE_BYTES_MAX: usize = 1024 * 1024;

@@ -4,7 +4,7 @@
 //! that waits holds no memory but an unfinished remainder. `receive` gives the bytes at hand and
 //! `consume` says how many were used; only what is left over is copied into the connection.
 //!
-//! Read next: relay.rs, which moves a body from one connection to another.
+//! Read next: exchange/relay.rs, which moves a body from one connection to another.
 
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::io::{Errno, writev};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use crate::poller::Readiness;
+use crate::net::poller::Readiness;
 
 /// A non-blocking TCP connection.
 #[derive(Debug)]

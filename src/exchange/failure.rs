@@ -7,8 +7,8 @@
 
 use std::io;
 
-use crate::decisions::Outcome;
-use crate::pool::is_our_shortage;
+use crate::net::errno::is_our_shortage;
+use crate::pool::trace::Outcome;
 
 /// What went wrong between us and a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,11 +113,11 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure::{
+    use crate::exchange::failure::Failure::{
         BadResponse, ConnectRefused, ConnectTimeout, FreshEnded, ResponseHeadTimeout, ReusedClosed,
         ReusedEnded, Shortage,
     };
-    use crate::failure::Next::{Answer, OtherBackend, SameBackend};
+    use crate::exchange::failure::Next::{Answer, OtherBackend, SameBackend};
     use rustix::io::Errno;
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A [`Probe`] is one check of one backend: a small machine over a non-blocking socket that gives a [`Verdict`] in the
 //! end. It holds no thread and asks no clock; `checker.rs` runs many at once, and what a verdict means for the backend
-//! is up to `health.rs`; the bytes that go over the socket are in `check_messages.rs`. A new kind of check is a kind here and an arm in [`Probe::advance`].
+//! is up to `health.rs`; the bytes that go over the socket are in `checks/messages.rs`. A new kind of check is a kind here and an arm in [`Probe::advance`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
@@ -15,46 +15,10 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::checks::messages::{Answer, PROXY_LOCAL, echo_request, is_echo_reply, judge, request};
+use crate::net::errno::is_our_shortage;
 use crate::pool::backend::Backend;
-use crate::pool::check_messages::{
-    Answer, PROXY_LOCAL, StatusRanges, echo_request, is_echo_reply, judge, request,
-};
-use crate::pool::is_our_shortage;
-
-/// The section `health_check`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheckSettings {
-    /// What a check does.
-    pub kind: Kind,
-    /// Between checks of a backend that is up.
-    pub interval: Duration,
-    /// Between checks of a backend that is down.
-    pub down_interval: Duration,
-    /// For one check.
-    pub timeout: Duration,
-    /// Successes in a row to come up, 1 to 100.
-    pub rise: u32,
-    /// Failures in a row to go down, 1 to 100.
-    pub fall: u32,
-}
-
-/// What a check does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// Connects (L4).
-    Tcp,
-    /// Sends a request (L7).
-    Http {
-        /// The request's target.
-        path: String,
-        /// The answers that count as success.
-        status: StatusRanges,
-    },
-    /// Sends an echo request (L3).
-    Icmp,
-    /// There are no checks.
-    None,
-}
+use crate::pool::settings::{HealthCheckSettings, Kind};
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
