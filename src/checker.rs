@@ -23,7 +23,7 @@ use crate::pool::settings::{HealthCheckSettings, Kind};
 
 /// A running checker; dropping it stops the thread, at once.
 #[derive(Debug)]
-pub struct Checker {
+pub(crate) struct Checker {
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
     /// None where there is nothing to check.
@@ -32,7 +32,7 @@ pub struct Checker {
 
 impl Checker {
     /// Starts the thread; its first round begins at once. An error says why checks cannot be made here at all.
-    pub fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {
+    pub(crate) fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
         if settings.kind == Kind::None {

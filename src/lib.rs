@@ -66,20 +66,24 @@
 
 #![forbid(unsafe_code)]
 
-pub mod checker;
-pub mod checks;
+// What the command, the tests and the fuzz targets need is public; the compiler finds what else is dead.
 pub mod cli;
 pub mod config;
 pub mod demo;
-pub mod exchange;
+#[doc(hidden)]
 pub mod http;
-pub mod listener;
-pub mod live;
 pub mod log;
-pub mod net;
+#[doc(hidden)]
 pub mod pool;
-pub mod resolver;
 pub mod server;
-pub mod signals;
-pub mod text;
-pub mod worker;
+
+mod checker;
+mod checks;
+mod exchange;
+mod listener;
+mod live;
+mod net;
+mod resolver;
+mod signals;
+mod text;
+mod worker;

@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// Opens the listening socket that `proxy` describes.
-pub fn bind(proxy: &Proxy) -> io::Result<TcpListener> {
+pub(crate) fn bind(proxy: &Proxy) -> io::Result<TcpListener> {
     match proxy.address {
         Some(address) => listen(address, proxy.port),
         // One socket for both families, or IPv4 alone where the kernel has no IPv6.
@@ -59,7 +59,7 @@ pub fn bind(proxy: &Proxy) -> io::Result<TcpListener> {
 }
 
 /// The address that `bind` tries first.
-pub fn wanted_address(proxy: &Proxy) -> SocketAddr {
+pub(crate) fn wanted_address(proxy: &Proxy) -> SocketAddr {
     SocketAddr::new(
         proxy.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
         proxy.port,
@@ -87,7 +87,7 @@ fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Accepts until the process drains. Whatever is in the backlog then is still taken.
-pub fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime) {
+pub(crate) fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime) {
     let mut last_look = Instant::now();
     while runtime.draining_since().is_none() {
         if runtime.open.has_room() {
@@ -187,7 +187,7 @@ fn pause(error: &io::Error, runtime: &Runtime) {
 }
 
 /// The listener's thread.
-pub fn thread(
+pub(crate) fn thread(
     listener: TcpListener,
     workers: Vec<MailboxSender>,
     runtime: Arc<Runtime>,

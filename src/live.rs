@@ -17,7 +17,7 @@ use crate::pool::Pool;
 
 /// Shared by the listener, the workers, the checker and the server.
 #[derive(Debug)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     /// The configuration as used.
     pub config: Config,
     /// The backends and the choice among them.
@@ -36,7 +36,7 @@ pub struct Runtime {
 
 impl Runtime {
     /// Prepares what `config` describes. `connections_max`: how many clients may be connected.
-    pub fn new(config: Config, connections_max: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(config: Config, connections_max: usize) -> std::io::Result<Self> {
         let pool = Pool::new(
             config.backends.clone(),
             &config.balance,
@@ -60,19 +60,19 @@ impl Runtime {
     }
 
     /// The time of day at a moment of the workers' clocks, in milliseconds since 1970.
-    pub fn unix_ms(&self, moment: Millis) -> u64 {
+    pub(crate) fn unix_ms(&self, moment: Millis) -> u64 {
         self.epoch_unix_ms.saturating_add(moment)
     }
 
     /// A ring for the decisions of one more worker.
-    pub fn new_decisions(&self) -> Arc<Decisions> {
+    pub(crate) fn new_decisions(&self) -> Arc<Decisions> {
         let ring = Arc::new(Decisions::default());
         lock(&self.decisions).push(ring.clone());
         ring
     }
 
     /// The last exchanges of all workers, the oldest first.
-    pub fn decisions(&self) -> Vec<Decision> {
+    pub(crate) fn decisions(&self) -> Vec<Decision> {
         let rings = lock(&self.decisions).clone();
         let mut all: Vec<Decision> = rings.iter().flat_map(|ring| ring.snapshot()).collect();
         all.sort_by_key(|decision| decision.at_unix_ms);
@@ -80,14 +80,14 @@ impl Runtime {
     }
 
     /// Begins to drain: what is in flight is finished, and nothing else is begun.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut since = lock(&self.draining);
         since.get_or_insert_with(Instant::now);
         self.is_draining.store(true, Ordering::Release);
     }
 
     /// Since when we drain, if we do.
-    pub fn draining_since(&self) -> Option<Instant> {
+    pub(crate) fn draining_since(&self) -> Option<Instant> {
         if !self.is_draining.load(Ordering::Acquire) {
             return None;
         }

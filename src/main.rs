@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use rondo::cli::{self, Command, HELP, Source, VERSION};
-use rondo::config::document::Mistake;
-use rondo::config::{Config, descriptor_limit, summary};
+use rondo::config::{Config, Mistake, descriptor_limit, summary};
 use rondo::log::events::EventLog;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};

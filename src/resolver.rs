@@ -24,25 +24,25 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const STACK_BYTES: usize = 512 * 1024;
 
 /// How a name is looked up; a test brings its own.
-pub type Lookup = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send>;
+pub(crate) type Lookup = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send>;
 
 /// A running resolver. Dropping it tells the thread to end, which it does when its last lookup has returned; nobody
 /// waits for that, since a lookup may take many seconds and cannot be interrupted.
 #[derive(Debug)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
 }
 
 impl Resolver {
     /// Starts the thread with the system's resolver; None where no name needs one.
-    pub fn start(pool: &Arc<Pool>) -> io::Result<Option<Resolver>> {
+    pub(crate) fn start(pool: &Arc<Pool>) -> io::Result<Option<Resolver>> {
         let system = |name: &str, port| Ok((name, port).to_socket_addrs()?.collect());
         Resolver::start_with(pool, Box::new(system), PAUSE_MIN)
     }
 
     /// Starts the thread with another way to look names up, and another pause between two lookups of one name.
-    pub fn start_with(
+    pub(crate) fn start_with(
         pool: &Arc<Pool>,
         lookup: Lookup,
         pause_min: Duration,

@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 const STACK_BYTES: usize = 256 * 1024;
 
 /// A message for each SIGTERM and SIGINT from now on.
-pub fn watch() -> io::Result<Receiver<()>> {
+pub(crate) fn watch() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (sender, receiver) = unbounded();
     let pass_on = move || {

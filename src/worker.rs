@@ -35,7 +35,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// One worker.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     mailbox: Arc<Mailbox>,
     clients: Slab<Client>,
     /// Those whose turn it is.
@@ -47,7 +47,7 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that is fed through `mailbox`.
-    pub fn new(
+    pub(crate) fn new(
         runtime: Arc<Runtime>,
         mailbox: Arc<Mailbox>,
         access_log: Option<(AccessLogWriter, Format)>,
@@ -63,7 +63,7 @@ impl Worker {
     }
 
     /// Works until the process drains and every connection has ended.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         let mut events = Events::default();
         loop {
             self.take_events(&mut events);

@@ -7,7 +7,7 @@ use crate::pool::settings::StatusRanges;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
-pub const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+pub(crate) const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 
 /// The request of an `http` check.
 pub(crate) fn request(path: &str, authority: &str) -> Vec<u8> {

@@ -22,7 +22,7 @@ use crate::pool::settings::{HealthCheckSettings, Kind};
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The backend is there.
     Passed,
     /// It is not, for this reason.
@@ -38,7 +38,7 @@ const REST_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// One check of one backend.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     stage: Stage,
     /// For all addresses together.
     deadline: Instant,
@@ -88,7 +88,7 @@ enum Step {
 
 impl Probe {
     /// Begins a check; call [`Probe::advance`] at once.
-    pub fn new(settings: &HealthCheckSettings, now: Instant) -> Probe {
+    pub(crate) fn new(settings: &HealthCheckSettings, now: Instant) -> Probe {
         let deadline = now + settings.timeout;
         Probe {
             stage: Stage::NextAddress,
@@ -103,7 +103,7 @@ impl Probe {
     }
 
     /// The socket to wait for, and for what. None while a name is looked up.
-    pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.stage {
             Stage::NextAddress => None,
             Stage::Connecting(socket) | Stage::Sending { socket, .. } => {
@@ -116,12 +116,12 @@ impl Probe {
     }
 
     /// When to call [`Probe::advance`] even if the socket is not ready.
-    pub fn wake_at(&self) -> Instant {
+    pub(crate) fn wake_at(&self) -> Instant {
         self.stage_deadline
     }
 
     /// Goes as far as it can without waiting, and gives the verdict at the end. `ready`: the socket was reported so.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         backend: &Backend,
         settings: &HealthCheckSettings,
@@ -157,7 +157,7 @@ impl Probe {
     }
 
     /// After the verdict: what is left of the connection, to be read to its end.
-    pub fn into_rest(self) -> Option<Rest> {
+    pub(crate) fn into_rest(self) -> Option<Rest> {
         self.rest
     }
 
@@ -351,7 +351,7 @@ impl Probe {
 
 /// A connection whose verdict is known: what still comes is read and thrown away, so that closing it is no reset.
 #[derive(Debug)]
-pub struct Rest {
+pub(crate) struct Rest {
     socket: Socket,
     bytes_left: usize,
     deadline: Instant,
@@ -359,17 +359,17 @@ pub struct Rest {
 
 impl Rest {
     /// When to drop it at the latest.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// The socket to read from.
-    pub fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+    pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
         (self.socket.as_fd(), PollFlags::IN)
     }
 
     /// Reads what is there; says whether it is over, so that it can be dropped.
-    pub fn advance(&mut self, now: Instant) -> bool {
+    pub(crate) fn advance(&mut self, now: Instant) -> bool {
         let mut buffer = [0; 4096];
         loop {
             match (&self.socket).read(&mut buffer) {
@@ -382,7 +382,7 @@ impl Rest {
 }
 
 /// Whether this process may send echoes at all, to be asked before the first check; an error names the remedy.
-pub fn may_send_echoes() -> io::Result<()> {
+pub(crate) fn may_send_echoes() -> io::Result<()> {
     match Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(io::Error::new(
             ErrorKind::PermissionDenied,

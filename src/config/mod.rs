@@ -7,13 +7,14 @@
 
 use std::path::Path;
 
-use crate::config::document::{Document, Mistake, Node};
+use crate::config::document::{Document, Node};
 use crate::pool::settings::BackendSettings;
 use crate::pool::settings::BalanceSettings;
 use crate::pool::settings::HealthCheckSettings;
 
 pub use self::admin::Admin;
 pub use self::budget::{MemoryBound, descriptor_budget, descriptor_limit, memory_bound};
+pub use self::error::Mistake;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
 pub use self::summary::summary;
@@ -23,8 +24,8 @@ mod admin;
 mod backends;
 mod balance;
 mod budget;
-pub mod document;
-pub mod error;
+pub(crate) mod document;
+mod error;
 mod health_check;
 mod limits;
 mod proxy;

@@ -20,7 +20,7 @@ use crate::pool::backend::Backend;
 
 /// A connection to a backend in the hands of an exchange.
 #[derive(Debug)]
-pub struct BackendConnection {
+pub(crate) struct BackendConnection {
     /// The socket.
     pub connection: Connection,
     /// Whether it has carried an exchange before.
@@ -30,7 +30,7 @@ pub struct BackendConnection {
 
 /// All of a worker's connections to backends.
 #[derive(Debug, Default)]
-pub struct BackendConnections {
+pub(crate) struct BackendConnections {
     places: Slab<Place>,
     /// For each backend by its index, the one idle longest first.
     idle: Vec<VecDeque<Idle>>,
@@ -55,7 +55,7 @@ struct Idle {
 
 impl BackendConnections {
     /// Begins to connect for `client`. The connection is there once the poller says it is writable.
-    pub fn open(
+    pub(crate) fn open(
         &mut self,
         address: SocketAddr,
         client: Key,
@@ -88,7 +88,7 @@ impl BackendConnections {
     }
 
     /// Lends the idle connection of `backend` that was used last.
-    pub fn take_idle(
+    pub(crate) fn take_idle(
         &mut self,
         backend: &Backend,
         client: Key,
@@ -115,7 +115,7 @@ impl BackendConnections {
 
     /// Keeps a connection whose exchange has ended cleanly until `expires`, or closes it when
     /// `backend` has `idle_max` of them already.
-    pub fn park(
+    pub(crate) fn park(
         &mut self,
         lent: BackendConnection,
         backend: &Backend,
@@ -144,7 +144,7 @@ impl BackendConnections {
     }
 
     /// Closes a lent connection.
-    pub fn close(&mut self, lent: BackendConnection) {
+    pub(crate) fn close(&mut self, lent: BackendConnection) {
         let BackendConnection {
             connection, key, ..
         } = lent;
@@ -154,7 +154,7 @@ impl BackendConnections {
 
     /// Takes an event. Gives the client whose exchange it is for, or nothing when the connection
     /// was idle: what comes then, bytes or an end, was asked for by nobody, and discards it.
-    pub fn note(
+    pub(crate) fn note(
         &mut self,
         key: Key,
         readiness: Readiness,
@@ -175,7 +175,7 @@ impl BackendConnections {
     }
 
     /// Closes the connections that have been idle too long.
-    pub fn expire(&mut self, now: Millis, backends: &[std::sync::Arc<Backend>]) {
+    pub(crate) fn expire(&mut self, now: Millis, backends: &[std::sync::Arc<Backend>]) {
         for (idle, backend) in self.idle.iter_mut().zip(backends) {
             while idle.front().is_some_and(|oldest| oldest.expires <= now) {
                 let expired = idle.pop_front().expect("its front was just looked at");
@@ -186,7 +186,7 @@ impl BackendConnections {
     }
 
     /// When `expire` next has something to do.
-    pub fn next_expiry(&self) -> Millis {
+    pub(crate) fn next_expiry(&self) -> Millis {
         self.idle
             .iter()
             .filter_map(|idle| Some(idle.front()?.expires))

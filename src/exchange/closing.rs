@@ -15,7 +15,7 @@ const LINGER_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Why a client's connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
+pub(crate) enum CloseReason {
     /// The last answer has been given.
     Finished,
     /// The client closed its side between requests.
@@ -54,7 +54,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The reason in words.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             CloseReason::Finished => "closed after the last answer",
             CloseReason::ClientDone => "closed by the client between requests",

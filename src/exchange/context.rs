@@ -19,7 +19,7 @@ const SPARE_MAX: usize = 256;
 
 /// A worker's resources. They belong to one thread; only `runtime` is shared.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// The configuration, the backends, the state of the process.
     pub runtime: Arc<Runtime>,
     /// Where sockets are registered.
@@ -44,7 +44,7 @@ pub struct Context {
 
 impl Context {
     /// The resources of one worker, which `bell` wakes.
-    pub fn new(
+    pub(crate) fn new(
         runtime: Arc<Runtime>,
         bell: &Bell,
         access_log: Option<(AccessLogWriter, Format)>,
@@ -64,12 +64,12 @@ impl Context {
     }
 
     /// An exchange that nobody uses, as new.
-    pub fn take_exchange(&mut self) -> Box<Exchange> {
+    pub(crate) fn take_exchange(&mut self) -> Box<Exchange> {
         self.spare.pop().unwrap_or_default()
     }
 
     /// Takes an exchange back when it is over, with everything that it had borrowed.
-    pub fn put_back(&mut self, mut exchange: Box<Exchange>) {
+    pub(crate) fn put_back(&mut self, mut exchange: Box<Exchange>) {
         exchange.clear(&mut self.backends, &mut self.tools.pipes);
         if self.spare.len() < SPARE_MAX {
             self.spare.push(exchange);
@@ -80,14 +80,14 @@ impl Context {
 /// Makes ids that nobody can guess and that do not repeat: a counter, scrambled under a key drawn
 /// at start. No system call, no lock.
 #[derive(Debug)]
-pub struct RequestIds {
+pub(crate) struct RequestIds {
     key: u64,
     salt: u64,
     count: u64,
 }
 
 /// The length of an id of ours, in hexadecimal digits.
-pub const REQUEST_ID_LEN: usize = 32;
+pub(crate) const REQUEST_ID_LEN: usize = 32;
 
 impl Default for RequestIds {
     fn default() -> Self {
@@ -102,7 +102,7 @@ impl Default for RequestIds {
 
 impl RequestIds {
     /// The next id.
-    pub fn next_id(&mut self) -> [u8; REQUEST_ID_LEN] {
+    pub(crate) fn next_id(&mut self) -> [u8; REQUEST_ID_LEN] {
         self.count = self.count.wrapping_add(1);
         let high = scramble(self.key.wrapping_add(self.count));
         let low = scramble(high ^ self.salt);

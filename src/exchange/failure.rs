@@ -12,7 +12,7 @@ use crate::pool::trace::Outcome;
 
 /// What went wrong between us and a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The connection was refused, or the address cannot be reached.
     ConnectRefused,
     /// The connection did not open in time.
@@ -33,7 +33,7 @@ pub enum Failure {
 
 /// What is done about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Where the request goes now.
     pub next: Next,
     /// Whether it used up one of `balance.tries`.
@@ -46,7 +46,7 @@ pub struct Verdict {
 
 /// Where a request goes after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// To the same backend, over a fresh connection.
     SameBackend,
     /// To a backend not yet tried.
@@ -58,7 +58,7 @@ pub enum Next {
 impl Failure {
     /// Judges a failure. `may_repeat`: the request is idempotent (RFC 9110 9.2.2), and every byte
     /// of its body sent so far is still held.
-    pub fn judge(self, may_repeat: bool) -> Verdict {
+    pub(crate) fn judge(self, may_repeat: bool) -> Verdict {
         use Next::{Answer, OtherBackend, SameBackend};
         let (next, costs_try, blames_backend, status) = match (self, may_repeat) {
             // No byte of the request has gone out: it can go anywhere, whatever it is.
@@ -86,7 +86,7 @@ impl Failure {
     }
 
     /// The failure in the record of decisions.
-    pub fn outcome(self) -> Outcome {
+    pub(crate) fn outcome(self) -> Outcome {
         match self {
             Failure::ConnectRefused => Outcome::ConnectFailed,
             Failure::ConnectTimeout => Outcome::ConnectTimedOut,
@@ -99,7 +99,7 @@ impl Failure {
     }
 
     /// Sorts the error of a connect.
-    pub fn of_connect(error: &io::Error) -> Self {
+    pub(crate) fn of_connect(error: &io::Error) -> Self {
         if is_our_shortage(error) {
             Failure::Shortage
         } else if error.kind() == io::ErrorKind::TimedOut {

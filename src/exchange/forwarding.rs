@@ -90,6 +90,9 @@ impl Client {
         let expected = exchange.request.expects_continue()
             && !exchange.continued
             && exchange.request_relay.taken() == 0;
+        if let Err(error) = &flow {
+            log::debug!("{}: request body: {error}", self.address);
+        }
         let wait = &mut exchange.request_wait;
         match flow {
             Ok(Flow::Done) => {
@@ -276,6 +279,9 @@ impl Client {
         let before = (relay.taken(), self.connection.sent());
         let flow = relay.advance(&mut lent.connection, &mut self.connection, &mut cx.tools);
         let progress = before != (relay.taken(), self.connection.sent());
+        if let Err(error) = &flow {
+            log::debug!("{}: response body: {error}", self.address);
+        }
         let wait = &mut exchange.response_wait;
         match flow {
             Ok(Flow::Done) => {

@@ -20,14 +20,14 @@
 //! What all of them use: `context` (what a worker lends), `backends` (its connections to backends).
 
 mod accepted;
-pub mod backend_connections;
+pub(crate) mod backend_connections;
 mod closing;
 mod connecting;
-pub mod context;
-pub mod failure;
+pub(crate) mod context;
+pub(crate) mod failure;
 mod forwarding;
 mod record;
-pub mod relay;
+pub(crate) mod relay;
 mod reply;
 mod request_head;
 mod tunnel;
@@ -51,7 +51,7 @@ use crate::pool::Tried;
 use crate::pool::backend::InFlight;
 use crate::pool::trace::Decision;
 
-pub use closing::CloseReason;
+pub(crate) use closing::CloseReason;
 
 /// The memory for held bodies that an exchange keeps for the next request.
 const HELD_BYTES_KEPT: usize = 4096;
@@ -61,7 +61,7 @@ const STEPS_MAX: usize = 64;
 
 /// A client's connection, and what is going on on it.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     /// The socket.
     pub connection: Connection,
     /// Since when no request is under way.
@@ -78,7 +78,7 @@ pub struct Client {
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Nothing has been read, and something else than a request comes first.
     Accepted,
     /// No request has begun.
@@ -117,7 +117,7 @@ enum Step {
 
 /// What `advance` came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// Nothing more to do until an event or the deadline.
     Waiting,
     /// There is more to do at once.
@@ -129,7 +129,7 @@ pub enum Turn {
 /// One request and its response. Kept and used again: its buffers grow to what requests need and
 /// stay.
 #[derive(Debug, Default)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     request: RequestHead,
     request_id: [u8; REQUEST_ID_LEN],
     /// When the request's first byte came.
@@ -276,7 +276,7 @@ impl Wait {
 
 impl Client {
     /// A connection on which nothing has happened yet.
-    pub fn new(
+    pub(crate) fn new(
         stream: TcpStream,
         address: SocketAddr,
         key: Key,
@@ -296,7 +296,7 @@ impl Client {
     }
 
     /// Carries the connection as far as it goes.
-    pub fn advance(&mut self, cx: &mut Context) -> Turn {
+    pub(crate) fn advance(&mut self, cx: &mut Context) -> Turn {
         for _ in 0..STEPS_MAX {
             let step = match self.stage {
                 Stage::Accepted => self.accepted(cx),
@@ -319,7 +319,7 @@ impl Client {
     }
 
     /// Acts on a deadline that has passed, if one has.
-    pub fn expire(&mut self, cx: &mut Context) -> Turn {
+    pub(crate) fn expire(&mut self, cx: &mut Context) -> Turn {
         let now = cx.clock.now();
         if self.deadline() > now {
             return Turn::Waiting;
@@ -346,7 +346,7 @@ impl Client {
 
     /// By when something must have happened on this connection. An idle one has no deadline here:
     /// the worker keeps the idle ones in order of their age.
-    pub fn deadline(&self) -> Millis {
+    pub(crate) fn deadline(&self) -> Millis {
         match (self.stage, &self.exchange) {
             (Stage::LingeringClose { until, .. }, _) => until,
             (_, Some(exchange)) => exchange
@@ -358,12 +358,12 @@ impl Client {
     }
 
     /// Whether no request is under way.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.stage == Stage::Idle
     }
 
     /// Passes on what an event said about the backend's socket.
-    pub fn note_backend(&mut self, readiness: Readiness) {
+    pub(crate) fn note_backend(&mut self, readiness: Readiness) {
         let exchange = self.exchange.as_mut();
         if let Some(lent) = exchange.and_then(|exchange| exchange.route.connection.as_mut()) {
             lent.connection.note(readiness);
@@ -372,7 +372,7 @@ impl Client {
 
     /// The end of the connection, whatever the stage: logs what was under way and gives back
     /// everything borrowed.
-    pub fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
+    pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
         if let Some(mut exchange) = self.exchange.take() {
             if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
                 self.connection.reset_on_close();
@@ -457,7 +457,7 @@ impl Route {
 
 impl Exchange {
     /// Gives back what was borrowed and forgets the rest, but for the memory.
-    pub fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
+    pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
         // Each field by name, so that none can be forgotten, and in place, since this is done for
         // every request: building a new value and moving it in cost 900 instructions more.
         let Self {

@@ -6,6 +6,7 @@
 //!
 //! Read next: net/pipes.rs. One relay in each direction is run by exchange/forwarding.rs and exchange/tunnel.rs.
 
+use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
@@ -17,7 +18,7 @@ use crate::net::pipes::{Pipe, Pipes};
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
-pub const SCRATCH_BYTES: usize = 64 * 1024;
+pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// What is read at once for a sink that has proved slow, because its remainder has to be kept.
 const SLOW_SINK_BYTES: usize = 8 * 1024;
@@ -34,7 +35,7 @@ const COPY_BYTES_MAX: usize = 4 * 1024;
 
 /// What a worker lends to a relay for one turn.
 #[derive(Debug)]
-pub struct Tools {
+pub(crate) struct Tools {
     /// Where every read lands first.
     pub scratch: Box<[u8]>,
     /// Where heads and chunks are put together before they are sent.
@@ -55,7 +56,7 @@ impl Default for Tools {
 
 /// How far a relay went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
+pub(crate) enum Flow {
     /// The whole body has been read and sent.
     Done,
     /// The source has nothing now.
@@ -68,7 +69,7 @@ pub enum Flow {
 
 /// Why a relay cannot go on.
 #[derive(Debug)]
-pub enum RelayError {
+pub(crate) enum RelayError {
     /// Reading failed.
     Source(io::Error),
     /// The source ended before its body did.
@@ -81,9 +82,21 @@ pub enum RelayError {
     Sink(io::Error),
 }
 
+impl fmt::Display for RelayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RelayError::Source(error) => write!(f, "reading failed: {error}"),
+            RelayError::SourceEnded => f.write_str("it ended before its body did"),
+            RelayError::Malformed(error) => write!(f, "malformed body: {error}"),
+            RelayError::TooLong => f.write_str("the body is longer than allowed"),
+            RelayError::Sink(error) => write!(f, "writing failed: {error}"),
+        }
+    }
+}
+
 impl RelayError {
     /// The status for a client whose request body this is.
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         match self {
             RelayError::TooLong => 413,
             RelayError::Malformed(error) => error.status(),
@@ -94,7 +107,7 @@ impl RelayError {
 
 /// How the sink is told where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
+pub(crate) enum Writer {
     /// By its length, or by the end of the connection: the data alone is sent.
     Plain,
     /// In chunks, with the source's trailers if `trailers`.
@@ -114,7 +127,7 @@ enum Reader {
 
 /// One body on its way.
 #[derive(Debug)]
-pub struct Relay {
+pub(crate) struct Relay {
     reader: Reader,
     writer: Writer,
     pipe: Option<Pipe>,
@@ -146,7 +159,7 @@ impl Default for Relay {
 impl Relay {
     /// A relay for a body that comes framed as `body`. `data_max` bounds its data, and `limits`
     /// its trailer section.
-    pub fn new(body: Body, writer: Writer, data_max: u64, limits: &HeadLimits) -> Self {
+    pub(crate) fn new(body: Body, writer: Writer, data_max: u64, limits: &HeadLimits) -> Self {
         let reader = match body {
             Body::None | Body::Length(0) => Reader::Finished,
             Body::Length(length) => Reader::Length(length),
@@ -162,7 +175,7 @@ impl Relay {
     }
 
     /// A relay for whatever comes until the source ends: one direction of a tunnel.
-    pub fn tunnel() -> Self {
+    pub(crate) fn tunnel() -> Self {
         Self {
             reader: Reader::UntilClose,
             ..Self::default()
@@ -170,17 +183,17 @@ impl Relay {
     }
 
     /// Whether the body has been read to its end.
-    pub fn has_read_all(&self) -> bool {
+    pub(crate) fn has_read_all(&self) -> bool {
         matches!(self.reader, Reader::Finished)
     }
 
     /// Bytes taken from the source; grows whenever it made progress.
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
 
     /// Gives the pipe back, closed when bytes are left in it.
-    pub fn release_pipe(&mut self, pipes: &mut Pipes) {
+    pub(crate) fn release_pipe(&mut self, pipes: &mut Pipes) {
         if let Some(pipe) = self.pipe.take() {
             pipes.put_back(pipe);
         }
@@ -189,7 +202,7 @@ impl Relay {
     /// Translates the part of the body that lies at the front of `input` for the sink. It is
     /// appended to `out`, except that long plain data is left where it is and given as the second
     /// value, to be sent after `out`. The first value says how much of `input` was used.
-    pub fn translate<'a>(
+    pub(crate) fn translate<'a>(
         &mut self,
         input: &'a [u8],
         out: &mut Vec<u8>,
@@ -269,7 +282,7 @@ impl Relay {
     }
 
     /// Moves the body on as far as both sides allow.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         source: &mut Connection,
         sink: &mut Connection,

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::text::timestamp::Clock;
 
-pub use crate::log::line::{AccessLine, Format};
+pub(crate) use crate::log::line::{AccessLine, Format};
 
 /// What one worker's lines may take while they wait, in bytes. Allocated once, touched only as far as it is used.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -29,7 +29,7 @@ const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The log as a whole: gives out writers, and stops the thread.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     shared: Arc<Shared>,
     thread: Thread,
     is_done: Receiver<()>,
@@ -37,7 +37,7 @@ pub struct AccessLog {
 
 /// One worker's end of the log.
 #[derive(Debug)]
-pub struct AccessLogWriter {
+pub(crate) struct AccessLogWriter {
     buffer: Arc<Mutex<Vec<u8>>>,
     clock: Clock,
     shared: Arc<Shared>,
@@ -57,7 +57,7 @@ struct Shared {
 
 impl AccessLog {
     /// Starts the thread that writes to standard output.
-    pub fn start() -> io::Result<AccessLog> {
+    pub(crate) fn start() -> io::Result<AccessLog> {
         // `io::Stdout` looks for line ends and flushes at each: a system call per line. The file is a second descriptor
         // of the same output; it is never seen by anyone else.
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -65,7 +65,7 @@ impl AccessLog {
     }
 
     /// Another writer, for one worker.
-    pub fn writer(&self) -> AccessLogWriter {
+    pub(crate) fn writer(&self) -> AccessLogWriter {
         let buffer = Arc::new(Mutex::new(Vec::with_capacity(BUFFER_BYTES)));
         lock(&self.shared.buffers).push(Arc::clone(&buffer));
         AccessLogWriter {
@@ -78,7 +78,7 @@ impl AccessLog {
 
     /// Writes everything there is and ends the thread, but waits no longer than `timeout`; whether all was written.
     /// Lines that come later are never written: the workers stop first.
-    pub fn stop(self, timeout: Duration) -> bool {
+    pub(crate) fn stop(self, timeout: Duration) -> bool {
         self.shared.stopping.store(true, Ordering::Release);
         self.thread.unpark();
         self.is_done.recv_timeout(timeout).is_ok()
@@ -111,7 +111,7 @@ impl AccessLog {
 
 impl AccessLogWriter {
     /// Appends a line, or drops and counts it when the log does not keep up. Never waits for the output.
-    pub fn write(&mut self, format: Format, line: &AccessLine<'_>) {
+    pub(crate) fn write(&mut self, format: Format, line: &AccessLine<'_>) {
         let mut buffer = lock(&self.buffer);
         let bytes_before = buffer.len();
         // Asked before and not after, so that the buffer never grows.

@@ -13,7 +13,7 @@ const WORD_BYTES_MAX: usize = 128;
 
 /// One exchange, or what there was of it.
 #[derive(Debug, Clone, Copy)]
-pub struct AccessLine<'a> {
+pub(crate) struct AccessLine<'a> {
     /// The client's address.
     pub client: IpAddr,
     /// As received; empty when nothing of it came.

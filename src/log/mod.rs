@@ -1,5 +1,5 @@
 //! The two logs: access lines on standard output, events on standard error.
 
-pub mod access;
+pub(crate) mod access;
 pub mod events;
-pub mod line;
+pub(crate) mod line;

@@ -6,7 +6,7 @@ use crate::net::waker::Bell;
 
 /// The number of open client connections, and the listener that may be waiting for it to fall.
 #[derive(Debug)]
-pub struct Open {
+pub(crate) struct Open {
     /// How many there may be.
     pub max: usize,
     /// Wakes the listener.
@@ -17,7 +17,7 @@ pub struct Open {
 
 impl Open {
     /// Admits at most `max` connections at once.
-    pub fn new(max: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(max: usize) -> std::io::Result<Self> {
         Ok(Self {
             max,
             listener: Bell::new()?,
@@ -27,33 +27,33 @@ impl Open {
     }
 
     /// Whether another connection may be accepted. Only the listener adds, so the answer holds.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.count.load(Ordering::SeqCst) < self.max
     }
 
     /// How many are open.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
     /// Counts one more.
-    pub fn add(&self) {
+    pub(crate) fn add(&self) {
         self.count.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Counts one less.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         self.count.fetch_sub(1, Ordering::SeqCst);
         self.room_may_be_made();
     }
 
     /// The listener announces that it waits for room. It must look at `has_room` once more after this.
-    pub fn listener_waits(&self) {
+    pub(crate) fn listener_waits(&self) {
         self.listener_waits.store(true, Ordering::SeqCst);
     }
 
     /// Wakes the listener if it waits: a connection closed, or became idle and could be.
-    pub fn room_may_be_made(&self) {
+    pub(crate) fn room_may_be_made(&self) {
         if self.listener_waits.load(Ordering::SeqCst)
             && self.listener_waits.swap(false, Ordering::SeqCst)
         {

@@ -20,7 +20,7 @@ use crate::net::poller::Readiness;
 
 /// A non-blocking TCP connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     /// A read may bring something: nobody has seen the kernel's buffer empty since the last event.
     readable: bool,
@@ -39,7 +39,7 @@ pub struct Connection {
 
 /// What a `receive` found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received<'a> {
+pub(crate) enum Received<'a> {
     /// All bytes at hand, those kept from earlier first; at least one is new.
     Bytes(&'a [u8]),
     /// Nothing now; an event will tell.
@@ -50,7 +50,7 @@ pub enum Received<'a> {
 
 impl Connection {
     /// Takes over a non-blocking stream. Nothing is known to be readable; writing may be tried.
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
             readable: false,
@@ -65,7 +65,7 @@ impl Connection {
     }
 
     /// Takes over a stream that is still connecting: it becomes writable when that has ended.
-    pub fn connecting(stream: TcpStream) -> Self {
+    pub(crate) fn connecting(stream: TcpStream) -> Self {
         Self {
             writable: false,
             ..Self::new(stream)
@@ -73,7 +73,7 @@ impl Connection {
     }
 
     /// Notes what an event said.
-    pub fn note(&mut self, readiness: Readiness) {
+    pub(crate) fn note(&mut self, readiness: Readiness) {
         let gone = Readiness::HUP | Readiness::ERR;
         if readiness.intersects(Readiness::IN | Readiness::RDHUP | gone) {
             self.readable = true;
@@ -90,34 +90,34 @@ impl Connection {
     }
 
     /// Whether a read may bring something.
-    pub fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.readable
     }
 
     /// Whether the peer is known to have closed its sending side (bytes may still be unread).
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
     /// Whether the connection is known to be gone in both directions.
-    pub fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.broken
     }
 
     /// Makes the next `receive` ask the kernel, whatever the events said.
-    pub fn expect_input(&mut self) {
+    pub(crate) fn expect_input(&mut self) {
         self.readable = true;
         self.ended = true;
     }
 
     /// Makes the next `flush` ask the kernel, whatever the events said.
-    pub fn try_output(&mut self) {
+    pub(crate) fn try_output(&mut self) {
         self.writable = true;
     }
 
     /// Reads what there is, at most `scratch`, and gives it together with what was kept from
     /// earlier. `consume` must follow before the scratch buffer is used for anything else.
-    pub fn receive<'a>(&'a mut self, scratch: &'a mut [u8]) -> io::Result<Received<'a>> {
+    pub(crate) fn receive<'a>(&'a mut self, scratch: &'a mut [u8]) -> io::Result<Received<'a>> {
         match self.read(scratch)? {
             Some(0) => Ok(Received::End),
             None => Ok(Received::Wait),
@@ -134,7 +134,7 @@ impl Connection {
     }
 
     /// Drops the first `used` bytes of what `receive` gave and keeps the rest.
-    pub fn consume(&mut self, used: usize, scratch: &[u8]) {
+    pub(crate) fn consume(&mut self, used: usize, scratch: &[u8]) {
         let in_scratch = std::mem::take(&mut self.in_scratch) as usize;
         if in_scratch > 0 {
             self.input.extend(&scratch[used..in_scratch]);
@@ -147,7 +147,7 @@ impl Connection {
     ///
     /// A read that does not fill the buffer has emptied the kernel's, so the usual "would block"
     /// is not asked for, unless the peer has ended: its end would bring no further event.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         if !self.readable {
             return Ok(None);
         }
@@ -176,33 +176,33 @@ impl Connection {
     }
 
     /// The kernel said "would block" to somebody who read without `read` (splice).
-    pub fn read_would_block(&mut self) {
+    pub(crate) fn read_would_block(&mut self) {
         // An end or a reset stays readable; then "would block" cannot have been the answer.
         self.readable = false;
     }
 
     /// The kernel said "would block" to somebody who wrote without `send` (splice).
-    pub fn write_would_block(&mut self) {
+    pub(crate) fn write_would_block(&mut self) {
         self.writable = false;
     }
 
     /// Whether a write may succeed at once.
-    pub fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         self.writable
     }
 
     /// Bytes that were read and not consumed.
-    pub fn buffered(&self) -> &[u8] {
+    pub(crate) fn buffered(&self) -> &[u8] {
         self.input.bytes()
     }
 
     /// Drops the first `used` of the buffered bytes.
-    pub fn consume_buffered(&mut self, used: usize) {
+    pub(crate) fn consume_buffered(&mut self, used: usize) {
         self.input.consume(used);
     }
 
     /// Drops the first `used` of the buffered bytes and leaves them in `place`, where nothing else stays.
-    pub fn move_buffered(&mut self, used: usize, place: &mut Vec<u8>) {
+    pub(crate) fn move_buffered(&mut self, used: usize, place: &mut Vec<u8>) {
         if used == 0 {
             return place.clear();
         }
@@ -214,13 +214,13 @@ impl Connection {
     }
 
     /// Puts bytes back before those that are buffered.
-    pub fn unread(&mut self, bytes: &[u8]) {
+    pub(crate) fn unread(&mut self, bytes: &[u8]) {
         self.input.prepend(bytes);
     }
 
     /// Sends `head` and then `body`: what the kernel takes at once, the rest as it becomes
     /// possible, through `flush`. One system call when nothing is waiting.
-    pub fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
         let mut written = 0;
         if self.output.is_empty() && self.writable {
             written = self.write_once(&[IoSlice::new(head), IoSlice::new(body)])?;
@@ -232,7 +232,7 @@ impl Connection {
     }
 
     /// Sends what is waiting. True when nothing is left.
-    pub fn flush(&mut self) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
         while !self.output.is_empty() {
             if !self.writable {
                 return Ok(false);
@@ -247,44 +247,44 @@ impl Connection {
     }
 
     /// Bytes that the kernel has taken so far.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
     /// Counts bytes that went out without `send` (splice).
-    pub fn count_sent(&mut self, bytes: u64) {
+    pub(crate) fn count_sent(&mut self, bytes: u64) {
         self.sent += bytes;
     }
 
     /// Closes the sending side.
-    pub fn shutdown_write(&mut self) {
+    pub(crate) fn shutdown_write(&mut self) {
         // A peer that is gone already has nothing to be told.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Makes the close a reset, so that the peer cannot take what it got for complete.
-    pub fn reset_on_close(&mut self) {
+    pub(crate) fn reset_on_close(&mut self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
     /// Whether a connection that should be silent is: open, and no byte has come. One system call.
-    pub fn is_silent(&mut self) -> bool {
+    pub(crate) fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The address of our end.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
 
     /// Whether the connection to `peer` has met its own end: on one host a connect can.
-    pub fn is_connected_to_itself(&self, peer: SocketAddr) -> bool {
+    pub(crate) fn is_connected_to_itself(&self, peer: SocketAddr) -> bool {
         self.stream.local_addr().is_ok_and(|local| local == peer)
     }
 
     /// The error that a finished connect left, if it failed.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+    pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.stream.take_error()
     }
 

@@ -11,7 +11,7 @@ const UNLISTED: u32 = u32::MAX - 1;
 
 /// Indices in the order in which they were last touched: a doubly linked list over a vector.
 #[derive(Debug)]
-pub struct IdleList {
+pub(crate) struct IdleList {
     links: Vec<Link>,
     oldest: u32,
     newest: u32,
@@ -35,7 +35,7 @@ impl Default for IdleList {
 
 impl IdleList {
     /// Makes `index` the newest, whether it was listed or not.
-    pub fn touch(&mut self, index: u32) {
+    pub(crate) fn touch(&mut self, index: u32) {
         if self.newest == index {
             return;
         }
@@ -62,7 +62,7 @@ impl IdleList {
     }
 
     /// Takes `index` out, if it is listed.
-    pub fn remove(&mut self, index: u32) {
+    pub(crate) fn remove(&mut self, index: u32) {
         let Some(link) = self.links.get_mut(index as usize) else {
             return;
         };
@@ -82,7 +82,7 @@ impl IdleList {
     }
 
     /// The one that was touched longest ago.
-    pub fn oldest(&self) -> Option<u32> {
+    pub(crate) fn oldest(&self) -> Option<u32> {
         (self.oldest != NONE).then_some(self.oldest)
     }
 }

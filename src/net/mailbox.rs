@@ -20,11 +20,11 @@ use crate::net::waker::Bell;
 const WAITING_MAX: usize = 1024;
 
 /// A connection just accepted.
-pub type Accepted = (TcpStream, SocketAddr);
+pub(crate) type Accepted = (TcpStream, SocketAddr);
 
 /// One worker, as the listener sees it.
 #[derive(Debug)]
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     /// Wakes the worker.
     pub bell: Bell,
     receiver: Receiver<Accepted>,
@@ -39,13 +39,13 @@ pub struct Mailbox {
 
 /// The listener's end of a mailbox. When it is gone, no more connections will come.
 #[derive(Debug)]
-pub struct MailboxSender {
+pub(crate) struct MailboxSender {
     mailbox: std::sync::Arc<Mailbox>,
     sender: Sender<Accepted>,
 }
 
 /// A mailbox and the end to put things into.
-pub fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
+pub(crate) fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
     let (sender, receiver) = bounded(WAITING_MAX);
     let mailbox = std::sync::Arc::new(Mailbox {
         bell: Bell::new()?,
@@ -61,7 +61,7 @@ pub fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
 impl MailboxSender {
     /// Hands a connection over; `wake` must follow. Waits while the mailbox is full: a worker takes connections over
     /// before everything else.
-    pub fn send(&self, accepted: Accepted) {
+    pub(crate) fn send(&self, accepted: Accepted) {
         self.mailbox.load.fetch_add(1, Ordering::Relaxed);
         if let Err(TrySendError::Full(accepted)) = self.sender.try_send(accepted) {
             self.wake();
@@ -72,7 +72,7 @@ impl MailboxSender {
 
     /// Rings if the worker sleeps. Once for all that was handed over since the last time: on
     /// connections of one request the hand-over is most of the cost.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if self.mailbox.sleeps.load(Ordering::SeqCst)
             && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
         {
@@ -81,17 +81,17 @@ impl MailboxSender {
     }
 
     /// How many connections the worker has.
-    pub fn load(&self) -> usize {
+    pub(crate) fn load(&self) -> usize {
         self.mailbox.load.load(Ordering::Relaxed)
     }
 
     /// Since when the worker's longest idle client has been idle.
-    pub fn oldest_idle(&self) -> Millis {
+    pub(crate) fn oldest_idle(&self) -> Millis {
         self.mailbox.oldest_idle.load(Ordering::Relaxed)
     }
 
     /// Asks the worker to close its longest idle client.
-    pub fn ask_for_room(&self) {
+    pub(crate) fn ask_for_room(&self) {
         self.mailbox.to_evict.fetch_add(1, Ordering::SeqCst);
         self.mailbox.bell.ring();
     }
@@ -99,35 +99,35 @@ impl MailboxSender {
 
 impl Mailbox {
     /// Announces that the worker is about to sleep. False: something is there, so it must not.
-    pub fn fall_asleep(&self) -> bool {
+    pub(crate) fn fall_asleep(&self) -> bool {
         self.sleeps.store(true, Ordering::SeqCst);
         self.receiver.is_empty()
     }
 
     /// The worker is awake and needs no bell.
-    pub fn wake_up(&self) {
+    pub(crate) fn wake_up(&self) {
         self.sleeps.store(false, Ordering::SeqCst);
     }
 
     /// The next connection. `Err(true)`: none will come any more.
-    pub fn receive(&self) -> Result<Accepted, bool> {
+    pub(crate) fn receive(&self) -> Result<Accepted, bool> {
         self.receiver
             .try_recv()
             .map_err(|error| error == TryRecvError::Disconnected)
     }
 
     /// Counts a connection as closed.
-    pub fn closed_one(&self) {
+    pub(crate) fn closed_one(&self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Tells the listener how old the longest idle client is.
-    pub fn publish_oldest_idle(&self, since: Millis) {
+    pub(crate) fn publish_oldest_idle(&self, since: Millis) {
         self.oldest_idle.store(since, Ordering::Relaxed);
     }
 
     /// How many idle clients the listener has asked to close since the last call.
-    pub fn take_evictions(&self) -> u32 {
+    pub(crate) fn take_evictions(&self) -> u32 {
         if self.to_evict.load(Ordering::Relaxed) == 0 {
             0
         } else {

@@ -5,16 +5,16 @@
 //! `pipes` are a worker's tables; `proxy_protocol` is a header in front of everything, `errno` sorts the kernel's
 //! errors, `lock` takes a lock.
 
-pub mod admission;
-pub mod clock;
-pub mod connection;
-pub mod errno;
-pub mod idle_list;
-pub mod lock;
-pub mod mailbox;
-pub mod pipes;
-pub mod poller;
-pub mod proxy_protocol;
-pub mod slab;
-pub mod timers;
-pub mod waker;
+pub(crate) mod admission;
+pub(crate) mod clock;
+pub(crate) mod connection;
+pub(crate) mod errno;
+pub(crate) mod idle_list;
+pub(crate) mod lock;
+pub(crate) mod mailbox;
+pub(crate) mod pipes;
+pub(crate) mod poller;
+pub(crate) mod proxy_protocol;
+pub(crate) mod slab;
+pub(crate) mod timers;
+pub(crate) mod waker;

@@ -7,14 +7,14 @@ use std::os::fd::OwnedFd;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 /// Pipes that one worker keeps open.
-pub const PIPES_MAX: usize = 32;
+pub(crate) const PIPES_MAX: usize = 32;
 
 /// What a pipe is asked to hold. The kernel may give less.
-pub const PIPE_BYTES: usize = 256 * 1024;
+pub(crate) const PIPE_BYTES: usize = 256 * 1024;
 
 /// A pipe between two splices.
 #[derive(Debug)]
-pub struct Pipe {
+pub(crate) struct Pipe {
     /// Where bytes go in.
     pub into: OwnedFd,
     /// Where they come out.
@@ -27,19 +27,19 @@ pub struct Pipe {
 
 /// A worker's pipes: opened when first needed, used again when empty, bounded in number.
 #[derive(Debug, Default)]
-pub struct Pipes {
+pub(crate) struct Pipes {
     spare: Vec<Pipe>,
     lent: usize,
 }
 
 impl Pipes {
-    /// How many are in use.
-    pub fn lent(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn lent(&self) -> usize {
         self.lent
     }
 
     /// An empty pipe, unless all are in use or the kernel gives none: then the body is copied.
-    pub fn take(&mut self) -> Option<Pipe> {
+    pub(crate) fn take(&mut self) -> Option<Pipe> {
         if self.lent == PIPES_MAX {
             return None;
         }
@@ -61,7 +61,7 @@ impl Pipes {
     }
 
     /// Takes a pipe back. One with bytes in it is closed: they belong to a body that broke off.
-    pub fn put_back(&mut self, pipe: Pipe) {
+    pub(crate) fn put_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
         if pipe.holds == 0 {
             self.spare.push(pipe);

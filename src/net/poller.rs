@@ -17,7 +17,7 @@ use crate::net::slab::Key;
 use crate::net::waker::Bell;
 
 /// What an event says about a socket.
-pub type Readiness = epoll::EventFlags;
+pub(crate) type Readiness = epoll::EventFlags;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
@@ -30,7 +30,7 @@ const BACKEND_BIT: u64 = 1 << 63;
 
 /// Whose socket an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// A client's connection.
     Client(Key),
     /// A backend's connection.
@@ -65,16 +65,16 @@ impl Source {
 
 /// An epoll instance.
 #[derive(Debug)]
-pub struct Poller {
+pub(crate) struct Poller {
     epoll: OwnedFd,
 }
 
 /// The events that a wait brought. It stays on the thread that waits.
-pub struct Events(Vec<epoll::Event>);
+pub(crate) struct Events(Vec<epoll::Event>);
 
 impl Poller {
     /// A poller whose wait `bell` ends.
-    pub fn new(bell: &Bell) -> io::Result<Self> {
+    pub(crate) fn new(bell: &Bell) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         // Edge-triggered: each write to the eventfd is an event, and nobody has to read it empty.
         let flags = Readiness::IN | Readiness::ET;
@@ -83,7 +83,7 @@ impl Poller {
     }
 
     /// Registers a socket for all it will ever report. Closing the socket ends the registration.
-    pub fn register(&self, socket: impl AsFd, source: Source) -> io::Result<()> {
+    pub(crate) fn register(&self, socket: impl AsFd, source: Source) -> io::Result<()> {
         let flags = Readiness::IN | Readiness::OUT | Readiness::RDHUP | Readiness::ET;
         epoll::add(
             &self.epoll,
@@ -96,7 +96,7 @@ impl Poller {
 
     /// Waits for events, at most until `timeout` is over (`None`: for ever). A signal or the bell
     /// end the wait without an event.
-    pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.0.clear();
         let timeout = timeout.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -118,7 +118,7 @@ impl Default for Events {
 
 impl Events {
     /// What the last wait brought.
-    pub fn iter(&self) -> impl Iterator<Item = (Source, Readiness)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Source, Readiness)> + '_ {
         let of_socket = |event: &&epoll::Event| event.data.u64() != WAKE_TOKEN;
         self.0
             .iter()

@@ -22,7 +22,7 @@ const VARIABLE_BYTES_MAX: usize = 4096;
 
 /// A header, taken whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// Bytes that belong to it.
     pub used: usize,
     /// The client's address; `None` where the sender speaks for itself (LOCAL) or does not know, so
@@ -32,10 +32,10 @@ pub struct Header {
 
 /// The bytes are not the beginning of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAHeader;
+pub(crate) struct NotAHeader;
 
 /// Takes a header from the front of `input`. `Ok(None)`: it is not whole yet.
-pub fn take(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
+pub(crate) fn take(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
     match input.first() {
         None => Ok(None),
         Some(b'P') => take_line(input),
@@ -155,7 +155,7 @@ fn part<const N: usize>(variable: &[u8], at: usize, block: usize) -> Result<[u8;
 }
 
 /// Appends a version 2 header that names `client` as the source and `local` as the destination.
-pub fn write(client: SocketAddr, local: SocketAddr, out: &mut Vec<u8>) {
+pub(crate) fn write(client: SocketAddr, local: SocketAddr, out: &mut Vec<u8>) {
     out.extend_from_slice(SIGNATURE);
     out.push(0x21);
     match (client.ip().to_canonical(), local.ip().to_canonical()) {

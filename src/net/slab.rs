@@ -5,7 +5,7 @@
 
 /// The number of a place together with its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     /// The place.
     pub index: u32,
     /// How often the place had been given away before.
@@ -14,7 +14,7 @@ pub struct Key {
 
 /// Values in numbered places.
 #[derive(Debug)]
-pub struct Slab<T> {
+pub(crate) struct Slab<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
 }
@@ -36,17 +36,17 @@ impl<T> Default for Slab<T> {
 
 impl<T> Slab<T> {
     /// How many values there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }
 
     /// Whether there is no value.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Puts the value that `make` builds from its key into a free place.
-    pub fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place {
                 generation: 0,
@@ -65,7 +65,7 @@ impl<T> Slab<T> {
     }
 
     /// The value with this key, unless it has gone.
-    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let place = self.places.get_mut(key.index as usize)?;
         if place.generation == key.generation {
             place.value.as_mut()
@@ -75,7 +75,7 @@ impl<T> Slab<T> {
     }
 
     /// The value that stands in this place now, with its key.
-    pub fn at(&self, index: u32) -> Option<(Key, &T)> {
+    pub(crate) fn at(&self, index: u32) -> Option<(Key, &T)> {
         let place = self.places.get(index as usize)?;
         let key = Key {
             index,
@@ -85,7 +85,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes the value out; its place is free and its key is void.
-    pub fn remove(&mut self, key: Key) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let place = self.places.get_mut(key.index as usize)?;
         if place.generation != key.generation {
             return None;
@@ -98,7 +98,7 @@ impl<T> Slab<T> {
     }
 
     /// The keys of all values, for what must be done to each of them.
-    pub fn keys(&self) -> Vec<Key> {
+    pub(crate) fn keys(&self) -> Vec<Key> {
         let occupied = |(place, index): (&Place<T>, u32)| {
             place.value.as_ref().map(|_| Key {
                 index,

@@ -10,13 +10,13 @@ use crate::net::clock::{Millis, NEVER};
 /// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set anew.
 /// Only a deadline that comes *nearer* moves the alarm.
 #[derive(Debug, Default)]
-pub struct Alarms {
+pub(crate) struct Alarms {
     set: BTreeSet<(Millis, u32)>,
 }
 
 impl Alarms {
     /// Makes the alarm of `index`, now set for `alarm`, ring no later than `deadline`.
-    pub fn ensure(&mut self, index: u32, alarm: &mut Millis, deadline: Millis) {
+    pub(crate) fn ensure(&mut self, index: u32, alarm: &mut Millis, deadline: Millis) {
         if deadline < *alarm {
             self.cancel(index, alarm);
             self.set.insert((deadline, index));
@@ -25,7 +25,7 @@ impl Alarms {
     }
 
     /// Takes the alarm back.
-    pub fn cancel(&mut self, index: u32, alarm: &mut Millis) {
+    pub(crate) fn cancel(&mut self, index: u32, alarm: &mut Millis) {
         if *alarm != NEVER {
             self.set.remove(&(*alarm, index));
             *alarm = NEVER;
@@ -33,7 +33,7 @@ impl Alarms {
     }
 
     /// Takes out one alarm that has rung by `now`; its owner must mark it as `NEVER`.
-    pub fn rung(&mut self, now: Millis) -> Option<u32> {
+    pub(crate) fn rung(&mut self, now: Millis) -> Option<u32> {
         let (at, index) = *self.set.first()?;
         if at > now {
             return None;
@@ -43,7 +43,7 @@ impl Alarms {
     }
 
     /// When the next alarm rings.
-    pub fn next(&self) -> Millis {
+    pub(crate) fn next(&self) -> Millis {
         self.set.first().map_or(NEVER, |(at, _)| *at)
     }
 }

@@ -50,7 +50,7 @@ impl AsFd for Bell {
 }
 
 /// A duration as `poll` takes it, rounded up to the next millisecond so that a deadline has passed when it returns.
-pub fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     let ms = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     Timespec {
         tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),

@@ -5,10 +5,10 @@
 //! `persist.rs` and `balance.rs` for what they serve.
 
 /// A `SipHash` key. These are not secrets: they make the results opaque, not unforgeable.
-pub type Key = (u64, u64);
+pub(crate) type Key = (u64, u64);
 
 /// SipHash-2-4 with its 64-bit result.
-pub fn hash_64(key: Key, data: &[u8]) -> u64 {
+pub(crate) fn hash_64(key: Key, data: &[u8]) -> u64 {
     let mut sip = Sip::new(key);
     sip.eat(data);
     sip.v[2] ^= 0xff;
@@ -16,7 +16,7 @@ pub fn hash_64(key: Key, data: &[u8]) -> u64 {
 }
 
 /// SipHash-2-4 with its 128-bit result, as bytes in the reference implementation's order.
-pub fn hash_128(key: Key, data: &[u8]) -> [u8; 16] {
+pub(crate) fn hash_128(key: Key, data: &[u8]) -> [u8; 16] {
     let mut sip = Sip::new(key);
     sip.v[1] ^= 0xee;
     sip.eat(data);
@@ -31,7 +31,7 @@ pub fn hash_128(key: Key, data: &[u8]) -> [u8; 16] {
 }
 
 /// Spreads the bits of one word over all of it (the finalizer of `MurmurHash3`).
-pub fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x ^= x >> 33;
     x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
     x ^= x >> 33;
@@ -40,7 +40,7 @@ pub fn mix(mut x: u64) -> u64 {
 }
 
 /// The binary logarithm of `x` (at least 1), in units of 2^-32, rounded down. It never falls where `x` grows.
-pub fn log2(x: u64) -> u64 {
+pub(crate) fn log2(x: u64) -> u64 {
     let zeros = x.leading_zeros();
     let mut result = u64::from(63 - zeros);
     // `m` is x scaled to [1, 2) with 63 bits after the point; each squaring brings out one more bit of the result.

@@ -8,7 +8,7 @@ use crate::pool::settings::{HealthCheckSettings, Kind};
 
 /// What is remembered of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Health {
+pub(crate) struct Health {
     up: bool,
     /// In a row, up to `fall`.
     failures: u32,
@@ -20,7 +20,7 @@ pub struct Health {
 
 /// What was seen of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// A connection was opened for an exchange.
     Connected,
     /// A response head arrived.
@@ -37,7 +37,7 @@ pub enum Event {
 
 /// The part of the settings that counts here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// How it is checked.
     pub check: Check,
     /// Successes in a row to come up.
@@ -48,7 +48,7 @@ pub struct Rules {
 
 /// The kinds of check by what they prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
+pub(crate) enum Check {
     /// It connects.
     Tcp,
     /// It is the only judge of coming up.
@@ -74,7 +74,7 @@ enum Proof {
 
 impl Health {
     /// Backends start up; the first check runs at once.
-    pub const NEW: Health = Health {
+    pub(crate) const NEW: Health = Health {
         up: true,
         failures: 0,
         successes: 0,
@@ -82,28 +82,28 @@ impl Health {
     };
 
     /// Whether it may take requests.
-    pub fn is_up(self) -> bool {
+    pub(crate) fn is_up(self) -> bool {
         self.up
     }
 
     /// Failures in a row.
-    pub fn failures(self) -> u32 {
+    pub(crate) fn failures(self) -> u32 {
         self.failures
     }
 
     /// Successes in a row while down, not yet enough.
-    pub fn successes(self) -> u32 {
+    pub(crate) fn successes(self) -> u32 {
         self.successes
     }
 
     /// Whether only a new connection can bring it up, which a check by echo cannot show.
-    pub fn waits_for_connection(self) -> bool {
+    pub(crate) fn waits_for_connection(self) -> bool {
         !self.up && self.needs == Proof::Connection
     }
 
     /// The state after an event.
     #[must_use]
-    pub fn after(self, event: Event, rules: &Rules) -> Health {
+    pub(crate) fn after(self, event: Event, rules: &Rules) -> Health {
         match event {
             Event::ConnectFailed => self.after_failure(Proof::Connection, rules),
             Event::Died => self.after_failure(Proof::Answer, rules),
@@ -161,7 +161,7 @@ impl Health {
 
 impl Rules {
     /// Takes what counts here from the settings.
-    pub fn new(settings: &HealthCheckSettings) -> Rules {
+    pub(crate) fn new(settings: &HealthCheckSettings) -> Rules {
         let check = match settings.kind {
             Kind::Tcp => Check::Tcp,
             Kind::Http { .. } => Check::Http,

@@ -11,9 +11,9 @@
 pub mod backend;
 pub mod balance;
 pub mod explain;
-pub mod hash;
-pub mod health;
-pub mod persist;
+pub(crate) mod hash;
+pub(crate) mod health;
+pub(crate) mod persist;
 pub mod settings;
 pub mod trace;
 

@@ -14,12 +14,12 @@ const CLIENT_KEY: Key = (0x726f_6e64_6f20_636c, 0x6965_6e74_206b_2031);
 const COOKIE_KEY: Key = (0x726f_6e64_6f20_636f, 0x6f6b_6965_206b_2031);
 
 /// A backend's part in the rendezvous.
-pub fn name_key(name: &str) -> u64 {
+pub(crate) fn name_key(name: &str) -> u64 {
     hash_64(NAME_KEY, name.as_bytes())
 }
 
 /// A client's part in the rendezvous; an IPv4 address written as IPv6 is the same client.
-pub fn client_key(client: IpAddr) -> u64 {
+pub(crate) fn client_key(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => hash_64(CLIENT_KEY, &address.octets()),
         IpAddr::V6(address) => hash_64(CLIENT_KEY, &address.octets()),
@@ -27,7 +27,7 @@ pub fn client_key(client: IpAddr) -> u64 {
 }
 
 /// The cookie's value that binds a client to the backend of that name: opaque, it shows neither name nor address.
-pub fn cookie_value(name: &str) -> [u8; 32] {
+pub(crate) fn cookie_value(name: &str) -> [u8; 32] {
     let mut value = [0; 32];
     for (pair, byte) in value
         .as_chunks_mut::<2>()
@@ -46,7 +46,7 @@ fn hex_digit(nibble: u8) -> u8 {
 
 /// The cookies of one pool.
 #[derive(Debug)]
-pub struct Cookies {
+pub(crate) struct Cookies {
     name: String,
     /// By backend.
     values: Vec<[u8; 32]>,
@@ -54,7 +54,7 @@ pub struct Cookies {
 
 impl Cookies {
     /// For backends of these names.
-    pub fn new<'a>(cookie: &str, backends: impl Iterator<Item = &'a str>) -> Cookies {
+    pub(crate) fn new<'a>(cookie: &str, backends: impl Iterator<Item = &'a str>) -> Cookies {
         Cookies {
             name: cookie.to_owned(),
             values: backends.map(cookie_value).collect(),
@@ -62,17 +62,17 @@ impl Cookies {
     }
 
     /// The cookie's name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The backend that a cookie's value binds to.
-    pub fn backend(&self, value: &[u8]) -> Option<usize> {
+    pub(crate) fn backend(&self, value: &[u8]) -> Option<usize> {
         self.values.iter().position(|known| known == value)
     }
 
     /// The value of the `Set-Cookie` field that binds a client to a backend. No `Secure`: the last hop is plain HTTP.
-    pub fn set_cookie(&self, backend: usize) -> Box<[u8]> {
+    pub(crate) fn set_cookie(&self, backend: usize) -> Box<[u8]> {
         let mut field = self.name.clone().into_bytes();
         field.push(b'=');
         field.extend_from_slice(&self.values[backend]);

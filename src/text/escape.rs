@@ -1,18 +1,18 @@
 //! Text from elsewhere made safe for one line of a log or one line on the terminal: nobody can forge a line.
 
 /// Appends bytes so that only printable ASCII remains: everything else, `"` and `\` become `\xHH`.
-pub fn escape_text(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn escape_text(bytes: &[u8], out: &mut Vec<u8>) {
     escape(bytes, b"\\x", out);
 }
 
 /// Appends bytes as the inside of a JSON string in printable ASCII: everything else, `"` and `\` become `\u00HH`.
-pub fn escape_json(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn escape_json(bytes: &[u8], out: &mut Vec<u8>) {
     escape(bytes, b"\\u00", out);
 }
 
 /// The same text with everything escaped that could end or hide a part of a line; for text that people wrote, so letters
 /// of all languages stay.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

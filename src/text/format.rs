@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 
 /// Appends a number in decimal digits.
-pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {
@@ -20,7 +20,7 @@ pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends an address as its `Display` shows it.
-pub fn write_address(address: IpAddr, out: &mut Vec<u8>) {
+pub(crate) fn write_address(address: IpAddr, out: &mut Vec<u8>) {
     let IpAddr::V4(address) = address else {
         // Zeros are left out of these by rules that the standard library knows.
         return write!(out, "{address}").expect("a Vec takes every write");
@@ -47,7 +47,7 @@ pub fn write_address(address: IpAddr, out: &mut Vec<u8>) {
 }
 
 /// The last decimal digit of a number.
-pub fn digit(number: impl Into<u64>) -> u8 {
+pub(crate) fn digit(number: impl Into<u64>) -> u8 {
     b"0123456789"[usize::try_from(number.into() % 10).unwrap_or(0)]
 }
 

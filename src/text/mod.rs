@@ -1,6 +1,6 @@
 //! Text for people and logs: escaping, numbers and times without the formatter, words in messages.
 
-pub mod escape;
-pub mod format;
-pub mod timestamp;
-pub mod words;
+pub(crate) mod escape;
+pub(crate) mod format;
+pub(crate) mod timestamp;
+pub(crate) mod words;

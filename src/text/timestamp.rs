@@ -6,7 +6,7 @@ use crate::text::format::digit;
 
 /// Writes points in time. Lines come many to the second, so the last second's text is kept.
 #[derive(Debug, Clone)]
-pub struct Clock {
+pub(crate) struct Clock {
     second: u64,
     /// `2026-07-27T10:00:00` of that second.
     text: [u8; 19],
@@ -14,7 +14,7 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that has written nothing yet.
-    pub fn new() -> Clock {
+    pub(crate) fn new() -> Clock {
         Clock {
             second: 0,
             text: *b"1970-01-01T00:00:00",
@@ -22,7 +22,7 @@ impl Clock {
     }
 
     /// Appends a time since the Unix epoch such as `2026-07-27T10:00:00.123Z`; always 24 bytes.
-    pub fn write(&mut self, since_epoch: Duration, out: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, since_epoch: Duration, out: &mut Vec<u8>) {
         let second = since_epoch.as_secs();
         if second != self.second {
             self.second = second;
@@ -41,7 +41,7 @@ impl Default for Clock {
 }
 
 /// The time since the Unix epoch; zero on a machine whose clock stands before it.
-pub fn since_epoch() -> Duration {
+pub(crate) fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)

@@ -17,21 +17,21 @@ use serde_json::value::RawValue;
 
 use crate::text::words::{SHOWN_CHARS_MAX, listed, nearest, quoted, shortened};
 
-pub use crate::config::error::Mistake;
+pub(crate) use crate::config::error::Mistake;
 
 /// The largest file that is read, in bytes: room for some 20,000 backends.
-pub const FILE_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The text of a configuration and the name under which mistakes show it.
 #[derive(Debug)]
-pub struct Document {
+pub(crate) struct Document {
     file: String,
     text: String,
 }
 
 impl Document {
     /// Reads a file, refusing whatever cannot be a JSON text in UTF-8.
-    pub fn read(path: &Path) -> Result<Document, Mistake> {
+    pub(crate) fn read(path: &Path) -> Result<Document, Mistake> {
         let file = path.display().to_string();
         let wrong = |what: String, right: &str| Mistake::of_file(&file, what, right);
         let unreadable = |error: &std::io::Error| {
@@ -63,7 +63,7 @@ impl Document {
     }
 
     /// Takes the bytes of a file, refusing whatever cannot be a JSON text in UTF-8.
-    pub fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Document, Mistake> {
+    pub(crate) fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Document, Mistake> {
         let wrong = |what: &str, right: &str| Err(Mistake::of_file(file, what, right));
         // RFC 8259 8.1: JSON text is UTF-8 without a byte order mark.
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
@@ -95,7 +95,7 @@ impl Document {
     }
 
     /// The outermost value, the whole text having been checked to be JSON.
-    pub fn root(&self) -> Result<Node<'_>, Mistake> {
+    pub(crate) fn root(&self) -> Result<Node<'_>, Mistake> {
         if self.text.trim_ascii().is_empty() {
             return Err(Mistake::of_file(
                 &self.file,
@@ -171,7 +171,7 @@ impl Document {
 
 /// One value of a document, with its place and its key path.
 #[derive(Debug, Clone)]
-pub struct Node<'a> {
+pub(crate) struct Node<'a> {
     document: &'a Document,
     raw: &'a str,
     path: String,
@@ -179,7 +179,7 @@ pub struct Node<'a> {
 
 impl<'a> Node<'a> {
     /// A mistake at this value. `what` continues a sentence that begins with the key path.
-    pub fn mistake(&self, what: impl Into<String>, right: impl Into<String>) -> Mistake {
+    pub(crate) fn mistake(&self, what: impl Into<String>, right: impl Into<String>) -> Mistake {
         let mut what = what.into();
         if self.path.is_empty() {
             what.insert_str(0, "the configuration ");
@@ -190,17 +190,17 @@ impl<'a> Node<'a> {
     }
 
     /// The mistake of a value that is not what it must be; names what was found.
-    pub fn not(&self, right: &str) -> Mistake {
+    pub(crate) fn not(&self, right: &str) -> Mistake {
         self.mistake(format!("is {}", self.found()), format!("must be {right}"))
     }
 
     /// Whether the value is a string, which says nothing about its content.
-    pub fn is_text(&self) -> bool {
+    pub(crate) fn is_text(&self) -> bool {
         self.raw.starts_with('"')
     }
 
     /// Whether the value is the string `word`, or the number, `true`, `false` or `null` that is written so.
-    pub fn is(&self, word: &str) -> bool {
+    pub(crate) fn is(&self, word: &str) -> bool {
         if self.is_text() {
             decoded(self.raw).is_ok_and(|text| text == word)
         } else {
@@ -209,7 +209,7 @@ impl<'a> Node<'a> {
     }
 
     /// A string; `right` says what is wanted when it is none.
-    pub fn text(&self, right: &str) -> Result<Cow<'a, str>, Mistake> {
+    pub(crate) fn text(&self, right: &str) -> Result<Cow<'a, str>, Mistake> {
         if !self.is_text() {
             return Err(self.not(right));
         }
@@ -217,7 +217,7 @@ impl<'a> Node<'a> {
     }
 
     /// One of the named values.
-    pub fn one_of<T: Copy>(&self, named: &[(&str, T)]) -> Result<T, Mistake> {
+    pub(crate) fn one_of<T: Copy>(&self, named: &[(&str, T)]) -> Result<T, Mistake> {
         let wanted = || {
             let quoted: Vec<String> = named.iter().map(|(name, _)| format!("{name:?}")).collect();
             listed(&quoted, "or")
@@ -237,7 +237,7 @@ impl<'a> Node<'a> {
     }
 
     /// `true` or `false`.
-    pub fn boolean(&self) -> Result<bool, Mistake> {
+    pub(crate) fn boolean(&self) -> Result<bool, Mistake> {
         match self.raw {
             "true" => Ok(true),
             "false" => Ok(false),
@@ -246,7 +246,10 @@ impl<'a> Node<'a> {
     }
 
     /// An integer within the bounds.
-    pub fn integer<T: TryFrom<u64>>(&self, bounds: RangeInclusive<u64>) -> Result<T, Mistake> {
+    pub(crate) fn integer<T: TryFrom<u64>>(
+        &self,
+        bounds: RangeInclusive<u64>,
+    ) -> Result<T, Mistake> {
         let (least, most) = (bounds.start(), bounds.end());
         let right = if *most == u64::MAX {
             format!("an integer of at least {least}")
@@ -262,7 +265,7 @@ impl<'a> Node<'a> {
     }
 
     /// A duration such as `"500ms"` within the bounds.
-    pub fn duration(&self, bounds: RangeInclusive<Duration>) -> Result<Duration, Mistake> {
+    pub(crate) fn duration(&self, bounds: RangeInclusive<Duration>) -> Result<Duration, Mistake> {
         let right = format!(
             "a duration from \"{}\" to \"{}\", an integer with one unit of ms, s, m or h",
             duration_text(*bounds.start()),
@@ -275,7 +278,7 @@ impl<'a> Node<'a> {
     }
 
     /// The values of a list.
-    pub fn list(&self, right: &str) -> Result<Vec<Node<'a>>, Mistake> {
+    pub(crate) fn list(&self, right: &str) -> Result<Vec<Node<'a>>, Mistake> {
         if !self.raw.starts_with('[') {
             return Err(self.not(right));
         }
@@ -289,7 +292,7 @@ impl<'a> Node<'a> {
     }
 
     /// An object that has no keys but these, each at most once.
-    pub fn object(&self, keys: &'static [&'static str]) -> Result<Object<'a>, Mistake> {
+    pub(crate) fn object(&self, keys: &'static [&'static str]) -> Result<Object<'a>, Mistake> {
         let mut values: Vec<Option<Node<'a>>> = vec![None; keys.len()];
         for (key_raw, value) in self.entries()? {
             let offset = self.document.offset(key_raw);
@@ -330,7 +333,7 @@ impl<'a> Node<'a> {
     }
 
     /// The values at a path such as `backends[].url`, where `[]` stands for every value of a list. None where there is none.
-    pub fn find(&self, path: &str) -> Vec<Node<'a>> {
+    pub(crate) fn find(&self, path: &str) -> Vec<Node<'a>> {
         let mut found = vec![self.clone()];
         for step in path.split('.') {
             let key = step.trim_end_matches("[]");
@@ -346,7 +349,7 @@ impl<'a> Node<'a> {
     }
 
     /// The value in short, as an error shows it.
-    pub fn found(&self) -> String {
+    pub(crate) fn found(&self) -> String {
         match self.raw.as_bytes().first() {
             Some(b'{') => "an object".to_owned(),
             Some(b'[') => "a list".to_owned(),
@@ -391,7 +394,7 @@ impl<'a> Node<'a> {
 
 /// An object whose keys are known to be right; the values are not read yet.
 #[derive(Debug)]
-pub struct Object<'a> {
+pub(crate) struct Object<'a> {
     /// The object itself, or for a section that was left out the object it belongs into: the place of what is missing.
     place: Node<'a>,
     keys: &'static [&'static str],
@@ -400,7 +403,7 @@ pub struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// The value of a key, which must be one of those the object was opened with.
-    pub fn get(&self, key: &str) -> Option<&Node<'a>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Node<'a>> {
         debug_assert!(
             self.keys.contains(&key),
             "{key} is missing in the list of known keys"
@@ -410,7 +413,7 @@ impl<'a> Object<'a> {
     }
 
     /// The value of a key that cannot be left out; `right` says what it must be.
-    pub fn need(&self, key: &str, right: &str) -> Result<&Node<'a>, Mistake> {
+    pub(crate) fn need(&self, key: &str, right: &str) -> Result<&Node<'a>, Mistake> {
         self.get(key).ok_or_else(|| {
             let mut place = self.place.clone();
             place.path = self.place.child_path(key);
@@ -419,7 +422,7 @@ impl<'a> Object<'a> {
     }
 
     /// The value of a key as `read` understands it, or the default when it was left out.
-    pub fn or<T>(
+    pub(crate) fn or<T>(
         &self,
         key: &str,
         default: T,
@@ -429,7 +432,7 @@ impl<'a> Object<'a> {
     }
 
     /// The value of a key as `read` understands it, or none.
-    pub fn optional<T>(
+    pub(crate) fn optional<T>(
         &self,
         key: &str,
         read: impl FnOnce(&Node<'a>) -> Result<T, Mistake>,
@@ -438,7 +441,11 @@ impl<'a> Object<'a> {
     }
 
     /// An object below this one; all its keys are missing when it was left out.
-    pub fn section(&self, key: &str, keys: &'static [&'static str]) -> Result<Object<'a>, Mistake> {
+    pub(crate) fn section(
+        &self,
+        key: &str,
+        keys: &'static [&'static str],
+    ) -> Result<Object<'a>, Mistake> {
         if let Some(node) = self.get(key) {
             return node.object(keys);
         }
@@ -481,7 +488,7 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 }
 
 /// A duration as the configuration writes it, in the largest unit that is exact.
-pub fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
     for (unit_ms, unit) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
         if ms.is_multiple_of(unit_ms) && (ms > 0 || unit == "s") {
