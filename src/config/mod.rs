@@ -92,6 +92,8 @@ impl Config {
     fn from_document(document: &Document) -> Result<Config, Mistake> {
         let root = document.root()?;
         let top = root.object(&[
+            // Names the schema for an editor.
+            "$schema",
             "proxy",
             "balance",
             "backends",

@@ -135,6 +135,23 @@ fn empty_sections_are_the_defaults() {
     assert_eq!(with(empty), with(""));
 }
 
+#[test]
+fn comments_and_the_name_of_a_schema_change_nothing() {
+    let extra = "/* \"limits\": {} */, \"$schema\": \"https://rondo.example/schema.json\" // ,";
+    let config = with(&format!("{extra}\n"));
+    assert_eq!(config, with(""));
+    let url = r#"[{"url":"http://h/a//b"}]"#;
+    assert_eq!(
+        with_backends(url).unwrap().backends[0].url.base_path,
+        "/a//b"
+    );
+    let line = Config::from_text("c.json", "{\"proxy\": {} /* }").unwrap_err();
+    assert_eq!(
+        line.to_string(),
+        "c.json:1:14: has a comment that is not closed; add */"
+    );
+}
+
 /// All keys but those of features that are not built yet.
 const ALL_KEYS: &str = r#"{
   "proxy": {

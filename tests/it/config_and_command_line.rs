@@ -127,6 +127,27 @@ fn the_file_in_the_repository_means_the_same_as_the_articles() {
 }
 
 #[test]
+fn comments_are_passed_over_and_places_stay_right() {
+    let config = |weight: &str| {
+        format!(
+            "// é\n{{ /* a\n b */ \"$schema\": \"./schema.json\", \"proxy\": {{ \"port\": 0 }},\n\
+             \"backends\": [ {{ \"url\": \"http://a.test//b\", /* é */ \"weight\": {weight} }} ] }} // end"
+        )
+    };
+    let finished = expect_right(&config("1"));
+    assert!(finished.stdout.contains("http://a.test//b"), "{finished:?}");
+    expect_wrong(&config("-7"), &["config.json:4:62", "backends[0].weight"]);
+    expect_wrong(
+        "{ \"proxy\": { \"port\": 0 },\n  /* \"backends\": [] }",
+        &["config.json:2:3", "comment", "not closed"],
+    );
+    expect_wrong(
+        "{ \"proxy\": { \"port\": 0 } } # no",
+        &["config.json:1:28", "//"],
+    );
+}
+
+#[test]
 fn the_port_may_be_a_number_or_a_string() {
     expect_right(&with("proxy", "port", "8080"));
     expect_right(&with("proxy", "port", "\"8080\""));

@@ -1,6 +1,6 @@
 //! JSON text whose values know where they stand, so that a mistake can be shown by file, line, column and key path.
 //!
-//! A [`Document`] owns the text. A [`Node`] is one value in it, still unparsed: its text is borrowed from the document,
+//! A [`Document`] owns the text, in which comments are allowed (`comments.rs`). A [`Node`] is one value in it, still unparsed: its text is borrowed from the document,
 //! so its place is the distance between the two addresses, and nothing but an error ever computes a line number. What is
 //! wrong is a [`Mistake`] (`config/error.rs`). Nothing here knows what the keys mean: `config/` does, read that next.
 
@@ -19,6 +19,8 @@ use crate::text::words::{SHOWN_CHARS_MAX, listed, nearest, quoted, shortened};
 
 pub(crate) use crate::config::error::Mistake;
 
+mod comments;
+
 /// The largest file that is read, in bytes: room for some 20,000 backends.
 pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -26,7 +28,10 @@ pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Document {
     file: String,
+    /// As it was written: what lines and columns are counted in.
     text: String,
+    /// The same with spaces in place of comments, at the same offsets: what values are borrowed from.
+    json: String,
 }
 
 impl Document {
@@ -88,15 +93,26 @@ impl Document {
                 });
             }
         };
-        Ok(Document {
-            file: file.to_owned(),
-            text,
-        })
+        match comments::blank_comments(&text) {
+            Ok(json) => Ok(Document {
+                file: file.to_owned(),
+                text,
+                json,
+            }),
+            Err(opening) => {
+                let (line, column) = place(&text, opening);
+                Err(Mistake {
+                    line,
+                    column,
+                    ..Mistake::of_file(file, "has a comment that is not closed", "add */")
+                })
+            }
+        }
     }
 
     /// The outermost value, the whole text having been checked to be JSON.
     pub(crate) fn root(&self) -> Result<Node<'_>, Mistake> {
-        if self.text.trim_ascii().is_empty() {
+        if self.json.trim_ascii().is_empty() {
             return Err(Mistake::of_file(
                 &self.file,
                 "is empty",
@@ -104,7 +120,7 @@ impl Document {
             ));
         }
         // Skipping a value is a loop in serde_json, not a recursion: deep nesting costs no stack.
-        match serde_json::from_str::<&RawValue>(&self.text) {
+        match serde_json::from_str::<&RawValue>(&self.json) {
             Ok(raw) => Ok(self.node(raw, String::new())),
             Err(error) => Err(self.not_json(&error)),
         }
@@ -120,7 +136,7 @@ impl Document {
 
     /// The offset of a part of the text, which must be borrowed from it.
     fn offset(&self, part: &str) -> usize {
-        part.as_ptr().addr() - self.text.as_ptr().addr()
+        part.as_ptr().addr() - self.json.as_ptr().addr()
     }
 
     fn mistake_at(&self, offset: usize, path: String, what: String, right: String) -> Mistake {
@@ -153,7 +169,7 @@ impl Document {
             .rsplit_once(" at line ")
             .map_or(message.as_str(), |(reason, _)| reason);
         let hint = match self.text.as_bytes().get(offset) {
-            Some(b'/' | b'#') => "JSON has no comments",
+            Some(b'/' | b'#') => "a comment begins with //, or stands between /* and */",
             Some(b'\'') => "JSON strings stand in double quotes",
             Some(b'}' | b']') if self.text[..offset].trim_ascii_end().ends_with(',') => {
                 "take out the comma before it"

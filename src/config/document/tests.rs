@@ -83,8 +83,12 @@ fn what_is_not_json_is_shown_with_its_place() {
             "c.json:1:8: not valid JSON: key must be a string; take out the comma before it",
         ),
         (
-            "{\n  // no\n}",
-            "c.json:2:3: not valid JSON: key must be a string; JSON has no comments",
+            "{\n  # no\n}",
+            "c.json:2:3: not valid JSON: key must be a string; a comment begins with //, or stands between /* and */",
+        ),
+        (
+            "{/* é */ x}",
+            "c.json:1:10: not valid JSON: key must be a string",
         ),
         (
             "{'a':1}",
@@ -103,6 +107,26 @@ fn what_is_not_json_is_shown_with_its_place() {
         let mistake = document(text).root().unwrap_err();
         assert_eq!(mistake.to_string(), line, "{text:?}");
     }
+}
+
+#[test]
+fn comments_change_no_place() {
+    let document = document("// é\n{ /* é\n é */ \"a\": // é\n /* é */ [1, /* é */ true]\n}");
+    let list = document.root().unwrap().find("a").remove(0);
+    let second = list.list("a list").unwrap().remove(1);
+    assert_eq!(
+        second.not("a word").to_string(),
+        "c.json:4:22: a[1] is true; must be a word"
+    );
+}
+
+#[test]
+fn a_comment_that_is_not_closed_is_shown_where_it_opens() {
+    let mistake = Document::from_bytes("c.json", "{}\n é /* {}".into()).unwrap_err();
+    assert_eq!(
+        mistake.to_string(),
+        "c.json:2:4: has a comment that is not closed; add */"
+    );
 }
 
 #[test]
@@ -125,7 +149,7 @@ fn bytes_that_are_no_text_are_refused_in_one_line() {
 
 #[test]
 fn an_empty_text_says_what_the_least_would_be() {
-    for text in ["", " \n\t"] {
+    for text in ["", " \n\t", "// nothing\n"] {
         let mistake = document(text).root().unwrap_err();
         assert!(
             mistake
