@@ -104,6 +104,16 @@ pub enum Source {
     },
 }
 
+/// Displayed as the file's name on one line, or as the option.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(path) => f.write_str(&printable(&path.to_string_lossy())),
+            Source::Flags { .. } => f.write_str("--backends"),
+        }
+    }
+}
+
 /// A wrong command line, displayed as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageError {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use rondo::cli::{self, Command, HELP, Source, VERSION};
-use rondo::config::{Config, Mistake, descriptor_limit, summary};
+use rondo::config::{Config, Mistake, descriptor_limit, summary, warnings};
 use rondo::log::events::EventLog;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Command::Help => print(HELP),
         Command::Version => print(VERSION),
         Command::Check { source, explain } => match configuration(&source) {
-            Ok(config) => print(&check(&config, explain.unwrap_or(0))),
+            Ok(config) => print(&check(&source, &config, explain.unwrap_or(0))),
             Err(mistake) => fail(WRONG_INPUT, &mistake),
         },
         Command::Run { source, log } => match configuration(&source) {
@@ -42,8 +42,14 @@ fn main() -> ExitCode {
 }
 
 /// What would run, and the next `choices` choices of backend.
-fn check(config: &Config, choices: usize) -> String {
-    let mut text = summary(config, descriptor_limit());
+fn check(source: &Source, config: &Config, choices: usize) -> String {
+    let mut text = format!("{source}: configuration is valid\n");
+    for warning in warnings(config) {
+        text.push_str("warning: ");
+        text.push_str(&warning);
+        text.push('\n');
+    }
+    text.push_str(&summary(config, descriptor_limit()));
     for line in explain(
         &config.backends,
         &config.balance,
@@ -74,6 +80,9 @@ fn with_event_log(level: LevelFilter, work: impl FnOnce() -> ExitCode) -> ExitCo
 }
 
 fn run(config: Config) -> ExitCode {
+    for warning in warnings(&config) {
+        log::warn!("warning: {warning}");
+    }
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(CANNOT_RUN, &error),

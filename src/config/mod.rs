@@ -3,7 +3,7 @@
 //! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing behind it asks again
 //! whether a value is good. One file for each part: `proxy.rs`, `backends.rs`, `balance.rs`, `health_check.rs`,
 //! `timeouts.rs` (with the limits), `admin.rs`; each key stands there in one line with its default and its bounds.
-//! `budget.rs` says what a configuration costs, `summary.rs` is what `--check` prints. Read `proxy.rs` next.
+//! `budget.rs` says what a configuration costs, `summary.rs` is what `--check` prints, `warnings.rs` what it warns of. Read `proxy.rs` next.
 
 use std::path::Path;
 
@@ -19,6 +19,7 @@ pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
 pub use self::summary::summary;
 pub use self::timeouts::Timeouts;
+pub use self::warnings::warnings;
 
 mod admin;
 mod backends;
@@ -31,6 +32,7 @@ mod limits;
 mod proxy;
 mod summary;
 mod timeouts;
+mod warnings;
 
 /// Keys that are validated like all others, but refused by name because what they ask for is not built yet:
 /// the key's path, and the value that asks for it (none: any).

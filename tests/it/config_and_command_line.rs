@@ -1,7 +1,7 @@
 //! The command line and the configuration file: what is right runs, what is wrong gets one clear line and exit status 2.
 
 use crate::support::proxy::run_with_config;
-use crate::support::{Addressed, Client, Finished, Origin, Proxy, run};
+use crate::support::{Addressed, Client, Finished, Origin, Proxy, Refusing, run};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -331,6 +331,62 @@ fn check_prints_what_would_run() {
             finished.stdout
         );
     }
+}
+
+#[test]
+fn check_begins_with_its_verdict() {
+    let finished = expect_right(&with_backend(r#""url": "http://a.test/""#));
+    assert!(
+        finished
+            .stdout
+            .starts_with("config.json: configuration is valid\nlistener "),
+        "{finished:?}"
+    );
+    let finished = run(&["--check", "--port", "0", "--backends", "http://a.test/"]);
+    assert!(
+        finished
+            .stdout
+            .starts_with("--backends: configuration is valid\n"),
+        "{finished:?}"
+    );
+}
+
+#[test]
+fn what_is_valid_but_cannot_work_is_a_warning_of_check_and_of_the_start() {
+    let weightless = json!({ "url": "http://127.0.0.1:1/", "weight": 0 });
+    let backup = json!({ "url": "http://127.0.0.1:1/", "backup": true });
+    let plain = json!({ "url": "http://127.0.0.1:1/" });
+    let own = json!({ "url": "http://localhost:8123/" });
+    for (backends, expected) in [
+        (json!([weightless]), "all backends have weight 0"),
+        (
+            json!([backup]),
+            "all backends that take requests are backups",
+        ),
+        (
+            json!([plain, plain]),
+            "have the same url http://127.0.0.1:1;",
+        ),
+        (
+            json!([plain, own]),
+            "is the address that rondo itself listens on",
+        ),
+    ] {
+        let config = json!({ "proxy": { "port": 8123 }, "backends": backends });
+        let finished = expect_right(&config.to_string());
+        let warnings: Vec<&str> = finished
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("warning: "))
+            .collect();
+        assert_eq!(warnings.len(), 1, "{finished:?}");
+        assert!(warnings[0].contains(expected), "{warnings:?}");
+    }
+    let proxy = Proxy::over(&[&Refusing::start()])
+        .set("backends.0.weight", 0)
+        .start();
+    proxy.wait_for_event(&["WARN", " warning: all backends have weight 0"]);
+    assert_eq!(proxy.client().get("/").status, 503);
 }
 
 #[test]
