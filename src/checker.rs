@@ -35,7 +35,8 @@ impl Checker {
     pub(crate) fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        if settings.kind == Kind::None {
+        let any_is_checked = pool.backends().iter().any(|each| each.settings.check);
+        if settings.kind == Kind::None || !any_is_checked {
             return Ok(Checker {
                 bell,
                 stop,
@@ -130,6 +131,9 @@ impl Rounds {
             let mut wake_at = now + self.settings.interval;
             let backends = self.pool.backends();
             for ((slot, backend), ready) in self.slots.iter_mut().zip(backends).zip(&mut ready) {
+                if !backend.settings.check {
+                    continue;
+                }
                 slot.go_on(&self.pool, backend, &self.settings, now, *ready);
                 *ready = false;
                 wake_at = wake_at.min(slot.wake_at());

@@ -39,6 +39,7 @@ impl<'a> Written<'a> {
             "weight",
             "backup",
             "max_connections",
+            "check",
             "send_proxy_protocol",
             "IsDead",
         ])?;
@@ -50,6 +51,7 @@ impl<'a> Written<'a> {
             backup: section.or("backup", false, Node::boolean)?,
             max_connections: section
                 .optional("max_connections", |node| node.integer(1..=1_000_000))?,
+            check: section.or("check", true, Node::boolean)?,
             send_proxy_protocol: section.or("send_proxy_protocol", false, Node::boolean)?,
             // The article's struct has it.
             disabled: section.or("IsDead", false, Node::boolean)?,

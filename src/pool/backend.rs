@@ -298,6 +298,7 @@ pub(crate) mod tests {
             weight: 1,
             backup: false,
             max_connections: None,
+            check: true,
             send_proxy_protocol: false,
             disabled: false,
         }

@@ -244,7 +244,7 @@ impl Pool {
         let in_flight = InFlight::take(backend);
         if backend.trial_at_ms() != NEVER {
             // This exchange finds out; the next one has to wait again.
-            backend.allow_trial(self.next_trial_ms());
+            backend.allow_trial(self.next_trial_ms(backend));
         }
         drop(state);
 
@@ -283,7 +283,10 @@ impl Pool {
             Err(reason) => (Event::CheckFailed, reason),
         };
         let (_, after) = self.note(backend, event, reason);
-        if outcome.is_ok() && self.rules.check == Check::Icmp && after.waits_for_connection() {
+        if outcome.is_ok()
+            && self.rules(backend).check == Check::Icmp
+            && after.waits_for_connection()
+        {
             // The host is there; whether the server is, only a connection can tell, so one exchange may try.
             backend.allow_trial(0);
         }
@@ -394,10 +397,22 @@ impl Pool {
     }
 
     /// With `none`, exchanges try after `down_interval`; else after the next check that allows it.
-    fn next_trial_ms(&self) -> u64 {
-        match self.rules.check {
+    fn next_trial_ms(&self, backend: &Backend) -> u64 {
+        match self.rules(backend).check {
             Check::None => self.now_ms() + millis(self.down_interval),
             Check::Tcp | Check::Http | Check::Icmp => NEVER,
+        }
+    }
+
+    /// A backend that is not checked goes by what `none` says.
+    fn rules(&self, backend: &Backend) -> Rules {
+        let check = match backend.settings.check {
+            true => self.rules.check,
+            false => Check::None,
+        };
+        Rules {
+            check,
+            ..self.rules
         }
     }
 
@@ -407,7 +422,8 @@ impl Pool {
 
     /// Counts an event; logs a change of state once, with its reason, when no lock is held any more.
     fn note(&self, backend: &Backend, event: Event, reason: &str) -> (Health, Health) {
-        let (before, after) = backend.note(event, &self.rules, || self.next_trial_ms());
+        let rules = self.rules(backend);
+        let (before, after) = backend.note(event, &rules, || self.next_trial_ms(backend));
         let name = &backend.settings.name;
         if after.is_up() && !before.is_up() {
             log::info!("backend {name:?} is up: {reason}");
@@ -416,7 +432,7 @@ impl Pool {
                 1 => log::warn!("backend {name:?} is down: {reason}"),
                 n => log::warn!("backend {name:?} is down after {n} failures in a row: {reason}"),
             }
-        } else if after.successes() > before.successes() && self.rules.check == Check::None {
+        } else if after.successes() > before.successes() && rules.check == Check::None {
             // A success that `rise` does not take for enough: the next exchange may add to it.
             backend.allow_trial(0);
         }

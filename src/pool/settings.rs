@@ -20,6 +20,8 @@ pub struct BackendSettings {
     pub backup: bool,
     /// Exchanges at once over all workers.
     pub max_connections: Option<usize>,
+    /// Whether it is checked; if not, it is treated as with [`Kind::None`].
+    pub check: bool,
     /// Begin each connection with a PROXY protocol v2 header.
     pub send_proxy_protocol: bool,
     /// Start as disabled (`IsDead`).

@@ -6,7 +6,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use crate::pool::backend::tests::settings;
-use crate::pool::settings::Kind;
+use crate::pool::settings::{Kind, StatusRanges};
 use crate::pool::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -400,6 +400,32 @@ fn without_checks_one_exchange_tries_a_down_backend_after_the_down_interval() {
         .filter(|&&backend| backend == 0)
         .count();
     assert_eq!(tries, 1, "one exchange finds out, the next has to wait");
+}
+
+#[test]
+fn a_backend_that_is_not_checked_is_tried_again_beside_one_that_is() {
+    let mut list = backends(2);
+    list[0].check = false;
+    let mut settings = health(Kind::Http {
+        path: "/".to_owned(),
+        status: StatusRanges(vec![200..=399]),
+    });
+    settings.down_interval = Duration::ZERO;
+    let pool = Pool::new(list, &balance(Method::RoundRobin), &settings);
+    down(&pool, 0);
+    assert!(hits(&pool, 4).contains(&0), "one exchange finds out");
+    pool.report(&pool.backends()[0], Passive::Connected);
+    assert!(
+        pool.backends()[0].is_healthy(),
+        "no check is waited for, as none will come"
+    );
+    down(&pool, 1);
+    assert_eq!(hits(&pool, 4), [0; 4]);
+    pool.report(&pool.backends()[1], Passive::Connected);
+    assert!(
+        !pool.backends()[1].is_healthy(),
+        "this one waits for its check"
+    );
 }
 
 #[test]

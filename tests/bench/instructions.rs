@@ -242,6 +242,7 @@ fn pool_of_4(method: Method) -> Pool {
             weight: 1,
             backup: false,
             max_connections: None,
+            check: true,
             send_proxy_protocol: false,
             disabled: false,
         })

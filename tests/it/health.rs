@@ -223,6 +223,42 @@ fn without_checks_no_connection_is_made_but_for_requests() {
 }
 
 #[test]
+fn a_backend_without_checks_is_left_alone_beside_one_that_is_checked() {
+    // A page that says sorry, on a server that counts each connection.
+    let (sorry, origin) = (Backend::start(), Origin::start("one"));
+    let proxy = Proxy::over(&[&sorry, &origin])
+        .checks(json!({ "interval": "20ms", "down_interval": "20ms" }))
+        .set("backends.0.check", false)
+        .set("backends.0.backup", true)
+        .start();
+    eventually("the other was checked", || origin.connections() >= 5);
+    sorry.expect_no_connection();
+    origin.kill();
+    proxy.wait_for_event(&[&origin.name(), "is down"]);
+    let mut client = proxy.client();
+    client.send(get("/"));
+    sorry.accept().serve("sorry");
+    assert_eq!(client.read_response().text(), "sorry");
+}
+
+#[test]
+fn a_backend_without_checks_that_is_down_is_found_by_a_request() {
+    let (unchecked, origin) = (Origin::dead("sorry"), Origin::start("one"));
+    let proxy = Proxy::over(&[&unchecked, &origin])
+        .checks(json!({ "interval": "1h", "down_interval": "20ms" }))
+        .set("backends.0.check", false)
+        .start();
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/").text(), "one");
+    }
+    proxy.wait_for_event(&[&unchecked.name(), "is down"]);
+    unchecked.revive();
+    eventually("a request finds it", || client.get("/").text() == "sorry");
+    proxy.wait_for_event(&[&unchecked.name(), "is up"]);
+}
+
+#[test]
 fn a_check_of_many_backends_holds_few_descriptors_and_one_thread() {
     let origins: [Origin; 40] = Origin::several();
     let proxy = Proxy::over(&origins.each_ref().map(|origin| origin as &dyn Addressed))
