@@ -1,112 +1,189 @@
-//! `rondo --demo`: the main job on a machine with nothing else.
+//! `rondo --demo`: the balancer and four small origin servers in one process, on a machine with nothing else.
 //!
-//! Four small origin servers and the balancer over them run in one process. The origins are on the other side of real
-//! sockets and share nothing with the product: plain blocking threads on std, as simple as a server can be. What they are
-//! good for is to be told apart, and to fail on request.
+//! Each origin names itself in its answers and can be told to fail, so that the demonstration shows each in turn, and
+//! then one that fails and comes back while requests go on. The origins are on the other side of real sockets and share
+//! nothing with the product: plain blocking threads on std, as simple as a server can be.
 //!
 //! Read next: server.rs, which starts what is shown here.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::net::lock::lock;
 use crate::server::{Server, StartError, watch_signals};
+use crate::text::words::listed;
 
 const PORT: u16 = 8080;
 const ORIGIN_PORTS: [u16; 4] = [8081, 8082, 8083, 8084];
 
+/// The origin that fails, by its place.
+const FAILING: usize = 2;
+
 /// How long an origin that was asked to fail stays away.
 const FAILURE: Duration = Duration::from_secs(10);
 
-/// How often a connection looks whether its origin has failed meanwhile.
+/// How often an origin that has failed looks whether it shall come back, and a connection whether its origin has failed.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long requests go on until the origin that failed has its turn again: checks come every 2 s.
+const RETURN: Duration = Duration::from_secs(60);
+
+/// Longer than the demonstration takes to call an origin back.
+const UNTIL_TOLD: Duration = Duration::from_secs(3600);
 
 /// Why the demonstration cannot run.
 #[derive(Debug)]
 pub enum DemoError {
-    /// Something else listens on a port that it needs.
-    Taken(SocketAddr),
     /// An origin cannot run.
     Origin(SocketAddr, io::Error),
     /// The balancer cannot run.
     Server(StartError),
-    /// The balancer runs, and a request through it failed.
-    Request(io::Error),
 }
 
 impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DemoError::Taken(address) => {
-                write!(
-                    f,
-                    "--demo needs {address}, and something else listens there: stop it first"
-                )
-            }
             DemoError::Origin(address, error) => {
                 write!(f, "--demo cannot listen on {address}: {error}")
             }
             DemoError::Server(error) => write!(f, "--demo: {error}"),
-            DemoError::Request(error) => write!(f, "--demo: a request failed: {error}"),
         }
     }
 }
 
 impl std::error::Error for DemoError {}
 
-/// Starts the origins and the balancer, shows a first round of requests and what to try, and runs until stopped.
+/// Starts the origins and the balancer, shows how they answer while one of them fails, says what to try, and runs until
+/// stopped.
 pub fn run() -> Result<(), DemoError> {
+    let mut origins = Vec::new();
     for (index, port) in ORIGIN_PORTS.into_iter().enumerate() {
-        Origin::start(index + 1, port)?;
+        origins.push(Origin::start(index + 1, port)?);
     }
     let stop = watch_signals().map_err(DemoError::Server)?;
-    let server = Server::start(configuration(), stop).map_err(|error| match error {
-        StartError::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-            DemoError::Taken(address)
-        }
-        error => DemoError::Server(error),
-    })?;
+    let start = |port| Server::start(configuration(port, &origins), stop.clone());
+    let server = match start(PORT) {
+        Err(StartError::Listen(_, error)) if error.kind() == io::ErrorKind::AddrInUse => start(0),
+        started => started,
+    };
+    let server = server.map_err(DemoError::Server)?;
     let address = server.local_address();
-    say(&format!(
-        "Four origin servers run on 127.0.0.1:8081-8084; rondo balances over them on http://{address}/\n\n\
-         A first round of eight requests:"
-    ));
-    for number in 1..=8 {
-        let answer = ask(address).map_err(DemoError::Request)?;
-        say(&format!("  {number}. {}", answer.trim_end()));
-    }
+    introduce(address, &origins);
+    show(address, &origins[FAILING]);
     say(&format!(
         "\nTry it from another terminal:\n\
          \x20 curl http://{address}/         each origin in turn\n\
-         \x20 curl http://127.0.0.1:8083/fail     origin 3 breaks off and is gone for {} s; meanwhile\n\
+         \x20 curl http://{}/fail     origin {} breaks off and is gone for {} s; meanwhile\n\
          \x20 for i in $(seq 12); do curl -sS http://{address}/; done\n\
          \x20                                     shows no error: the others answer\n\
          Ctrl-C stops everything.",
+        origins[FAILING].address,
+        origins[FAILING].number,
         FAILURE.as_secs()
     ));
     server.wait();
     Ok(())
 }
 
-fn configuration() -> Config {
-    let backends: Vec<String> = ORIGIN_PORTS
+/// Says what runs where, and which ports were taken.
+fn introduce(address: SocketAddr, origins: &[Arc<Origin>]) {
+    let ports: Vec<String> = origins
         .iter()
-        .enumerate()
-        .map(|(index, port)| {
+        .map(|origin| origin.address.port().to_string())
+        .collect();
+    say(&format!(
+        "Four origin servers run on 127.0.0.1, ports {}; rondo balances over them on http://{address}/",
+        listed(&ports, "and")
+    ));
+    let wanted = ORIGIN_PORTS.iter().zip(origins);
+    let origins = wanted.map(|(port, origin)| {
+        let name = format!("origin {}", origin.number);
+        (*port, name, origin.address.port())
+    });
+    for (wanted, name, port) in origins.chain([(PORT, "rondo".to_owned(), address.port())]) {
+        if port != wanted {
+            say(&format!(
+                "Port {wanted} is taken: {name} listens on port {port} instead."
+            ));
+        }
+    }
+}
+
+/// A round over all origins, another without the one that fails, and its return while requests go on.
+fn show(address: SocketAddr, failing: &Origin) {
+    let number = failing.number;
+    say("\nA first round of eight requests:");
+    ask_eight(address);
+    failing.fail(UNTIL_TOLD);
+    say(&format!(
+        "\nOrigin {number} fails now. Eight more requests:"
+    ));
+    let failed = ask_eight(address);
+    say(&format!("{} of them failed.", none_or(failed)));
+    failing.come_back();
+    let since = Instant::now();
+    let (mut requests, mut failed) = (0, 0);
+    let is_back = loop {
+        requests += 1;
+        match ask(address) {
+            Ok(answer) if answer.contains(&failing.address.to_string()) => break true,
+            Ok(_) => thread::sleep(LOOK / 2),
+            Err(_) => failed += 1,
+        }
+        if since.elapsed() > RETURN {
+            break false;
+        }
+    };
+    say(&format!(
+        "\nOrigin {number} runs again and {} after {:.1} s and {requests} more requests, of which {} failed.",
+        if is_back {
+            "has its turn"
+        } else {
+            "has no turn yet"
+        },
+        since.elapsed().as_secs_f64(),
+        none_or(failed).to_lowercase()
+    ));
+}
+
+/// Sends eight requests and prints each answer; gives how many failed.
+fn ask_eight(address: SocketAddr) -> usize {
+    let mut failed = 0;
+    for number in 1..=8 {
+        let answer = ask(address).unwrap_or_else(|error| {
+            failed += 1;
+            format!("failed: {error}")
+        });
+        say(&format!("  {number}. {}", answer.trim_end()));
+    }
+    failed
+}
+
+fn none_or(number: usize) -> String {
+    match number {
+        0 => "None".to_owned(),
+        _ => number.to_string(),
+    }
+}
+
+fn configuration(port: u16, origins: &[Arc<Origin>]) -> Config {
+    let backends: Vec<String> = origins
+        .iter()
+        .map(|origin| {
             format!(
-                r#"{{ "name": "origin-{}", "url": "http://127.0.0.1:{port}/" }}"#,
-                index + 1
+                r#"{{ "name": "origin-{}", "url": "http://{}/" }}"#,
+                origin.number, origin.address
             )
         })
         .collect();
     // Without the access log: standard output is for what the demonstration says.
     let text = format!(
-        r#"{{ "proxy": {{ "port": {PORT}, "address": "127.0.0.1", "access_log": false }}, "backends": [ {} ] }}"#,
+        r#"{{ "proxy": {{ "port": {port}, "address": "127.0.0.1", "access_log": false }}, "backends": [ {} ] }}"#,
         backends.join(", ")
     );
     Config::from_text("the demonstration's configuration", &text)
@@ -140,23 +217,27 @@ fn ask(address: SocketAddr) -> io::Result<String> {
 struct Origin {
     number: usize,
     address: SocketAddr,
-    failed: AtomicBool,
+    /// While it has failed: when it comes back.
+    failed_until: Mutex<Option<Instant>>,
 }
 
 impl Origin {
-    /// Listens on `port` (0 picks one) and serves on threads of its own.
+    /// Listens on `port`, or on a free one where that is taken or 0, and serves on threads of its own.
     fn start(number: usize, port: u16) -> Result<Arc<Self>, DemoError> {
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let failure = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => DemoError::Taken(wanted),
-            _ => DemoError::Origin(wanted, error),
+        let failure = |error: io::Error| DemoError::Origin(wanted, error);
+        let listener = match TcpListener::bind(wanted) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            }
+            bound => bound,
         };
-        let listener = TcpListener::bind(wanted).map_err(failure)?;
+        let listener = listener.map_err(failure)?;
         let address = listener.local_addr().map_err(failure)?;
         let origin = Arc::new(Self {
             number,
             address,
-            failed: AtomicBool::new(false),
+            failed_until: Mutex::new(None),
         });
         let running = Arc::clone(&origin);
         thread::Builder::new()
@@ -166,11 +247,29 @@ impl Origin {
         Ok(origin)
     }
 
+    /// Breaks off its connections and refuses new ones, at most for so long.
+    fn fail(&self, at_most: Duration) {
+        *lock(&self.failed_until) = Some(Instant::now() + at_most);
+        // The accepting thread waits for a connection: here is one.
+        let _ = TcpStream::connect(self.address);
+    }
+
+    /// Ends a failure.
+    fn come_back(&self) {
+        if let Some(until) = lock(&self.failed_until).as_mut() {
+            *until = Instant::now();
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        lock(&self.failed_until).is_some()
+    }
+
     /// Serves, fails when asked to, and comes back, for ever.
     fn live(self: &Arc<Self>, mut listener: TcpListener) {
         loop {
             for stream in listener.incoming().flatten() {
-                if self.failed.load(Ordering::Acquire) {
+                if self.has_failed() {
                     break;
                 }
                 let origin = Arc::clone(self);
@@ -178,13 +277,15 @@ impl Origin {
                 let _ = thread::Builder::new().spawn(move || origin.serve(stream));
             }
             drop(listener);
-            thread::sleep(FAILURE);
+            while lock(&self.failed_until).is_some_and(|until| Instant::now() < until) {
+                thread::sleep(LOOK);
+            }
             listener = match TcpListener::bind(self.address) {
                 Ok(listener) => listener,
-                // Somebody took the port meanwhile: this origin stays away.
+                // Another process took the port meanwhile: this origin stays away.
                 Err(_) => return,
             };
-            self.failed.store(false, Ordering::Release);
+            *lock(&self.failed_until) = None;
         }
     }
 
@@ -197,7 +298,7 @@ impl Origin {
             origin: self,
         });
         while let Ok(Some(request)) = Request::read(&mut connection) {
-            // Only whoever asks this origin itself may break it; a request through the balancer has `Via`.
+            // Only a request to the origin itself may break it; one through the balancer has `Via`.
             let fail = request.target == "/fail" && !request.forwarded;
             let text = if fail { "fails now" } else { "answered" };
             let body = format!("origin {} on {} {text}\n", self.number, self.address);
@@ -208,15 +309,10 @@ impl Origin {
                 self.number
             );
             if fail {
-                // Before the answer: whoever has it must find this origin gone.
-                self.failed.store(true, Ordering::Release);
+                // Before the answer: the client that has it must find this origin gone.
+                self.fail(FAILURE);
             }
-            let stream = &mut connection.get_mut().stream;
-            let written = stream.write_all(answer.as_bytes());
-            if fail {
-                // The accepting thread waits for a connection: here is one.
-                let _ = TcpStream::connect(self.address);
-            }
+            let written = connection.get_mut().stream.write_all(answer.as_bytes());
             if fail || request.close || written.is_err() {
                 return;
             }
@@ -234,7 +330,7 @@ impl Read for Patient<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let result = self.stream.read(buffer);
-            if self.origin.failed.load(Ordering::Acquire) {
+            if self.origin.has_failed() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             match result {
@@ -331,7 +427,8 @@ mod tests {
 
     #[test]
     fn the_configuration_is_right() {
-        assert_eq!(configuration().backends.len(), ORIGIN_PORTS.len());
+        let origins = [1, 2].map(|number| Origin::start(number, 0).unwrap());
+        assert_eq!(configuration(0, &origins).backends.len(), 2);
     }
 
     #[test]
@@ -380,13 +477,26 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_named() {
+    fn a_taken_port_is_replaced_by_a_free_one() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = Origin::start(1, port).err().unwrap().to_string();
-        assert!(
-            error.contains(&format!("127.0.0.1:{port}")) && !error.contains('\n'),
-            "{error}"
-        );
+        let origin = Origin::start(1, port).unwrap();
+        assert_ne!(origin.address.port(), port);
+        assert!(ask(origin.address).is_ok());
+    }
+
+    #[test]
+    fn an_origin_comes_back_when_it_is_told_to() {
+        let origin = Origin::start(1, 0).unwrap();
+        origin.fail(UNTIL_TOLD);
+        let since = Instant::now();
+        // The connection that woke the listener may still be waiting in its queue.
+        while ask(origin.address).is_ok() && since.elapsed() < RETURN {}
+        assert!(ask(origin.address).is_err());
+        origin.come_back();
+        while ask(origin.address).is_err() && since.elapsed() < RETURN {
+            thread::sleep(LOOK);
+        }
+        assert!(ask(origin.address).is_ok());
     }
 }
