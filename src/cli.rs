@@ -118,21 +118,21 @@ impl fmt::Display for Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageError {
     what: String,
-    right: String,
+    hint: String,
 }
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&format!("{}; {}", self.what, self.right)))
+        f.write_str(&printable(&format!("{}; {}", self.what, self.hint)))
     }
 }
 
 impl std::error::Error for UsageError {}
 
-fn error(what: impl Into<String>, right: impl Into<String>) -> UsageError {
+fn error(what: impl Into<String>, hint: impl Into<String>) -> UsageError {
     UsageError {
         what: what.into(),
-        right: right.into(),
+        hint: hint.into(),
     }
 }
 
@@ -226,11 +226,11 @@ impl Given {
             "--port" => (&mut self.port, "a port, such as --port 8080"),
             "--log" => (&mut self.log, "a level, such as --log debug"),
             _ => {
-                let right = match nearest(name, OPTIONS.into_iter()) {
+                let hint = match nearest(name, OPTIONS.into_iter()) {
                     Some(meant) => format!("did you mean {meant}?"),
                     None => "see rondo --help".to_owned(),
                 };
-                return Err(error(format!("unknown option {}", quoted(name)), right));
+                return Err(error(format!("unknown option {}", quoted(name)), hint));
             }
         };
         let value = match (value, wanted.is_empty()) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use rondo::cli::{self, Command, HELP, Source, VERSION};
-use rondo::config::{Config, Mistake, descriptor_limit, summary, warnings};
+use rondo::config::{Config, ConfigError, descriptor_limit, summary, warnings};
 use rondo::log::events::EventLog;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};
@@ -31,11 +31,11 @@ fn main() -> ExitCode {
         Command::Version => print(VERSION),
         Command::Check { source, explain } => match configuration(&source) {
             Ok(config) => print(&check(&source, &config, explain.unwrap_or(0))),
-            Err(mistake) => fail(WRONG_INPUT, &mistake),
+            Err(error) => fail(WRONG_INPUT, &error),
         },
         Command::Run { source, log } => match configuration(&source) {
             Ok(config) => with_event_log(log, || run(config)),
-            Err(mistake) => fail(WRONG_INPUT, &mistake),
+            Err(error) => fail(WRONG_INPUT, &error),
         },
         Command::Demo { log } => with_event_log(log, demo),
     }
@@ -62,7 +62,7 @@ fn check(source: &Source, config: &Config, choices: usize) -> String {
     text
 }
 
-fn configuration(source: &Source) -> Result<Config, Mistake> {
+fn configuration(source: &Source) -> Result<Config, ConfigError> {
     match source {
         Source::File(path) => Config::read(path),
         Source::Flags { backends, port } => Config::from_flags(backends, port),

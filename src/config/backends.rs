@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::config::document::{Mistake, Node, Object};
+use crate::config::document::{ConfigError, Node, Object};
 use crate::config::proxy::Mode;
 use crate::pool::settings::{BackendSettings, BackendUrl, Host};
 
 const URL: &str = r#""http://host[:port][/base/path]", such as "http://127.0.0.1:8081""#;
 const NAME_BYTES_MAX: usize = 64;
 
-pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<Vec<BackendSettings>, Mistake> {
-    let right = r#"a list of at least one backend such as [{"url":"http://127.0.0.1:8081"}]"#;
-    let list = top.need("backends", right)?;
-    let nodes = list.list(right)?;
+pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<Vec<BackendSettings>, ConfigError> {
+    let hint = r#"a list of at least one backend such as [{"url":"http://127.0.0.1:8081"}]"#;
+    let list = top.need("backends", hint)?;
+    let nodes = list.list(hint)?;
     if nodes.is_empty() {
-        return Err(list.mistake("is empty", format!("must be {right}")));
+        return Err(list.error("is empty", format!("must be {hint}")));
     }
     let mut written = Vec::with_capacity(nodes.len());
     for node in nodes {
@@ -32,7 +32,7 @@ struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    fn read(node: &Node<'a>, mode: Mode) -> Result<Written<'a>, Mistake> {
+    fn read(node: &Node<'a>, mode: Mode) -> Result<Written<'a>, ConfigError> {
         let section = node.object(&[
             "url",
             "name",
@@ -57,7 +57,7 @@ impl<'a> Written<'a> {
             disabled: section.or("IsDead", false, Node::boolean)?,
         };
         if mode == Mode::Tcp && !settings.url.base_path.is_empty() {
-            return Err(url_node.mistake(
+            return Err(url_node.error(
                 format!(
                     "is {}, and mode \"tcp\" has no use for a path",
                     url_node.found()
@@ -74,7 +74,7 @@ impl<'a> Written<'a> {
 }
 
 /// Gives a name to each backend that has none, unlike all others.
-fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, Mistake> {
+fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, ConfigError> {
     // Name to the number its next repeat gets. Names that were written come first: they cannot give way.
     let mut taken: HashMap<String, usize> = HashMap::new();
     for backend in &written {
@@ -83,7 +83,7 @@ fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, Mistake> 
         };
         if taken.insert(backend.settings.name.clone(), 2).is_some() {
             let what = format!("is {}, as another backend's is", node.found());
-            return Err(node.mistake(what, "choose a name of its own for each"));
+            return Err(node.error(what, "choose a name of its own for each"));
         }
     }
     for backend in &mut written {
@@ -100,9 +100,7 @@ fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, Mistake> 
         }
         if name.len() > NAME_BYTES_MAX {
             let what = format!("makes no name of at most {NAME_BYTES_MAX} bytes");
-            return Err(backend
-                .url_node
-                .mistake(what, "give the backend a \"name\""));
+            return Err(backend.url_node.error(what, "give the backend a \"name\""));
         }
         taken.insert(plain, number.max(2));
         taken.entry(name.clone()).or_insert(2);
@@ -114,24 +112,24 @@ fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, Mistake> 
         .collect())
 }
 
-fn backend_name(node: &Node<'_>) -> Result<String, Mistake> {
-    let right = "1 to 64 letters, digits or any of . _ : # [ ] -";
-    let name = node.text(right)?;
+fn backend_name(node: &Node<'_>) -> Result<String, ConfigError> {
+    let hint = "1 to 64 letters, digits or any of . _ : # [ ] -";
+    let name = node.text(hint)?;
     let is_name = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"._:#[]-".contains(&byte));
     if !is_name || name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(node.not(right));
+        return Err(node.not(hint));
     }
     Ok(name.into_owned())
 }
 
 /// Takes a URL apart. A user, a query or a fragment would never be used: refused rather than ignored.
-fn url(node: &Node<'_>) -> Result<BackendUrl, Mistake> {
+fn url(node: &Node<'_>) -> Result<BackendUrl, ConfigError> {
     let text = node.text(URL)?;
-    let wrong = |what: &str, right: &str| {
+    let wrong = |what: &str, hint: &str| {
         let what = format!("is {}, {what}", node.found());
-        Err(node.mistake(what, right))
+        Err(node.error(what, hint))
     };
     let Some((scheme, rest)) = text.split_once("://") else {
         return wrong("which has no scheme", &format!("must be {URL}"));

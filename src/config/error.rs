@@ -8,36 +8,36 @@ use crate::text::escape::printable;
 ///
 /// Displayed as exactly one line, whatever the file or the value contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// The file's name as given, or the command line option.
     pub file: String,
-    /// Line of the value or key, from 1; 0 when the mistake has no place in the file.
+    /// Line of the value or key, from 1; 0 when the error has no place in the file.
     pub line: usize,
-    /// Column in characters, from 1; 0 when the mistake has no place in the file.
+    /// Column in characters, from 1; 0 when the error has no place in the file.
     pub column: usize,
     /// The key's path such as `backends[2].url`; empty for the file as a whole.
     pub path: String,
     /// What is wrong, as the rest of a sentence that begins with the path.
     pub what: String,
     /// What would be right; empty when there is nothing to add.
-    pub right: String,
+    pub hint: String,
 }
 
-impl Mistake {
-    /// A mistake about a file as a whole.
-    pub fn of_file(file: &str, what: impl Into<String>, right: impl Into<String>) -> Mistake {
-        Mistake {
+impl ConfigError {
+    /// An error about a file as a whole.
+    pub fn of_file(file: &str, what: impl Into<String>, hint: impl Into<String>) -> ConfigError {
+        ConfigError {
             file: file.to_owned(),
             line: 0,
             column: 0,
             path: String::new(),
             what: what.into(),
-            right: right.into(),
+            hint: hint.into(),
         }
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = self.file.clone();
         if self.line > 0 {
@@ -50,12 +50,12 @@ impl fmt::Display for Mistake {
             line.push(' ');
         }
         line.push_str(&self.what);
-        if !self.right.is_empty() {
+        if !self.hint.is_empty() {
             line.push_str("; ");
-            line.push_str(&self.right);
+            line.push_str(&self.hint);
         }
         f.write_str(&printable(&line))
     }
 }
 
-impl std::error::Error for Mistake {}
+impl std::error::Error for ConfigError {}

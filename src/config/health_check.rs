@@ -3,12 +3,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::document::{Mistake, Node, Object};
+use crate::config::document::{ConfigError, Node, Object};
 use crate::config::timeouts::duration;
 use crate::pool::settings::StatusRanges;
 use crate::pool::settings::{HealthCheckSettings, Kind};
 
-pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, Mistake> {
+pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, ConfigError> {
     let section = top.section(
         "health_check",
         &[
@@ -32,8 +32,8 @@ pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, Mistake> {
     })
 }
 
-fn kind(section: &Object<'_>) -> Result<Kind, Mistake> {
-    // What a kind is configured with is read first, so that its own mistakes are named first.
+fn kind(section: &Object<'_>) -> Result<Kind, ConfigError> {
+    // What a kind is configured with is read first, so that its own errors are named first.
     let path = section.or("path", "/".to_owned(), path)?;
     let status = section.or("status", StatusRanges(vec![200..=399]), status)?;
     let named = section.or("kind", "tcp", |node| {
@@ -46,7 +46,7 @@ fn kind(section: &Object<'_>) -> Result<Kind, Mistake> {
         _ => Kind::Tcp,
     };
     match section.get("path").or(section.get("status")) {
-        Some(node) => Err(node.mistake(
+        Some(node) => Err(node.error(
             format!("means nothing to kind \"{named}\""),
             r#"leave it out, or use kind "http""#,
         )),
@@ -55,26 +55,26 @@ fn kind(section: &Object<'_>) -> Result<Kind, Mistake> {
 }
 
 /// A request target in origin form (RFC 9112 3.2.1), with its query if it has one.
-fn path(node: &Node<'_>) -> Result<String, Mistake> {
-    let right = r##"a path such as "/health": "/" first, then visible ASCII without "#", at most 1024 bytes"##;
-    let path = node.text(right)?;
+fn path(node: &Node<'_>) -> Result<String, ConfigError> {
+    let hint = r##"a path such as "/health": "/" first, then visible ASCII without "#", at most 1024 bytes"##;
+    let path = node.text(hint)?;
     let is_visible = path
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if !path.starts_with('/') || !is_visible || path.len() > 1024 {
-        return Err(node.not(right));
+        return Err(node.not(hint));
     }
     Ok(path.into_owned())
 }
 
-fn status(node: &Node<'_>) -> Result<StatusRanges, Mistake> {
-    let right = r#"statuses from 100 to 599 such as "200", "200-399" or "200-299,404""#;
-    node.text(right)?
+fn status(node: &Node<'_>) -> Result<StatusRanges, ConfigError> {
+    let hint = r#"statuses from 100 to 599 such as "200", "200-399" or "200-299,404""#;
+    node.text(hint)?
         .split(',')
         .map(|range| status_range(range.trim_matches(' ')))
         .collect::<Option<_>>()
         .map(StatusRanges)
-        .ok_or_else(|| node.not(right))
+        .ok_or_else(|| node.not(hint))
 }
 
 fn status_range(text: &str) -> Option<RangeInclusive<u16>> {

@@ -1,6 +1,6 @@
 //! The section `limits`: how large anything may be.
 
-use crate::config::document::{Mistake, Object};
+use crate::config::document::{ConfigError, Object};
 
 /// The section `limits`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub(super) fn read(top: &Object<'_>) -> Result<Limits, Mistake> {
+    pub(super) fn read(top: &Object<'_>) -> Result<Limits, ConfigError> {
         let section = top.section(
             "limits",
             &[

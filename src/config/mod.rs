@@ -14,7 +14,7 @@ use crate::pool::settings::HealthCheckSettings;
 
 pub use self::admin::Admin;
 pub use self::budget::{MemoryBound, descriptor_budget, descriptor_limit, memory_bound};
-pub use self::error::Mistake;
+pub use self::error::ConfigError;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
 pub use self::summary::summary;
@@ -59,39 +59,39 @@ pub struct Config {
 
 impl Config {
     /// Reads a configuration file.
-    pub fn read(path: &Path) -> Result<Config, Mistake> {
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
         Config::from_document(&Document::read(path)?)
     }
 
-    /// Reads a configuration that is in memory; `file` is its name in mistakes.
-    pub fn from_text(file: &str, text: &str) -> Result<Config, Mistake> {
+    /// Reads a configuration that is in memory; `file` is its name in errors.
+    pub fn from_text(file: &str, text: &str) -> Result<Config, ConfigError> {
         Config::from_document(&Document::from_bytes(file, text.as_bytes().to_vec())?)
     }
 
     /// The configuration of `--backends URL,URL --port N`: everything else has its default.
-    pub fn from_flags(backends: &str, port: &str) -> Result<Config, Mistake> {
+    pub fn from_flags(backends: &str, port: &str) -> Result<Config, ConfigError> {
         // Written as the file that says the same, so that defaults and checks have one home.
         let urls: Vec<_> = backends
             .split(',')
             .map(|url| serde_json::json!({ "url": url }))
             .collect();
         let text = serde_json::json!({ "proxy": { "port": port }, "backends": urls }).to_string();
-        Config::from_text("", &text).map_err(|mistake| {
-            let is_port = mistake.path == "proxy.port";
+        Config::from_text("", &text).map_err(|error| {
+            let is_port = error.path == "proxy.port";
             let option = if is_port { "--port" } else { "--backends" };
-            let path = match mistake.path.strip_suffix(".url") {
+            let path = match error.path.strip_suffix(".url") {
                 Some(backend) => backend.to_owned(),
                 None if is_port => "the port".to_owned(),
-                None => mistake.path,
+                None => error.path,
             };
-            Mistake {
+            ConfigError {
                 path,
-                ..Mistake::of_file(option, mistake.what, mistake.right)
+                ..ConfigError::of_file(option, error.what, error.hint)
             }
         })
     }
 
-    fn from_document(document: &Document) -> Result<Config, Mistake> {
+    fn from_document(document: &Document) -> Result<Config, ConfigError> {
         let root = document.root()?;
         let top = root.object(&[
             // Names the schema for an editor.
@@ -119,14 +119,14 @@ impl Config {
     }
 }
 
-fn refuse_what_is_not_built(root: &Node<'_>) -> Result<(), Mistake> {
+fn refuse_what_is_not_built(root: &Node<'_>) -> Result<(), ConfigError> {
     for (path, asking) in NOT_BUILT_YET {
         for node in root.find(path) {
             match asking {
-                None => return Err(node.mistake("is not built yet", "leave it out")),
+                None => return Err(node.error("is not built yet", "leave it out")),
                 Some(asking) if node.is(asking) => {
                     let what = format!("is {}, which is not built yet", node.found());
-                    return Err(node.mistake(what, "leave it out"));
+                    return Err(node.error(what, "leave it out"));
                 }
                 Some(_) => {}
             }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::config::document::{Mistake, Node, Object};
+use crate::config::document::{ConfigError, Node, Object};
 use crate::log::access::Format;
 
 /// The section `proxy`.
@@ -166,7 +166,7 @@ impl FromStr for Network {
 }
 
 impl Proxy {
-    pub(super) fn read(top: &Object<'_>) -> Result<Proxy, Mistake> {
+    pub(super) fn read(top: &Object<'_>) -> Result<Proxy, ConfigError> {
         let section = top.section(
             "proxy",
             &[
@@ -202,7 +202,7 @@ impl Proxy {
 const PORT: &str = "a port from 0 to 65535, 0 picks a free one";
 
 /// The article writes the port as a string; a number is what anyone else would write.
-fn port(node: &Node<'_>) -> Result<u16, Mistake> {
+fn port(node: &Node<'_>) -> Result<u16, ConfigError> {
     if !node.is_text() {
         return node.integer(0..=65535).map_err(|_| node.not(PORT));
     }
@@ -213,13 +213,13 @@ fn port(node: &Node<'_>) -> Result<u16, Mistake> {
         .ok_or_else(|| node.not(PORT))
 }
 
-fn address(node: &Node<'_>) -> Result<IpAddr, Mistake> {
-    let right = r#"an IP address such as "127.0.0.1" or "::1", without a port; leave it out for all interfaces"#;
-    let text = node.text(right)?;
-    text.parse().map_err(|_| node.not(right))
+fn address(node: &Node<'_>) -> Result<IpAddr, ConfigError> {
+    let hint = r#"an IP address such as "127.0.0.1" or "::1", without a port; leave it out for all interfaces"#;
+    let text = node.text(hint)?;
+    text.parse().map_err(|_| node.not(hint))
 }
 
-fn access_log(node: &Node<'_>) -> Result<AccessLog, Mistake> {
+fn access_log(node: &Node<'_>) -> Result<AccessLog, ConfigError> {
     if node.is("json") {
         return Ok(AccessLog::Json);
     }
@@ -230,7 +230,7 @@ fn access_log(node: &Node<'_>) -> Result<AccessLog, Mistake> {
     }
 }
 
-fn trust(node: &Node<'_>) -> Result<Trust, Mistake> {
+fn trust(node: &Node<'_>) -> Result<Trust, ConfigError> {
     if let Ok(everybody) = node.boolean() {
         return Ok(if everybody {
             Trust::Everybody
@@ -246,10 +246,10 @@ fn trust(node: &Node<'_>) -> Result<Trust, Mistake> {
     Ok(Trust::Networks(networks))
 }
 
-fn network(node: &Node<'_>) -> Result<Network, Mistake> {
-    let right = r#"a network such as "10.0.0.0/8" or "fd00::/8", or one address"#;
-    let text = node.text(right)?;
-    text.parse().map_err(|()| node.not(right))
+fn network(node: &Node<'_>) -> Result<Network, ConfigError> {
+    let hint = r#"a network such as "10.0.0.0/8" or "fd00::/8", or one address"#;
+    let text = node.text(hint)?;
+    text.parse().map_err(|()| node.not(hint))
 }
 
 fn cores() -> usize {

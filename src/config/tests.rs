@@ -1,4 +1,4 @@
-//! Configurations good and bad: defaults, bounds on both sides, and one line for each mistake.
+//! Configurations good and bad: defaults, bounds on both sides, and one line for each error.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,29 +10,29 @@ use crate::pool::settings::StatusRanges;
 use crate::pool::settings::{Method, Persistence};
 
 /// A configuration with one backend and `extra` members beside it.
-fn with(extra: &str) -> Result<Config, Mistake> {
+fn with(extra: &str) -> Result<Config, ConfigError> {
     let text =
         format!("{{\"proxy\":{{\"port\":80}},\"backends\":[{{\"url\":\"http://h\"}}]{extra}}}");
     Config::from_text("c.json", &text)
 }
 
 /// A configuration with `members` in its section `proxy`.
-fn with_proxy(members: &str) -> Result<Config, Mistake> {
+fn with_proxy(members: &str) -> Result<Config, ConfigError> {
     let text = format!("{{\"proxy\":{{{members}}},\"backends\":[{{\"url\":\"http://h\"}}]}}");
     Config::from_text("c.json", &text)
 }
 
 /// A configuration with this list of backends.
-fn with_backends(list: &str) -> Result<Config, Mistake> {
+fn with_backends(list: &str) -> Result<Config, ConfigError> {
     let text = format!("{{\"proxy\":{{\"port\":80}},\"backends\":{list}}}");
     Config::from_text("c.json", &text)
 }
 
-/// The mistake's line without the place, which `document` has its own tests for.
-fn line(result: Result<Config, Mistake>) -> String {
+/// The error's line without the place, which `document` has its own tests for.
+fn line(result: Result<Config, ConfigError>) -> String {
     let line = match result {
         Ok(config) => panic!("accepted: {config:?}"),
-        Err(mistake) => mistake.to_string(),
+        Err(error) => error.to_string(),
     };
     assert!(!line.contains('\n'));
     let (place, rest) = line.split_once(": ").unwrap();
@@ -238,9 +238,9 @@ fn every_key_may_be_set() {
 }
 
 #[test]
-fn every_mistake_is_one_clear_line() {
+fn every_error_is_one_clear_line() {
     let mut around = ("", "");
-    let mut lines = include_str!("mistakes.txt").lines();
+    let mut lines = include_str!("errors.txt").lines();
     let mut cases = 0;
     while let Some(text) = lines.next() {
         if text.is_empty() || text.starts_with('#') {
@@ -281,8 +281,8 @@ fn timeouts_and_limits_have_both_bounds() {
         ] {
             let result = with(&format!(",\"timeouts\":{{\"{key}\":{value}}}"));
             assert_eq!(result.is_ok(), fits, "{key} {value}");
-            if let Err(mistake) = result {
-                assert_eq!(mistake.path, format!("timeouts.{key}"));
+            if let Err(error) = result {
+                assert_eq!(error.path, format!("timeouts.{key}"));
             }
         }
     }
@@ -324,8 +324,8 @@ fn the_place_is_that_of_the_value_the_key_or_the_object_that_lacks_it() {
         ("{\n \"proxy\": {\n  }}", "c.json:2:11: "),
         ("\n {\n }", "c.json:2:2: "),
     ] {
-        let mistake = Config::from_text("c.json", text).unwrap_err();
-        assert!(mistake.to_string().starts_with(place), "{mistake}");
+        let error = Config::from_text("c.json", text).unwrap_err();
+        assert!(error.to_string().starts_with(place), "{error}");
     }
 }
 
@@ -493,7 +493,7 @@ fn the_command_line_makes_a_configuration_too() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_name_the_option() {
+fn errors_on_the_command_line_name_the_option() {
     for (backends, port, expected) in [
         (
             "http://a",
@@ -516,8 +516,8 @@ fn mistakes_on_the_command_line_name_the_option() {
             r#"--backends: backends[1] is "", which has no scheme; must be "http://host[:port][/base/path]", such as "http://127.0.0.1:8081""#,
         ),
     ] {
-        let mistake = Config::from_flags(backends, port).unwrap_err();
-        assert_eq!(mistake.to_string(), expected);
+        let error = Config::from_flags(backends, port).unwrap_err();
+        assert_eq!(error.to_string(), expected);
     }
 }
 
@@ -530,8 +530,8 @@ proptest::proptest! {
     ) {
         let end = (at + cut).min(ALL_KEYS.len());
         let text = format!("{}{put}{}", &ALL_KEYS[..at], &ALL_KEYS[end..]);
-        if let Err(mistake) = Config::from_text("c.json", &text) {
-            let line = mistake.to_string();
+        if let Err(error) = Config::from_text("c.json", &text) {
+            let line = error.to_string();
             proptest::prop_assert!(!line.contains(['\n', '\r', '\u{2028}']), "{line:?}");
             proptest::prop_assert!(line.len() < 400, "{line:?}");
         }

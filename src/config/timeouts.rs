@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::document::{Mistake, Node, Object};
+use crate::config::document::{ConfigError, Node, Object};
 
 /// The bounds that hold for a duration unless its key says otherwise.
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -36,7 +36,7 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    pub(super) fn read(top: &Object<'_>) -> Result<Timeouts, Mistake> {
+    pub(super) fn read(top: &Object<'_>) -> Result<Timeouts, ConfigError> {
         let section = top.section(
             "timeouts",
             &[
@@ -74,6 +74,6 @@ impl Timeouts {
 }
 
 /// A duration with the usual bounds.
-pub(super) fn duration(node: &Node<'_>) -> Result<Duration, Mistake> {
+pub(super) fn duration(node: &Node<'_>) -> Result<Duration, ConfigError> {
     node.duration(MILLISECOND..=DAY)
 }

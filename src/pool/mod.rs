@@ -406,12 +406,11 @@ impl Pool {
 
     /// A backend that is not checked goes by what `none` says.
     fn rules(&self, backend: &Backend) -> Rules {
-        let check = match backend.settings.check {
-            true => self.rules.check,
-            false => Check::None,
-        };
+        if backend.settings.check {
+            return self.rules;
+        }
         Rules {
-            check,
+            check: Check::None,
             ..self.rules
         }
     }

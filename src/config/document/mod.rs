@@ -1,8 +1,8 @@
-//! JSON text whose values know where they stand, so that a mistake can be shown by file, line, column and key path.
+//! JSON text whose values know where they stand, so that an error can be shown by file, line, column and key path.
 //!
 //! A [`Document`] owns the text, in which comments are allowed (`comments.rs`). A [`Node`] is one value in it, still unparsed: its text is borrowed from the document,
 //! so its place is the distance between the two addresses, and nothing but an error ever computes a line number. What is
-//! wrong is a [`Mistake`] (`config/error.rs`). Nothing here knows what the keys mean: `config/` does, read that next.
+//! wrong is a [`ConfigError`] (`config/error.rs`). Nothing here knows what the keys mean: `config/` does, read that next.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,14 +17,14 @@ use serde_json::value::RawValue;
 
 use crate::text::words::{SHOWN_CHARS_MAX, listed, nearest, quoted, shortened};
 
-pub(crate) use crate::config::error::Mistake;
+pub(crate) use crate::config::error::ConfigError;
 
 mod comments;
 
 /// The largest file that is read, in bytes: room for some 20,000 backends.
 pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The text of a configuration and the name under which mistakes show it.
+/// The text of a configuration and the name under which errors show it.
 #[derive(Debug)]
 pub(crate) struct Document {
     file: String,
@@ -36,11 +36,11 @@ pub(crate) struct Document {
 
 impl Document {
     /// Reads a file, refusing whatever cannot be a JSON text in UTF-8.
-    pub(crate) fn read(path: &Path) -> Result<Document, Mistake> {
+    pub(crate) fn read(path: &Path) -> Result<Document, ConfigError> {
         let file = path.display().to_string();
-        let wrong = |what: String, right: &str| Mistake::of_file(&file, what, right);
+        let wrong = |what: String, hint: &str| ConfigError::of_file(&file, what, hint);
         let unreadable = |error: &std::io::Error| {
-            let right = match error.kind() {
+            let hint = match error.kind() {
                 std::io::ErrorKind::NotFound => {
                     "name a configuration file, or use --backends with --port, or --demo"
                 }
@@ -50,7 +50,7 @@ impl Document {
                 std::io::ErrorKind::IsADirectory => "name the file in it",
                 _ => "",
             };
-            wrong(format!("cannot be read: {error}"), right)
+            wrong(format!("cannot be read: {error}"), hint)
         };
         let opened = File::open(path).map_err(|error| unreadable(&error))?;
         let mut bytes = Vec::new();
@@ -68,8 +68,8 @@ impl Document {
     }
 
     /// Takes the bytes of a file, refusing whatever cannot be a JSON text in UTF-8.
-    pub(crate) fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Document, Mistake> {
-        let wrong = |what: &str, right: &str| Err(Mistake::of_file(file, what, right));
+    pub(crate) fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Document, ConfigError> {
+        let wrong = |what: &str, hint: &str| Err(ConfigError::of_file(file, what, hint));
         // RFC 8259 8.1: JSON text is UTF-8 without a byte order mark.
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             return wrong("is UTF-16", "save it as UTF-8");
@@ -86,10 +86,10 @@ impl Document {
                 let valid_bytes = error.utf8_error().valid_up_to();
                 let valid = String::from_utf8_lossy(&error.as_bytes()[..valid_bytes]);
                 let (line, column) = place(&valid, valid.len());
-                return Err(Mistake {
+                return Err(ConfigError {
                     line,
                     column,
-                    ..Mistake::of_file(file, "is not UTF-8", "save it as UTF-8")
+                    ..ConfigError::of_file(file, "is not UTF-8", "save it as UTF-8")
                 });
             }
         };
@@ -101,19 +101,19 @@ impl Document {
             }),
             Err(opening) => {
                 let (line, column) = place(&text, opening);
-                Err(Mistake {
+                Err(ConfigError {
                     line,
                     column,
-                    ..Mistake::of_file(file, "has a comment that is not closed", "add */")
+                    ..ConfigError::of_file(file, "has a comment that is not closed", "add */")
                 })
             }
         }
     }
 
     /// The outermost value, the whole text having been checked to be JSON.
-    pub(crate) fn root(&self) -> Result<Node<'_>, Mistake> {
+    pub(crate) fn root(&self) -> Result<Node<'_>, ConfigError> {
         if self.json.trim_ascii().is_empty() {
-            return Err(Mistake::of_file(
+            return Err(ConfigError::of_file(
                 &self.file,
                 "is empty",
                 r#"the least is {"proxy":{"port":8080},"backends":[{"url":"http://127.0.0.1:8081"}]}"#,
@@ -139,19 +139,19 @@ impl Document {
         part.as_ptr().addr() - self.json.as_ptr().addr()
     }
 
-    fn mistake_at(&self, offset: usize, path: String, what: String, right: String) -> Mistake {
+    fn error_at(&self, offset: usize, path: String, what: String, hint: String) -> ConfigError {
         let (line, column) = place(&self.text, offset);
-        Mistake {
+        ConfigError {
             file: self.file.clone(),
             line,
             column,
             path,
             what,
-            right,
+            hint,
         }
     }
 
-    fn not_json(&self, error: &serde_json::Error) -> Mistake {
+    fn not_json(&self, error: &serde_json::Error) -> ConfigError {
         // serde_json counts columns in bytes, and from 0 only where a line has not begun.
         let lines_before = error.line().saturating_sub(1);
         let line_begin: usize = self
@@ -176,7 +176,7 @@ impl Document {
             }
             _ => "",
         };
-        self.mistake_at(
+        self.error_at(
             offset,
             String::new(),
             format!("not valid JSON: {reason}"),
@@ -194,20 +194,20 @@ pub(crate) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// A mistake at this value. `what` continues a sentence that begins with the key path.
-    pub(crate) fn mistake(&self, what: impl Into<String>, right: impl Into<String>) -> Mistake {
+    /// An error at this value. `what` continues a sentence that begins with the key path.
+    pub(crate) fn error(&self, what: impl Into<String>, hint: impl Into<String>) -> ConfigError {
         let mut what = what.into();
         if self.path.is_empty() {
             what.insert_str(0, "the configuration ");
         }
         let offset = self.document.offset(self.raw);
         self.document
-            .mistake_at(offset, self.path.clone(), what, right.into())
+            .error_at(offset, self.path.clone(), what, hint.into())
     }
 
-    /// The mistake of a value that is not what it must be; names what was found.
-    pub(crate) fn not(&self, right: &str) -> Mistake {
-        self.mistake(format!("is {}", self.found()), format!("must be {right}"))
+    /// The error of a value that is not what it must be; names what was found.
+    pub(crate) fn not(&self, hint: &str) -> ConfigError {
+        self.error(format!("is {}", self.found()), format!("must be {hint}"))
     }
 
     /// Whether the value is a string, which says nothing about its content.
@@ -224,16 +224,16 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A string; `right` says what is wanted when it is none.
-    pub(crate) fn text(&self, right: &str) -> Result<Cow<'a, str>, Mistake> {
+    /// A string; `hint` says what is wanted when it is none.
+    pub(crate) fn text(&self, hint: &str) -> Result<Cow<'a, str>, ConfigError> {
         if !self.is_text() {
-            return Err(self.not(right));
+            return Err(self.not(hint));
         }
-        decoded(self.raw).map_err(|reason| self.mistake(format!("is no text: {reason}"), ""))
+        decoded(self.raw).map_err(|reason| self.error(format!("is no text: {reason}"), ""))
     }
 
     /// One of the named values.
-    pub(crate) fn one_of<T: Copy>(&self, named: &[(&str, T)]) -> Result<T, Mistake> {
+    pub(crate) fn one_of<T: Copy>(&self, named: &[(&str, T)]) -> Result<T, ConfigError> {
         let wanted = || {
             let quoted: Vec<String> = named.iter().map(|(name, _)| format!("{name:?}")).collect();
             listed(&quoted, "or")
@@ -244,7 +244,7 @@ impl<'a> Node<'a> {
         }
         let meant = nearest(&text, named.iter().map(|(name, _)| *name));
         Err(match meant {
-            Some(name) => self.mistake(
+            Some(name) => self.error(
                 format!("is {}", self.found()),
                 format!("did you mean {name:?}? It must be {}", wanted()),
             ),
@@ -253,7 +253,7 @@ impl<'a> Node<'a> {
     }
 
     /// `true` or `false`.
-    pub(crate) fn boolean(&self) -> Result<bool, Mistake> {
+    pub(crate) fn boolean(&self) -> Result<bool, ConfigError> {
         match self.raw {
             "true" => Ok(true),
             "false" => Ok(false),
@@ -265,9 +265,9 @@ impl<'a> Node<'a> {
     pub(crate) fn integer<T: TryFrom<u64>>(
         &self,
         bounds: RangeInclusive<u64>,
-    ) -> Result<T, Mistake> {
+    ) -> Result<T, ConfigError> {
         let (least, most) = (bounds.start(), bounds.end());
-        let right = if *most == u64::MAX {
+        let hint = if *most == u64::MAX {
             format!("an integer of at least {least}")
         } else {
             format!("an integer from {least} to {most}")
@@ -277,29 +277,32 @@ impl<'a> Node<'a> {
             .ok()
             .filter(|number| bounds.contains(number))
             .and_then(|number| T::try_from(number).ok())
-            .ok_or_else(|| self.not(&right))
+            .ok_or_else(|| self.not(&hint))
     }
 
     /// A duration such as `"500ms"` within the bounds.
-    pub(crate) fn duration(&self, bounds: RangeInclusive<Duration>) -> Result<Duration, Mistake> {
-        let right = format!(
+    pub(crate) fn duration(
+        &self,
+        bounds: RangeInclusive<Duration>,
+    ) -> Result<Duration, ConfigError> {
+        let hint = format!(
             "a duration from \"{}\" to \"{}\", an integer with one unit of ms, s, m or h",
             duration_text(*bounds.start()),
             duration_text(*bounds.end()),
         );
-        let text = self.text(&right)?;
+        let text = self.text(&hint)?;
         parse_duration(&text)
             .filter(|duration| bounds.contains(duration))
-            .ok_or_else(|| self.not(&right))
+            .ok_or_else(|| self.not(&hint))
     }
 
     /// The values of a list.
-    pub(crate) fn list(&self, right: &str) -> Result<Vec<Node<'a>>, Mistake> {
+    pub(crate) fn list(&self, hint: &str) -> Result<Vec<Node<'a>>, ConfigError> {
         if !self.raw.starts_with('[') {
-            return Err(self.not(right));
+            return Err(self.not(hint));
         }
         let items: Vec<&'a RawValue> = serde_json::from_str(self.raw)
-            .map_err(|error| self.mistake(format!("is no list: {error}"), ""))?;
+            .map_err(|error| self.error(format!("is no list: {error}"), ""))?;
         Ok(items
             .into_iter()
             .enumerate()
@@ -308,30 +311,30 @@ impl<'a> Node<'a> {
     }
 
     /// An object that has no keys but these, each at most once.
-    pub(crate) fn object(&self, keys: &'static [&'static str]) -> Result<Object<'a>, Mistake> {
+    pub(crate) fn object(&self, keys: &'static [&'static str]) -> Result<Object<'a>, ConfigError> {
         let mut values: Vec<Option<Node<'a>>> = vec![None; keys.len()];
         for (key_raw, value) in self.entries()? {
             let offset = self.document.offset(key_raw);
             let key = decoded(key_raw).map_err(|reason| {
                 let what = format!("has a key that is no text: {reason}");
                 self.document
-                    .mistake_at(offset, self.path.clone(), what, String::new())
+                    .error_at(offset, self.path.clone(), what, String::new())
             })?;
             let Some(known) = keys.iter().position(|known| *known == key) else {
-                let right = match nearest(&key, keys.iter().copied()) {
+                let hint = match nearest(&key, keys.iter().copied()) {
                     Some(meant) => format!("did you mean {meant:?}?"),
                     None => format!("the keys here are {}", listed(keys, "and")),
                 };
-                return Err(self.document.mistake_at(
+                return Err(self.document.error_at(
                     offset,
                     self.child_path(&key),
                     "is not a known key".to_owned(),
-                    right,
+                    hint,
                 ));
             };
             if let Some(first) = &values[known] {
                 let (line, column) = place(&self.document.text, self.document.offset(first.raw));
-                return Err(self.document.mistake_at(
+                return Err(self.document.error_at(
                     offset,
                     self.child_path(&key),
                     "is given twice".to_owned(),
@@ -377,12 +380,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn entries(&self) -> Result<Vec<(&'a str, &'a RawValue)>, Mistake> {
+    fn entries(&self) -> Result<Vec<(&'a str, &'a RawValue)>, ConfigError> {
         if !self.raw.starts_with('{') {
             return Err(self.not("an object"));
         }
         let entries: Entries<'a> = serde_json::from_str(self.raw)
-            .map_err(|error| self.mistake(format!("is no object: {error}"), ""))?;
+            .map_err(|error| self.error(format!("is no object: {error}"), ""))?;
         Ok(entries.0)
     }
 
@@ -428,12 +431,12 @@ impl<'a> Object<'a> {
         self.values[known].as_ref()
     }
 
-    /// The value of a key that cannot be left out; `right` says what it must be.
-    pub(crate) fn need(&self, key: &str, right: &str) -> Result<&Node<'a>, Mistake> {
+    /// The value of a key that cannot be left out; `hint` says what it must be.
+    pub(crate) fn need(&self, key: &str, hint: &str) -> Result<&Node<'a>, ConfigError> {
         self.get(key).ok_or_else(|| {
             let mut place = self.place.clone();
             place.path = self.place.child_path(key);
-            place.mistake("is missing", format!("must be {right}"))
+            place.error("is missing", format!("must be {hint}"))
         })
     }
 
@@ -442,8 +445,8 @@ impl<'a> Object<'a> {
         &self,
         key: &str,
         default: T,
-        read: impl FnOnce(&Node<'a>) -> Result<T, Mistake>,
-    ) -> Result<T, Mistake> {
+        read: impl FnOnce(&Node<'a>) -> Result<T, ConfigError>,
+    ) -> Result<T, ConfigError> {
         self.get(key).map_or(Ok(default), read)
     }
 
@@ -451,8 +454,8 @@ impl<'a> Object<'a> {
     pub(crate) fn optional<T>(
         &self,
         key: &str,
-        read: impl FnOnce(&Node<'a>) -> Result<T, Mistake>,
-    ) -> Result<Option<T>, Mistake> {
+        read: impl FnOnce(&Node<'a>) -> Result<T, ConfigError>,
+    ) -> Result<Option<T>, ConfigError> {
         self.get(key).map(read).transpose()
     }
 
@@ -461,7 +464,7 @@ impl<'a> Object<'a> {
         &self,
         key: &str,
         keys: &'static [&'static str],
-    ) -> Result<Object<'a>, Mistake> {
+    ) -> Result<Object<'a>, ConfigError> {
         if let Some(node) = self.get(key) {
             return node.object(keys);
         }

@@ -1,4 +1,4 @@
-//! Documents good and bad: places, paths, and one line for each mistake.
+//! Documents good and bad: places, paths, and one line for each error.
 
 use super::*;
 
@@ -52,21 +52,21 @@ fn unknown_keys_name_the_one_that_was_meant() {
         ),
     ] {
         let document = document(&format!("{{\"{key}\": 1}}"));
-        let mistake = document
+        let error = document
             .root()
             .unwrap()
             .object(&["port", "max_connections"])
             .unwrap_err();
-        assert_eq!(mistake.to_string(), line);
+        assert_eq!(error.to_string(), line);
     }
 }
 
 #[test]
-fn a_repeated_key_is_a_mistake_even_when_it_is_escaped() {
+fn a_repeated_key_is_an_error_even_when_it_is_escaped() {
     let document = document("{\"a\": 1,\n \"\\u0061\": 2}");
-    let mistake = document.root().unwrap().object(&["a"]).unwrap_err();
+    let error = document.root().unwrap().object(&["a"]).unwrap_err();
     assert_eq!(
-        mistake.to_string(),
+        error.to_string(),
         "c.json:2:2: a is given twice; keep one, the first value is at line 1, column 7"
     );
 }
@@ -104,8 +104,8 @@ fn what_is_not_json_is_shown_with_its_place() {
         ("[1 2]", "c.json:1:4: not valid JSON: expected `,` or `]`"),
         ("\0", "c.json:1:1: not valid JSON: expected value"),
     ] {
-        let mistake = document(text).root().unwrap_err();
-        assert_eq!(mistake.to_string(), line, "{text:?}");
+        let error = document(text).root().unwrap_err();
+        assert_eq!(error.to_string(), line, "{text:?}");
     }
 }
 
@@ -122,9 +122,9 @@ fn comments_change_no_place() {
 
 #[test]
 fn a_comment_that_is_not_closed_is_shown_where_it_opens() {
-    let mistake = Document::from_bytes("c.json", "{}\n é /* {}".into()).unwrap_err();
+    let error = Document::from_bytes("c.json", "{}\n é /* {}".into()).unwrap_err();
     assert_eq!(
-        mistake.to_string(),
+        error.to_string(),
         "c.json:2:4: has a comment that is not closed; add */"
     );
 }
@@ -142,17 +142,17 @@ fn bytes_that_are_no_text_are_refused_in_one_line() {
             "c.json:2:3: is not UTF-8; save it as UTF-8",
         ),
     ] {
-        let mistake = Document::from_bytes("c.json", bytes.to_vec()).unwrap_err();
-        assert_eq!(mistake.to_string(), line);
+        let error = Document::from_bytes("c.json", bytes.to_vec()).unwrap_err();
+        assert_eq!(error.to_string(), line);
     }
 }
 
 #[test]
 fn an_empty_text_says_what_the_least_would_be() {
     for text in ["", " \n\t", "// nothing\n"] {
-        let mistake = document(text).root().unwrap_err();
+        let error = document(text).root().unwrap_err();
         assert!(
-            mistake
+            error
                 .to_string()
                 .starts_with("c.json: is empty; the least is {")
         );
@@ -192,9 +192,9 @@ fn files_that_cannot_be_read_are_refused_in_one_line() {
 #[test]
 fn deep_nesting_costs_no_stack() {
     let deep = format!("{{\"a\": {}{}}}", "[".repeat(400_000), "]".repeat(400_000));
-    let mistake = document(&deep).root().unwrap().object(&["b"]).unwrap_err();
+    let error = document(&deep).root().unwrap().object(&["b"]).unwrap_err();
     assert_eq!(
-        mistake.to_string(),
+        error.to_string(),
         "c.json:1:2: a is not a known key; the keys here are b"
     );
     let unclosed = "[{\"a\":".repeat(100_000);
@@ -247,8 +247,8 @@ fn integers_have_both_bounds() {
         let document = document(text);
         let number = document.root().unwrap().integer::<u16>(8..=1000);
         assert_eq!(number.as_ref().ok().copied(), expected, "{text}");
-        if let Err(mistake) = number {
-            assert_eq!(mistake.right, "must be an integer from 8 to 1000");
+        if let Err(error) = number {
+            assert_eq!(error.hint, "must be an integer from 8 to 1000");
         }
     }
 }
