@@ -462,6 +462,10 @@ impl Exchange {
         };
         write_response(&self.response, &how, out);
         self.response_relay = Relay::new(body, writer, u64::MAX, &runtime.head_limits);
+        if trailers {
+            self.response_relay
+                .leave_out_trailers(self.response.connection_options());
+        }
         self.status = self.response.status();
         self.response_side = ResponseSide::Body;
         self.response_wait = Wait::default();

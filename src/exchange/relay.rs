@@ -174,6 +174,13 @@ impl Relay {
         }
     }
 
+    /// Leaves out the trailer fields that the head's Connection fields name; `options` are the values of these fields.
+    pub(crate) fn leave_out_trailers<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
+        if let Reader::Chunked(decoder) = &mut self.reader {
+            decoder.leave_out(options);
+        }
+    }
+
     /// A relay for whatever comes until the source ends: one direction of a tunnel.
     pub(crate) fn tunnel() -> Self {
         Self {

@@ -4,7 +4,7 @@
 //! are checked and dropped, as an intermediary may that does not know them. Next: `reply`.
 
 use crate::http::HeadLimits;
-use crate::http::fields::is_tchar;
+use crate::http::fields::{is_tchar, members};
 use crate::http::forward::may_be_trailer;
 use crate::http::head::{HEAD_BYTES_CEILING, Head, HeadError, take_fields};
 use std::fmt;
@@ -14,6 +14,9 @@ use std::fmt;
 const EXTENSION_BYTES_AHEAD_MAX: u64 = 16 * 1024;
 /// Digits of a chunk size, leading zeros included: what fits in 64 bits.
 const SIZE_DIGITS_MAX: u8 = 16;
+/// Names of trailer fields to leave out that are remembered of a head. Real ones are a few; of a head with more, no trailer
+/// field passes, as RFC 9110 6.5.1 allows.
+const LEFT_OUT_BYTES_MAX: usize = 256;
 
 /// Takes the chunks of one body apart.
 #[derive(Debug)]
@@ -26,6 +29,16 @@ pub struct Decoder {
     trailer_limits: HeadLimits,
     /// Made only for a body that has some.
     trailers: Option<Box<Head>>,
+    left_out: LeftOut,
+}
+
+/// The trailer fields that the head's Connection field asks to leave out (RFC 9110 7.6.1).
+#[derive(Debug)]
+enum LeftOut {
+    None,
+    /// Those in this list, with commas between them.
+    Named(Box<[u8]>),
+    All,
 }
 
 /// What one call of [`Decoder::decode`] found. `used` counts bytes of its input; the rest belongs to the next call.
@@ -123,6 +136,24 @@ impl Decoder {
             extension_bytes_ahead: 0,
             trailer_limits: *trailer_limits,
             trailers: None,
+            left_out: LeftOut::None,
+        }
+    }
+
+    /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1). `options` are the values of
+    /// these fields.
+    pub fn leave_out<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
+        let mut names = Vec::new();
+        for option in options {
+            if names.len() + option.len() + 1 > LEFT_OUT_BYTES_MAX {
+                self.left_out = LeftOut::All;
+                return;
+            }
+            names.extend_from_slice(option);
+            names.push(b',');
+        }
+        if !names.is_empty() {
+            self.left_out = LeftOut::Named(names.into());
         }
     }
 
@@ -274,7 +305,7 @@ impl Decoder {
     }
 
     /// The trailer fields that may be forwarded, once the end was reached: without those that would change framing,
-    /// routing, authentication or the meaning of the content (RFC 9110 6.5.1).
+    /// routing, authentication or the meaning of the content (RFC 9110 6.5.1), and those of [`Decoder::leave_out`].
     pub fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.trailers
             .iter()
@@ -287,8 +318,16 @@ impl Decoder {
                     field.value.of(&trailers.bytes),
                 )
             })
-            .filter(|(known, name, _)| may_be_trailer(*known, name))
+            .filter(|(known, name, _)| may_be_trailer(*known, name) && !self.is_left_out(name))
             .map(|(_, name, value)| (name, value))
+    }
+
+    fn is_left_out(&self, name: &[u8]) -> bool {
+        match &self.left_out {
+            LeftOut::None => false,
+            LeftOut::Named(names) => members(names).any(|option| option.eq_ignore_ascii_case(name)),
+            LeftOut::All => true,
+        }
     }
 }
 

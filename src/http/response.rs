@@ -237,15 +237,14 @@ impl ResponseHead {
         Some(place.of(&self.head.bytes))
     }
 
-    /// Whether a Connection field names `name`: then a trailer field of this name is not forwarded either.
-    pub fn connection_names(&self, name: &[u8]) -> bool {
+    /// The values of the Connection fields, if they name fields: trailer fields of these names are not forwarded either
+    /// ([`Decoder::leave_out`](crate::http::Decoder::leave_out)).
+    pub fn connection_options(&self) -> impl Iterator<Item = &[u8]> {
         let Head { bytes, fields, .. } = self.complete();
-        self.connection.names_fields
-            && fields
-                .iter()
-                .filter(|field| field.known == Known::Connection)
-                .flat_map(|field| members(field.value.of(bytes)))
-                .any(|option| option.eq_ignore_ascii_case(name))
+        fields
+            .iter()
+            .filter(|field| self.connection.names_fields && field.known == Known::Connection)
+            .map(|field| field.value.of(bytes))
     }
 
     /// The head once it is complete; nothing before: places in it mean nothing then.

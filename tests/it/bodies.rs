@@ -351,6 +351,26 @@ fn trailers_of_a_response_go_to_a_client_that_asked_for_them() {
     }
 }
 
+#[test]
+fn a_trailer_field_that_connection_names_ends_here() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE\r\n\r\n");
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.send(
+        "HTTP/1.1 200 OK\r\nConnection: x-hop\r\nX-Hop: head\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nok\r\n0\r\nX-Hop: trailer\r\nX-Sum: 1\r\nKeep-Alive: timeout=5\r\n\r\n",
+    );
+    let response = client.read_response();
+    assert!(!response.fields.has("x-hop"), "{response:?}");
+    assert_eq!(
+        response.trailers.0,
+        [("X-Sum".to_owned(), "1".to_owned())],
+        "neither what Connection names nor a hop's own"
+    );
+}
+
 #[track_caller]
 fn expect_broken(client: &mut Client, received: &str) {
     let (bytes, _) = client.read_until_gone();

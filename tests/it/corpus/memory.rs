@@ -446,7 +446,11 @@ impl<'a> Response<'a> {
         self.stage = match body {
             Body::None => ResponseStage::Done,
             Body::Length(length) => ResponseStage::Length(length),
-            Body::Chunked => ResponseStage::Chunked(Decoder::new(&self.settings.limits)),
+            Body::Chunked => {
+                let mut decoder = Decoder::new(&self.settings.limits);
+                decoder.leave_out(self.head.connection_options());
+                ResponseStage::Chunked(decoder)
+            }
             Body::UntilClose => ResponseStage::UntilClose,
         };
         if self.head.status() == 101 {
