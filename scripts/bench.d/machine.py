@@ -1,4 +1,4 @@
-"""The machine: which programs it has (and how to get the missing ones), what it is, free ports, descriptors.
+"""The machine: what it is, free ports, descriptors.
 
 Read next: origin.py.
 """
@@ -6,40 +6,11 @@ Read next: origin.py.
 import os
 import random
 import resource
-import shutil
 import socket
 import subprocess
 import sys
 
-# Debian keeps servers out of a user's PATH.
-os.environ["PATH"] += os.pathsep + os.pathsep.join(["/usr/sbin", "/usr/local/sbin"])
-
-PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "pen": "pen", "wrk": "wrk", "strace": "strace", "valgrind": "valgrind",
-            "perf": "linux-perf"}
 NGINX_STREAM = "ngx_stream_module.so"
-
-
-def require(programs):
-    """Ends the run unless every program is here or can be installed."""
-    missing = install(programs)
-    if missing:
-        sys.exit(f"scripts/bench needs {', '.join(missing)}: on Debian or Ubuntu, as root: {' '.join(_command(missing))}")
-
-
-def install(programs):
-    """Installs Debian's packages of the programs that are not here, where that is possible; gives what is still missing."""
-    missing = [p for p in programs if not shutil.which(p)]
-    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
-        print("installing " + " ".join(PACKAGES[p] for p in missing), file=sys.stderr)
-        # RUNLEVEL=1: the packages' own services are not started, they would take port 80.
-        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
-        for step in (["apt-get", "update"], _command(missing)):
-            subprocess.run(step, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, timeout=600)
-    return [p for p in missing if not shutil.which(p)]
-
-
-def _command(programs):
-    return ["apt-get", "install", "--yes", "--no-install-recommends", *(PACKAGES[p] for p in programs)]
 
 
 def nginx_stream_module():

@@ -11,7 +11,6 @@ import subprocess
 import time
 
 import load
-import machine
 from process import Failure
 from scenarios import SCENARIOS
 
@@ -31,7 +30,6 @@ PARTS = ("own code", "C library", *KINDS, "rest of the kernel")
 
 def profiles(options, rondo, origin, directory):
     """For each of the scenarios and proxies: CPU time of a request, and the share of each part in it."""
-    machine.require(["perf"])
     found = []
     for scenario in (s for s in SCENARIOS if s.name in (options.only or SHOWN)):
         for peer in scenario.peers:
