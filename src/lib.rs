@@ -70,6 +70,7 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod guide;
 #[doc(hidden)]
 pub mod http;
 pub mod log;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom: a part may import parts of the rows above its own in this list, never of its own row or below.
 const LAYERS: &[&[&str]] = &[
-    &["net", "text"],
+    &["guide", "net", "text"],
     &["http", "log"],
     &["pool"],
     &["checks", "config"],

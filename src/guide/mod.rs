@@ -1,0 +1,4 @@
+//! Chapters to read, beside README: they are part of the documentation so that their links and examples are checked.
+
+#[doc = include_str!("changes.md")]
+pub mod changes {}
