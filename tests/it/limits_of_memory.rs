@@ -1,6 +1,6 @@
 //! What a slow or idle peer costs: bytes, bounded, and never a thread.
 //!
-//! Sizes are moderate, so that the suite stays quick; `scripts/prove` does the same with thousands.
+//! Sizes are moderate, so that the suite stays quick; `scripts/acceptance` does the same with thousands.
 
 use crate::support::client::get;
 use crate::support::{Addressed, Backend, Client, Origin, Proxy, Wire, eventually, pattern};
