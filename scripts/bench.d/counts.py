@@ -8,11 +8,11 @@ import collections
 import json
 import os
 import re
-import socket
 import subprocess
 
+from kit.client import Client
+from kit.process import Failure, folder
 from peers import RONDO
-from process import Failure
 
 FEW, MORE = 1_000, 6_000  # of a part
 WARM, MEASURED = 200, 1_000  # requests to the whole program
@@ -27,13 +27,13 @@ REQUESTS = {
 }
 
 
-def instructions(root, directory):
+def instructions(root):
     """For each part of tests/bench/instructions.rs: instructions and allocations for one operation."""
     program = built(root, ["bench", "--no-run", "--bench", "instructions"], "instructions")
     parts = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
     found = {}
     for part in parts:
-        few, more = (profile(callgrind(directory, [program, part, str(times)])) for times in (FEW, MORE))
+        few, more = (profile(callgrind([program, part, str(times)])) for times in (FEW, MORE))
         times = MORE - FEW
         found[part] = {
             "instructions": (more.instructions - few.instructions) / times,
@@ -42,12 +42,12 @@ def instructions(root, directory):
     return found
 
 
-def allocations(root, origin, directory):
+def allocations(root, origin):
     """For each kind of request on one kept connection: what the whole of rondo allocates, and who asks for it."""
     program = built(root, ["build", "--release", "--bin", "rondo"], "rondo")
     found = {}
     for name, (path, upload_bytes) in REQUESTS.items():
-        few, more = (profile(serve(program, origin, directory, path, upload_bytes, count))
+        few, more = (profile(serve(program, origin, path, upload_bytes, count))
                      for count in (WARM, WARM + MEASURED))
         callers = more.callers - few.callers
         found[name] = {
@@ -75,8 +75,8 @@ def built(root, command, target):
     raise Failure(f"cargo {' '.join(command)} built no {target}")
 
 
-def callgrind(directory, command):
-    out = os.path.join(directory, "callgrind.out")
+def callgrind(command):
+    out = str(folder() / "callgrind.out")
     done = subprocess.run([*valgrind(out), *command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Failure(f"callgrind: {' '.join(command)} ended with {done.returncode}\n{done.stderr[-2000:]}")
@@ -89,42 +89,24 @@ def valgrind(out):
             *(f"--separate-callers7={name}" for name in sorted(ALLOCATING)), f"--callgrind-out-file={out}"]
 
 
-def serve(program, origin, directory, path, upload_bytes, requests):
+def serve(program, origin, path, upload_bytes, requests):
     """Runs rondo under callgrind, sends it so many requests on one connection, stops it."""
-    out = os.path.join(directory, "callgrind.out")
-    server = RONDO.start(program, origin, directory, wrap=valgrind(out))
-    head = f"{'POST' if upload_bytes else 'GET'} {path} HTTP/1.1\r\nHost: bench\r\n"
-    head += f"Content-Length: {upload_bytes}\r\n\r\n" if upload_bytes else "\r\n"
-    message = head.encode() + b"x" * upload_bytes
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(requests):
-            connection.sendall(message)
-            read_answer(connection)
+    out = str(folder() / "callgrind.out")
+    server = RONDO.start(program, origin, wrap=valgrind(out))
+    # A short Host, so that counts of today compare with those of before.
+    client = Client(server.port, timeout_s=60, host="bench")
+    for _ in range(requests):
+        if upload_bytes:
+            answer = client.request("POST", path, b"x" * upload_bytes)
+        else:
+            answer = client.get(path)
+        if answer.status != 200 or answer.error:
+            raise Failure(f"rondo answered {answer.status} {answer.error} under callgrind")
+    client.close()
     server.stop(wait_s=60)
     if not os.path.exists(out):
         raise Failure("callgrind wrote no profile of rondo: it was not stopped in time")
     return out
-
-
-def read_answer(connection):
-    """Reads one answer to its end; the origin's are known well enough for that."""
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += received(connection)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 "):
-        raise Failure(f"rondo answered {head.splitlines()[0]!r} under callgrind")
-    length = re.search(rb"(?im)^content-length: *(\d+)", head)
-    while not (len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")):
-        body += received(connection)
-
-
-def received(connection):
-    part = connection.recv(1 << 16)
-    if not part:
-        raise Failure("rondo closed the connection under callgrind")
-    return part
 
 
 class Profile:

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from process import Failure, Server, Usage
+from kit.process import Failure, Server, Usage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 

@@ -1,14 +1,12 @@
-"""The machine: what it is, free ports, descriptors.
+"""What the machine is, for the head of every report.
 
 Read next: origin.py.
 """
 
 import os
-import random
-import resource
-import socket
 import subprocess
-import sys
+
+from kit.process import descriptors
 
 NGINX_STREAM = "ngx_stream_module.so"
 
@@ -70,34 +68,3 @@ def spent_s():
     with open("/proc/stat", encoding="ascii") as lines:
         user, nice, system, _idle, _wait, irq, softirq, steal = map(int, lines.readline().split()[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def descriptors():
-    """Raises the soft limit to the hard one, for this process and all it starts; returns it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
-
-
-_given = set()
-
-
-def free_port():
-    """A port nobody listens on, below the range from which outgoing connections take theirs."""
-    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as line:
-        first_outgoing = int(line.read().split()[0])
-    highest = first_outgoing - 1 if first_outgoing > 12000 else 65535
-    for _ in range(1000):
-        port = random.randint(10000, highest)
-        if port in _given:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given.add(port)
-        return port
-    sys.exit("scripts/bench found no free port on 127.0.0.1")

@@ -16,7 +16,7 @@ import time
 import load
 import machine
 from peers import Unsupported
-from process import Failure
+from kit.process import Failure
 from scenarios import IDLE
 
 PAIRS = (
@@ -30,14 +30,14 @@ PAIRS = (
 IDLE_DESCRIPTORS = 1200  # of a proxy, for the load beside the idle connections
 
 
-def measure(scenario, options, rondo, origin, directory):
+def measure(scenario, options, rondo, origin):
     """All of one scenario, as it goes into the JSON. Proxies are started anew for it, so that peak memory is its own."""
     notices, failures, servers, idle = [], [], {}, {}
     wanted = [p for p in scenario.peers if p.kind in options.peers and not (options.smoke and p.name in SMOKE_LEAVES_OUT)]
     try:
         for peer in wanted:
             try:
-                servers[peer] = peer.start(rondo, origin, directory)
+                servers[peer] = peer.start(rondo, origin)
             except Unsupported as error:
                 notices.append(f"{peer.name} is left out: {error}")
                 continue

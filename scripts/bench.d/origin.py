@@ -11,11 +11,10 @@
 Read next: peers.py.
 """
 
-import os
 import socket
 
-import machine
-from process import Server
+from kit.nginx import nginx
+from kit.process import descriptors, folder, free_port
 
 PORTS = 4
 SMALL = ("rondo " * 22)[:128]
@@ -23,15 +22,12 @@ SMALL = ("rondo " * 22)[:128]
 BLOCK = "".join(f"{n:07d} " for n in range(2048))
 SIZES = {"/128": 128, "/16k": 16 << 10, "/1m": 1 << 20, "/100m": 100 << 20, "/chunked": 16 << 10, "/slow": 128}
 
-CONFIGURATION = """
-daemon off;
+MAIN = """
 worker_processes 1;
-{user}
-pid {directory}/origin.pid;
-error_log stderr crit;
 worker_rlimit_nofile {descriptors};
 events {{ worker_connections {connections}; }}
-http {{
+"""
+HTTP = """
     access_log off;
     default_type text/plain;
     sendfile on;
@@ -43,14 +39,9 @@ http {{
     client_max_body_size 0;
     # A body of 1 MiB stays in memory; no upload of the benchmark reaches a disk here.
     client_body_buffer_size 2m;
-    client_body_temp_path {directory}/origin-body;
-    proxy_temp_path {directory}/origin-proxy;
-    fastcgi_temp_path {directory}/origin-fastcgi;
-    uwsgi_temp_path {directory}/origin-uwsgi;
-    scgi_temp_path {directory}/origin-scgi;
     server {{
         {listen}
-        root {directory}/www;
+        root {www};
         location = /128 {{ return 200 "{small}"; }}
 
         # `return` would answer before the body is there. A mirror reads it first; then the static
@@ -60,50 +51,33 @@ http {{
         location = /discard {{ internal; return 204; }}
 
         # Server-side includes drop the length, so the answer is chunked: one chunk for each buffer.
-        location = /chunked {{ alias {directory}/www/16k; ssi on; ssi_types *; sendfile off; output_buffers 1 8k; }}
+        location = /chunked {{ alias {www}/16k; ssi on; ssi_types *; sendfile off; output_buffers 1 8k; }}
 
         # 100 ms is how long it waits for a port whose queue is full; see `hold_blackhole`.
         location = /slow {{ proxy_pass http://127.0.0.1:{blackhole}; proxy_connect_timeout 100ms; error_page 504 =200 @slow; }}
         location @slow {{ return 200 "{small}"; }}
     }}
-}}
 """
 
 
 class Origin:
     """The running origin: its ports, and what a right answer is."""
 
-    def __init__(self, directory):
-        os.makedirs(f"{directory}/www", exist_ok=True)
+    def __init__(self):
+        www = folder() / "www"
+        www.mkdir()
         for path in ("/16k", "/1m", "/100m"):
-            with open(f"{directory}/www{path}", "w", encoding="ascii") as file:
-                for _ in range(SIZES[path] // len(BLOCK)):
-                    file.write(BLOCK)
-        self.ports = [machine.free_port() for _ in range(PORTS)]
+            (www / path[1:]).write_text(BLOCK * (SIZES[path] // len(BLOCK)))
+        self.ports = [free_port() for _ in range(PORTS)]
         self._blackhole, blackhole_port = hold_blackhole()
-        descriptors = machine.descriptors()
-        configuration = CONFIGURATION.format(
-            directory=directory,
-            user=nginx_user(),
-            descriptors=descriptors,
-            connections=descriptors - 100,
-            listen=" ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in self.ports),
-            small=SMALL,
-            blackhole=blackhole_port,
-        )
-        path = f"{directory}/origin.conf"
-        with open(path, "w", encoding="ascii") as file:
-            file.write(configuration)
-        self.server = Server("origin", ["nginx", "-p", directory, "-e", "stderr", "-c", path], self.ports[0], directory)
+        listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in self.ports)
+        main = MAIN.format(descriptors=descriptors(), connections=descriptors() - 100)
+        http = HTTP.format(www=www, listen=listen, small=SMALL, blackhole=blackhole_port)
+        self.server = nginx("origin", self.ports[0], main, http)
 
     @staticmethod
     def body_of(path):
         return SMALL.encode() if SIZES[path] == 128 else BLOCK.encode() * (SIZES[path] // len(BLOCK))
-
-
-def nginx_user():
-    """As root the workers would change to a user who may not read the temporary directory; a user cannot change at all."""
-    return "user root;" if os.geteuid() == 0 else ""
 
 
 def hold_blackhole():

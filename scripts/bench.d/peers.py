@@ -10,14 +10,12 @@ of which it cannot be told not to. Pen relays bytes and reads none of them: it i
 Read next: scenarios.py.
 """
 
-import json
-import os
-import subprocess
 from dataclasses import dataclass, replace
 
 import machine
-from origin import nginx_user
-from process import Failure, Server
+from kit.nginx import nginx
+from kit.process import Server, descriptors, free_port, fresh_path, write
+from kit.rondo import Rondo
 
 KEPT = 1100  # connections to the origin each proxy may keep: more than any load has at once
 
@@ -40,11 +38,9 @@ class Peer:
     log: bool = False  # access log to a file
     idle: int = 0  # connections that do nothing, beside the load
 
-    def start(self, rondo, origin, directory, wrap=()):
-        port = machine.free_port()
-        log_path = f"{directory}/{self.name.replace(' ', '-')}.{port}.log" if self.log else None
-        command, output = COMMANDS[self.kind](self, rondo, origin, port, directory, log_path)
-        server = Server(self.name, [*wrap, *command], port, directory, output)
+    def start(self, program, origin, wrap=()):
+        log_path = fresh_path(f"{self.kind}.log") if self.log else None
+        server = STARTS[self.kind](self, program, origin, log_path, wrap)
         server.log_path = log_path
         return server
 
@@ -54,7 +50,8 @@ def room(peer):
     return 2000 + peer.idle
 
 
-def nginx(peer, _rondo, origin, port, directory, log_path):
+def start_nginx(peer, _program, origin, log_path, _wrap):
+    port = free_port()
     log = "off" if not log_path else f"{log_path} combined" + (" buffer=64k flush=100ms" if peer.buffered_log else "")
     servers = " ".join(f"server 127.0.0.1:{p};" for p in origin.ports)
     # Two workers share one port best with a queue each.
@@ -62,9 +59,7 @@ def nginx(peer, _rondo, origin, port, directory, log_path):
     large = """
         proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;
         proxy_max_temp_file_size 0; proxy_request_buffering off; client_body_buffer_size 64k;"""
-    temporary = "".join(f"{kind}_temp_path {directory}/nginx-{port}-{kind}; "
-                        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    http = f"""http {{
+    http = f"""
     access_log {log};
     sendfile on;
     tcp_nopush on;
@@ -73,7 +68,6 @@ def nginx(peer, _rondo, origin, port, directory, log_path):
     keepalive_time 24h;
     client_header_timeout 1h;
     client_max_body_size 0;
-    {temporary}
     upstream origin {{ {servers} keepalive {KEPT}; keepalive_requests 1000000000; keepalive_timeout 1h; keepalive_time 24h; }}
     server {{
         {listen}
@@ -83,8 +77,7 @@ def nginx(peer, _rondo, origin, port, directory, log_path):
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         {large if peer.large_buffers else ""}
         location / {{ proxy_pass http://origin; }}
-    }}
-}}"""
+    }}"""
     buffers = "proxy_buffer_size 64k;" if peer.large_buffers else ""
     stream = f"stream {{ upstream origin {{ {servers} }} server {{ {listen} {buffers} proxy_pass origin; proxy_timeout 1h; }} }}"
     module = ""
@@ -93,20 +86,16 @@ def nginx(peer, _rondo, origin, port, directory, log_path):
         if not path:
             raise Unsupported("nginx has no stream module here (Debian: libnginx-mod-stream)")
         module = f"load_module {path};"
-    configuration = f"""{module}
-daemon off;
+    main = f"""{module}
 worker_processes {peer.workers};
-{nginx_user()}
-pid {directory}/nginx-{port}.pid;
-error_log stderr crit;
-worker_rlimit_nofile {machine.descriptors()};
+worker_rlimit_nofile {descriptors()};
 events {{ worker_connections {2 * room(peer)}; }}
-{stream if peer.tcp else http}
-"""
-    return ["nginx", "-p", directory, "-e", "stderr", "-c", _write(directory, f"nginx-{port}.conf", configuration)], None
+{stream if peer.tcp else ""}"""
+    return nginx(peer.name, port, main, None if peer.tcp else http)
 
 
-def haproxy(peer, _rondo, origin, port, directory, log_path):
+def start_haproxy(peer, _program, origin, log_path, _wrap):
+    port = free_port()
     servers = "\n    ".join(f"server origin{n} 127.0.0.1:{p} pool-max-conn {KEPT} pool-purge-delay 1h"
                             for n, p in enumerate(origin.ports))
     http = "mode http\n    http-reuse always\n    option forwardfor" + ("\n    option httplog" if log_path else "")
@@ -133,41 +122,23 @@ listen proxy
     backlog 4096
     {servers}
 """
-    return ["haproxy", "-db", "-f", _write(directory, f"haproxy-{port}.conf", configuration)], log_path
+    return Server(peer.name, ["haproxy", "-db", "-f", str(write("haproxy.cfg", configuration))], port, log_path)
 
 
-def pen(_peer, _rondo, origin, port, _directory, _log_path):
+def start_pen(peer, _program, origin, _log_path, _wrap):
+    port = free_port()
     # -r: round robin without remembering clients.
     servers = [f"127.0.0.1:{p}" for p in origin.ports]
-    return ["pen", "-f", "-r", "-x", "2000", "-q", "4096", f"127.0.0.1:{port}", *servers], None
+    return Server(peer.name, ["pen", "-f", "-r", "-x", "2000", "-q", "4096", f"127.0.0.1:{port}", *servers], port)
 
 
-def rondo(peer, program, origin, port, directory, log_path):
-    settings = {
-        "proxy": {
-            "address": "127.0.0.1",
-            "port": port,
-            "workers": peer.workers,
-            "max_connections": room(peer),
-            "access_log": peer.log,
-        },
-        "backends": [{"url": f"http://127.0.0.1:{p}/"} for p in origin.ports],
-        "timeouts": {"client_idle": "1h", "backend_idle": "1h"},
-        "limits": {"idle_backend_connections": KEPT},
-    }
-    if peer.tcp:
-        settings["proxy"]["mode"] = "tcp"
-    path = _write(directory, f"rondo-{port}.json", json.dumps(settings, indent=2))
-    checked = subprocess.run([program, "--check", path], capture_output=True, text=True, check=False)
-    if checked.returncode != 0:
-        said = (checked.stderr or checked.stdout).strip().replace(directory + os.sep, "")
-        if peer.tcp:
-            raise Unsupported(f"rondo refuses the configuration: {said}")
-        raise Failure(f"rondo --check refuses the configuration: {said}")
-    return [program, path], log_path
+def start_rondo(peer, program, origin, log_path, wrap):
+    proxy = {"workers": peer.workers, "max_connections": room(peer), "access_log": peer.log, "mode": "tcp" if peer.tcp else "http"}
+    return Rondo([{"url": f"http://127.0.0.1:{p}/"} for p in origin.ports], program, peer.name, wrap, log_path, proxy=proxy,
+                 timeouts={"client_idle": "1h", "backend_idle": "1h"}, limits={"idle_backend_connections": KEPT})
 
 
-COMMANDS = {"nginx": nginx, "haproxy": haproxy, "pen": pen, "rondo": rondo}
+STARTS = {"nginx": start_nginx, "haproxy": start_haproxy, "pen": start_pen, "rondo": start_rondo}
 
 NGINX = Peer("nginx", "nginx")
 NGINX_AGAIN = Peer("nginx again", "nginx")
@@ -180,10 +151,3 @@ RONDO = Peer("rondo", "rondo")
 
 def two_workers(peer):
     return replace(peer, name=f"{peer.name} x2", workers=2)
-
-
-def _write(directory, name, text):
-    path = os.path.join(directory, name)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    return path

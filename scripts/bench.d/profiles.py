@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import load
-from process import Failure
+from kit.process import Failure, folder
 from scenarios import SCENARIOS
 
 SHOWN = ("keep-1", "keep-64", "close-64", "1m")
@@ -28,25 +28,25 @@ CALLS |= {"do_writev": "send", "ksys_write": "send", "do_readv": "receive", "ksy
 PARTS = ("own code", "C library", *KINDS, "rest of the kernel")
 
 
-def profiles(options, rondo, origin, directory):
+def profiles(options, rondo, origin):
     """For each of the scenarios and proxies: CPU time of a request, and the share of each part in it."""
     found = []
     for scenario in (s for s in SCENARIOS if s.name in (options.only or SHOWN)):
         for peer in scenario.peers:
             if peer.kind not in options.peers or peer.name.endswith("again"):
                 continue
-            server = peer.start(rondo, origin, directory)
+            server = peer.start(rondo, origin)
             load.check(scenario, server, origin)
             load.run(scenario, server, 1)
-            slot, shares = _sampled(scenario, server, options.seconds, directory)
+            slot, shares = _sampled(scenario, server, options.seconds)
             server.stop()
             found.append({"scenario": scenario.name, "proxy": peer.name,
                           "cpu_us": slot.usage.cpu_ns / 1e3 / max(1, slot.requests), "shares": shares})
     return found
 
 
-def _sampled(scenario, server, seconds, directory):
-    out = os.path.join(directory, "perf.data")
+def _sampled(scenario, server, seconds):
+    out = str(folder() / "perf.data")
     command = ["perf", "record", "-e", "cpu-clock", "-F", "4999", "-g", "-o", out, "-p", ",".join(map(str, server.pids))]
     watch = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(0.5)
