@@ -5,12 +5,13 @@ Read next: measure.py.
 
 import http.client
 import json
+import multiprocessing
 import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 
+from kit.client import Client
 from kit.process import Failure, Server, Usage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -104,20 +105,29 @@ class Idle:
     """Idle connections, held open by a process of their own: so many descriptors do not fit beside others."""
 
     def __init__(self, server: Server, count):
-        self.server, self.count = server, count
+        self.count = count
         before = server.memory_bytes()
-        self._holder = subprocess.Popen([sys.executable, f"{HERE}/idle.py", str(server.port), str(count)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if self._holder.stdout.readline() != "ready\n":
-            self._holder.kill()
-            raise Failure(f"{server.name} does not take {count} idle connections: {self._holder.stderr.read().strip()}")
+        self._ours, theirs = multiprocessing.Pipe()
+        multiprocessing.Process(target=hold, args=(server.port, count, theirs), daemon=True).start()
+        if failed := self._ours.recv():
+            raise Failure(f"{server.name} does not take {count} idle connections: {failed}")
         time.sleep(0.2)
         self.bytes_each = (server.memory_bytes() - before) / count
 
     def end(self):
         """Closes them; how many of them the proxy had closed before."""
-        try:
-            still_open = int(self._holder.communicate("count\n", timeout=30)[0])
-        except ValueError:
-            still_open = 0
-        return self.count - still_open
+        self._ours.send("end")
+        return self.count - self._ours.recv()
+
+
+def hold(port, count, parent):
+    """Opens the connections, each of which has one answer; says what failed, and at the end how many are still open."""
+    held = []
+    for _ in range(count):
+        held.append(Client(port, timeout_s=10))
+        answer = held[-1].get("/128")
+        if answer.status != 200 or answer.error or held[-1].stream is None:
+            return parent.send(f"connection {len(held)}: {answer.status} {answer.error or 'closed'}")
+    parent.send("")
+    parent.recv()
+    parent.send(sum(client.is_open() for client in held))

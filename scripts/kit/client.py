@@ -86,6 +86,14 @@ class Client:
             raise Ended
         self.data += part
 
+    def is_open(self):
+        """Whether an idle connection is still there."""
+        self.stream.setblocking(False)
+        try:
+            return self.stream.recv(1) != b""
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+
     def close(self):
         if self.stream:
             self.stream.close()
