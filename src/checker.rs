@@ -9,13 +9,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::checks::probe::{Probe, Rest, Verdict, may_send_echoes};
+use crate::net::thread;
 use crate::net::waker::{Bell, timespec};
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
@@ -53,10 +54,7 @@ impl Checker {
             Arc::clone(&bell),
             Arc::clone(&stop),
         );
-        let thread = thread::Builder::new()
-            .name("checker".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || rounds.run())?;
+        let thread = thread::start("checker", move || rounds.run())?;
         Ok(Checker {
             bell,
             stop,
@@ -70,7 +68,7 @@ impl Drop for Checker {
         self.stop.store(true, Ordering::Release);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
-            // A panic there was reported by the panic hook; there is nobody left to tell.
+            // An error is impossible: a panic there ends the process.
             let _ = thread.join();
         }
     }
@@ -160,7 +158,7 @@ impl Rounds {
             }
             Err(Errno::INTR) => {}
             // Out of memory; anything but spinning.
-            Err(_) => thread::sleep(Duration::from_millis(100)),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
         self.bell.silence();
     }
@@ -315,7 +313,7 @@ mod tests {
     fn server(answer: impl Fn() -> Vec<u8> + Send + 'static) -> (SocketAddr, Receiver<Visit>) {
         let (listener, address) = listen();
         let (tell, told) = channel();
-        thread::spawn(move || {
+        std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut bytes = read_head(&mut stream);

@@ -43,7 +43,8 @@
 //! - Nothing on a worker's path blocks but the one wait in [`net::poller`]. Every wait for a peer has a deadline.
 //! - The received head is never edited: what goes out is written anew from what was understood.
 //! - Everything that grows has a bound, named where it is defined.
-//! - No panic is reachable from the network; one that happens all the same costs one connection.
+//! - No panic is reachable from the network; one in an exchange would cost that connection, one elsewhere ends the
+//!   process ([`net::thread`], which starts every thread).
 //!
 //! # What makes it fast
 //!

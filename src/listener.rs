@@ -7,7 +7,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -184,13 +183,4 @@ fn make_room(workers: &[MailboxSender], runtime: &Runtime) {
 fn pause(error: &io::Error, runtime: &Runtime) {
     log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
     runtime.open.listener.wait(PAUSE);
-}
-
-/// The listener's thread.
-pub(crate) fn thread(
-    listener: TcpListener,
-    workers: Vec<MailboxSender>,
-    runtime: Arc<Runtime>,
-) -> impl FnOnce() {
-    move || run(&listener, &workers, &runtime)
 }

@@ -8,9 +8,9 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::net::thread;
 use crate::net::waker::Bell;
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
@@ -20,8 +20,6 @@ use crate::pool::settings::Host;
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Between two lookups of a name at least, however often it is asked for.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// Name services load modules that take more stack than any code of ours.
-const STACK_BYTES: usize = 512 * 1024;
 
 /// How a name is looked up; a test brings its own.
 pub(crate) type Lookup = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send>;
@@ -72,10 +70,7 @@ impl Resolver {
             bell,
             stop,
         };
-        thread::Builder::new()
-            .name("resolver".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || work.run())?;
+        thread::start("resolver", move || work.run())?;
         Ok(Some(resolver))
     }
 }

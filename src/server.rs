@@ -5,10 +5,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -20,19 +18,14 @@ use crate::listener;
 use crate::live::Runtime;
 use crate::log::access::AccessLog;
 use crate::net::mailbox::{Mailbox, mailbox};
+use crate::net::thread;
 use crate::pool::trace::Decision;
 use crate::resolver::Resolver;
 use crate::signals;
 use crate::worker::Worker;
 
-/// Enough for every thread here; the default of 8 MiB would count against small machines.
-const STACK_BYTES: usize = 256 * 1024;
-
 /// How long a stop waits for an output that does not take the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
-
-/// How long a process that has failed gives the event log to say so.
-const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// A balancer that runs.
 #[derive(Debug)]
@@ -119,21 +112,22 @@ impl Server {
             let (mailbox, sender) =
                 mailbox().map_err(|error| StartError::System("an eventfd", error))?;
             let log = access_log.as_ref().map(AccessLog::writer).zip(log_format);
-            let worker = Worker::new(runtime.clone(), mailbox.clone(), log)
+            let mut worker = Worker::new(runtime.clone(), mailbox.clone(), log)
                 .map_err(|error| StartError::System("a poller", error))?;
             let done = done.clone();
-            spawn(format!("worker-{number}"), move || {
+            start(&format!("worker-{number}"), move || {
                 worker.run();
-                drop(done);
+                // Closed when this closure is dropped, after the worker's end.
+                let _ = &done;
             })?;
             mailboxes.push(mailbox);
             senders.push(sender);
         }
         log::info!("listening on {local_address}");
-        spawn(
-            "listener".to_owned(),
-            listener::thread(socket, senders, runtime.clone()),
-        )?;
+        let accepting = runtime.clone();
+        start("listener", move || {
+            listener::run(&socket, &senders, &accepting);
+        })?;
         Ok(Self {
             runtime,
             local_address,
@@ -201,21 +195,8 @@ fn stop_at_once() -> ! {
     process::exit(1)
 }
 
-/// Starts a thread whose panic ends the process: without it the balancer would be a ruin that still
-/// holds its port.
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
-    let contained = move || {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            log::error!("a thread of this program failed; please report it");
-            thread::sleep(LAST_WORD);
-            process::exit(1);
-        }
-    };
-    let thread = thread::Builder::new()
-        .name(name)
-        .stack_size(STACK_BYTES)
-        .spawn(contained);
-    thread
+fn start(name: &str, run: impl FnMut() + Send + 'static) -> Result<(), StartError> {
+    thread::start(name, run)
         .map(drop)
         .map_err(|error| StartError::System("a thread", error))
 }

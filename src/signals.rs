@@ -1,14 +1,12 @@
 //! Thread: turns signals into messages to the main thread.
 
 use std::io;
-use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Enough for what it does.
-const STACK_BYTES: usize = 256 * 1024;
+use crate::net::thread;
 
 /// A message for each SIGTERM and SIGINT from now on.
 pub(crate) fn watch() -> io::Result<Receiver<()>> {
@@ -26,9 +24,6 @@ pub(crate) fn watch() -> io::Result<Receiver<()>> {
             }
         }
     };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(pass_on)?;
+    thread::start("signals", pass_on)?;
     Ok(receiver)
 }

@@ -63,7 +63,7 @@ impl Worker {
     }
 
     /// Works until the process drains and every connection has ended.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(&mut self) {
         let mut events = Events::default();
         loop {
             self.take_events(&mut events);
@@ -210,7 +210,7 @@ impl Worker {
         let idle_since = (client.is_idle(), client.idle_since);
         let context = &mut self.context;
         let turn = catch_unwind(AssertUnwindSafe(|| act(client, context))).unwrap_or_else(|_| {
-            log::error!("a mistake in this program ended a connection; please report it");
+            log::error!("internal error: connection dropped; please report it");
             client.close(CloseReason::Panic, context)
         });
         match turn {

@@ -74,7 +74,7 @@ impl CloseReason {
             CloseReason::TunnelBroke => "one side of the tunnel broke",
             CloseReason::LingerTimeout => "the client went on sending after the last answer",
             CloseReason::Stopping => "the process is stopping",
-            CloseReason::Panic => "a mistake in this program",
+            CloseReason::Panic => "an internal error",
         }
     }
 }

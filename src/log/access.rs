@@ -10,11 +10,12 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::net::thread;
 use crate::text::timestamp::Clock;
 
 pub(crate) use crate::log::line::{AccessLine, Format};
@@ -90,17 +91,16 @@ impl AccessLog {
     ) -> io::Result<AccessLog> {
         let shared = Arc::new(Shared::default());
         let (done, is_done) = bounded(1);
-        let output = Output {
+        let mut output = Output {
             file: output,
             shared: Arc::clone(&shared),
             is_closed: false,
             is_mid_line: false,
             reported: None,
         };
-        let handle = thread::Builder::new()
-            .name("access-log".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || run(output, batch_interval, &done))?;
+        let handle = thread::start("access-log", move || {
+            run(&mut output, batch_interval, &done);
+        })?;
         Ok(AccessLog {
             shared,
             thread: handle.thread().clone(),
@@ -144,16 +144,16 @@ struct Output<W> {
     reported: Option<Instant>,
 }
 
-fn run<W: Write>(mut output: Output<W>, batch_interval: Duration, done: &Sender<()>) {
+fn run<W: Write>(output: &mut Output<W>, batch_interval: Duration, done: &Sender<()>) {
     let shared = Arc::clone(&output.shared);
     let is_stopping = || shared.stopping.load(Ordering::Acquire);
     let mut batch = Vec::with_capacity(BUFFER_BYTES);
     while !is_stopping() {
         while !shared.begun.swap(false, Ordering::AcqRel) && !is_stopping() {
             if shared.lines_lost.load(Ordering::Relaxed) == 0 {
-                thread::park();
+                std::thread::park();
             } else {
-                thread::park_timeout(REPORT_INTERVAL);
+                std::thread::park_timeout(REPORT_INTERVAL);
                 output.report_losses(false);
             }
         }
@@ -163,7 +163,7 @@ fn run<W: Write>(mut output: Output<W>, batch_interval: Duration, done: &Sender<
             if left.is_zero() {
                 break;
             }
-            thread::park_timeout(left);
+            std::thread::park_timeout(left);
         }
         output.write_buffers(&mut batch);
         output.report_losses(false);
@@ -216,7 +216,7 @@ impl<W: Write> Output<W> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Somebody who shares the pipe made it non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    thread::sleep(Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                     self.is_closed = true;

@@ -9,13 +9,13 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
+use crate::net::thread;
 use crate::text::escape::printable;
 use crate::text::timestamp::{Clock, since_epoch};
 
@@ -121,10 +121,7 @@ fn start_thread(
         level,
         lost: Arc::clone(&lost),
     };
-    thread::Builder::new()
-        .name("event-log".to_owned())
-        .stack_size(256 * 1024)
-        .spawn(move || run(&events, &lost, &printer))?;
+    thread::start("event-log", move || run(&events, &lost, &printer))?;
     Ok((queue, logger))
 }
 

@@ -3,7 +3,7 @@
 //! `connection` is a socket with its buffers, `poller` the one place where a worker waits, `clock` and `timers` its
 //! time, `mailbox` and `waker` how a connection reaches it, `admission` how many may be open. `slab`, `idle_list` and
 //! `pipes` are a worker's tables; `proxy_protocol` is a header in front of everything, `errno` sorts the kernel's
-//! errors, `lock` takes a lock.
+//! errors, `lock` takes a lock, `thread` starts a thread.
 
 pub(crate) mod admission;
 pub(crate) mod clock;
@@ -16,5 +16,6 @@ pub(crate) mod pipes;
 pub(crate) mod poller;
 pub(crate) mod proxy_protocol;
 pub(crate) mod slab;
+pub(crate) mod thread;
 pub(crate) mod timers;
 pub(crate) mod waker;
