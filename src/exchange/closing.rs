@@ -6,7 +6,9 @@ use crate::exchange::context::Context;
 use crate::exchange::{Client, Stage, Step};
 use crate::net::clock::Clock;
 use crate::net::connection::Received;
+use crate::net::errno::is_our_shortage;
 
+use std::io;
 use std::time::Duration;
 
 /// How long, and for how many bytes, what a client still sends is thrown away.
@@ -46,6 +48,8 @@ pub(crate) enum CloseReason {
     TunnelBroke,
     /// The client went on sending after the last answer.
     LingerTimeout,
+    /// The kernel had no memory for us to go on.
+    OurShortage,
     /// The process stops.
     Stopping,
     /// A mistake in this program, caught.
@@ -73,9 +77,26 @@ impl CloseReason {
             CloseReason::TunnelTimeout => "nothing passed through the tunnel in time",
             CloseReason::TunnelBroke => "one side of the tunnel broke",
             CloseReason::LingerTimeout => "the client went on sending after the last answer",
+            CloseReason::OurShortage => "we were short of memory",
             CloseReason::Stopping => "the process is stopping",
             CloseReason::Panic => "a mistake in this program",
         }
+    }
+}
+
+impl CloseReason {
+    /// Why a connection ends on whose client's side reading or writing failed.
+    pub(super) fn of_client(error: &io::Error) -> Self {
+        if is_our_shortage(error) {
+            CloseReason::OurShortage
+        } else {
+            CloseReason::ClientGone
+        }
+    }
+
+    /// What it says of an exchange that was under way: why it failed or was cut.
+    pub(super) fn of_exchange(self) -> Option<&'static str> {
+        (self != CloseReason::Finished).then(|| self.text())
     }
 }
 

@@ -16,5 +16,6 @@ pub(crate) mod pipes;
 pub(crate) mod poller;
 pub(crate) mod proxy_protocol;
 pub(crate) mod slab;
+pub(crate) mod syscalls;
 pub(crate) mod timers;
 pub(crate) mod waker;

@@ -17,20 +17,24 @@ pub(crate) mod persist;
 pub mod settings;
 pub mod trace;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Bell;
 use crate::pool::backend::{Backend, InFlight, NEVER, Operator};
 use crate::pool::balance::{Balancer, Candidate};
-use crate::pool::health::{Check, Event, Health, Rules};
+use crate::pool::health::{Check, Health, Rules};
 use crate::pool::persist::Cookies;
 use crate::pool::settings::{
     BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
 };
 use crate::pool::trace::{Decision, Rule, Verdict};
+
+pub use health::Event;
 
 /// The backends and the choice among them.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub struct Pool {
     down_interval: Duration,
     started: Instant,
     state: Mutex<State>,
+    /// Bounds the event lines about requests that no backend may take.
+    pub(crate) unavailable_lines: LineLimit,
     checker: OnceLock<Arc<Bell>>,
     resolver: OnceLock<Arc<Bell>>,
 }
@@ -80,19 +86,6 @@ pub enum Choice {
     Unavailable,
     /// All that may take it were tried, or as many as `balance.tries` allows (502, or 504 when the last one was too slow).
     Exhausted,
-}
-
-/// What an exchange saw of a backend; the texts are the reasons that are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passive<'a> {
-    /// A connection was opened for it.
-    Connected,
-    /// A response head arrived.
-    Answered,
-    /// No address could be connected to.
-    ConnectFailed(&'a str),
-    /// A connection opened for this exchange ended, or gave garbage, before a response head; at most once per exchange.
-    Died(&'a str),
 }
 
 /// The backends that one request was sent to.
@@ -166,6 +159,7 @@ impl Pool {
             down_interval: health.down_interval,
             started: Instant::now(),
             state: Mutex::new(state),
+            unavailable_lines: LineLimit::default(),
             checker: OnceLock::new(),
             resolver: OnceLock::new(),
         }
@@ -258,16 +252,15 @@ impl Pool {
         }
     }
 
-    /// Hears what an exchange saw of a backend. A success on a healthy one costs a read lock.
-    pub fn report(&self, backend: &Backend, outcome: Passive<'_>) {
-        let (event, reason) = match outcome {
-            Passive::Connected => (Event::Connected, "a client's exchange connected"),
-            Passive::Answered => (Event::Answered, "it answered a client's request"),
-            Passive::ConnectFailed(reason) => (Event::ConnectFailed, reason),
-            Passive::Died(reason) => (Event::Died, reason),
-        };
+    /// Hears what an exchange saw of a backend; `reason` is for the log. A success on a healthy one
+    /// costs a read lock.
+    pub fn report(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) {
         let (before, after) = self.note(backend, event, reason);
-        if before.is_up() && !after.is_up() {
+        if event == Event::Died {
+            // Whether it is really gone, a check finds out.
+            backend.want_check();
+        }
+        if event == Event::Died || before.is_up() && !after.is_up() {
             // So that `down_interval` counts from now.
             ring(&self.checker);
         }
@@ -282,7 +275,7 @@ impl Pool {
             Ok(()) => (Event::CheckPassed, "the check passed"),
             Err(reason) => (Event::CheckFailed, reason),
         };
-        let (_, after) = self.note(backend, event, reason);
+        let (_, after) = self.note(backend, event, &reason);
         if outcome.is_ok()
             && self.rules(backend).check == Check::Icmp
             && after.waits_for_connection()
@@ -292,7 +285,7 @@ impl Pool {
         }
     }
 
-    /// Rung when a backend went down, or its addresses came: what the checker waits for. Only the first bell is kept.
+    /// Rung when a backend went down or died, or its addresses came: what the checker waits for. Only the first bell is kept.
     pub fn wake_checker_with(&self, bell: Arc<Bell>) {
         let _ = self.checker.set(bell);
     }
@@ -420,7 +413,7 @@ impl Pool {
     }
 
     /// Counts an event; logs a change of state once, with its reason, when no lock is held any more.
-    fn note(&self, backend: &Backend, event: Event, reason: &str) -> (Health, Health) {
+    fn note(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) -> (Health, Health) {
         let rules = self.rules(backend);
         let (before, after) = backend.note(event, &rules, || self.next_trial_ms(backend));
         let name = &backend.settings.name;

@@ -104,7 +104,8 @@ fn hits(pool: &Pool, n: usize) -> Vec<usize> {
 fn down(pool: &Pool, backend: usize) {
     pool.report(
         &pool.backends()[backend],
-        Passive::ConnectFailed("connect to it refused"),
+        Event::ConnectFailed,
+        &"connect to it refused",
     );
 }
 
@@ -337,16 +338,18 @@ fn a_panic_under_the_balancers_lock_does_not_end_the_pool() {
 }
 
 #[test]
-fn a_poison_request_takes_no_more_than_the_backends_it_met_and_the_others_are_still_served() {
+fn poison_requests_take_no_backend_away_until_one_dies_the_third_time_in_a_row() {
     let pool = pool(4);
-    // One `Died` for each exchange, whatever number of backends it was sent to: four poison requests.
-    for _ in 0..4 {
-        let victim = hit(&pool);
-        pool.report(
-            &pool.backends()[victim],
-            Passive::Died("it closed before it answered"),
-        );
+    let die = |backend: usize| {
+        let reason = "it closed before it answered";
+        pool.report(&pool.backends()[backend], Event::Died, &reason);
+    };
+    // One `Died` for each exchange, whatever number of backends it was sent to.
+    for _ in 0..8 {
+        die(hit(&pool));
     }
+    assert!(pool.backends().iter().all(|backend| backend.is_healthy()));
+    (0..4).for_each(die);
     assert!(!pool.has_healthy());
     let mut served = hits(&pool, 4);
     served.sort_unstable();
@@ -355,7 +358,11 @@ fn a_poison_request_takes_no_more_than_the_backends_it_met_and_the_others_are_st
         [0, 1, 2, 3],
         "fail open: each of them still gets requests"
     );
-    pool.report(&pool.backends()[2], Passive::Answered);
+    pool.report(
+        &pool.backends()[2],
+        Event::Answered,
+        &"it answered a request",
+    );
     assert_eq!(
         hits(&pool, 2),
         [2, 2],
@@ -384,7 +391,7 @@ fn without_checks_one_exchange_tries_a_down_backend_after_the_down_interval() {
         [0, 0, 1, 1],
         "the interval is over at once, so it has its turns"
     );
-    pool.report(&pool.backends()[0], Passive::Connected);
+    pool.report(&pool.backends()[0], Event::Connected, &"it connected");
     assert!(pool.backends()[0].is_healthy());
 
     let pool = Pool::new(
@@ -414,14 +421,14 @@ fn a_backend_that_is_not_checked_is_tried_again_beside_one_that_is() {
     let pool = Pool::new(list, &balance(Method::RoundRobin), &settings);
     down(&pool, 0);
     assert!(hits(&pool, 4).contains(&0), "one exchange finds out");
-    pool.report(&pool.backends()[0], Passive::Connected);
+    pool.report(&pool.backends()[0], Event::Connected, &"it connected");
     assert!(
         pool.backends()[0].is_healthy(),
         "no check is waited for, as none will come"
     );
     down(&pool, 1);
     assert_eq!(hits(&pool, 4), [0; 4]);
-    pool.report(&pool.backends()[1], Passive::Connected);
+    pool.report(&pool.backends()[1], Event::Connected, &"it connected");
     assert!(
         !pool.backends()[1].is_healthy(),
         "this one waits for its check"
@@ -438,7 +445,7 @@ fn without_checks_a_rise_of_two_does_not_wait_for_the_interval_again_after_the_f
         assert!(!pool.backends()[0].is_healthy());
         pool.backends()[0].allow_trial(0);
         while hit(&pool) != 0 {}
-        pool.report(&pool.backends()[0], Passive::Connected);
+        pool.report(&pool.backends()[0], Event::Connected, &"it connected");
         assert_eq!(pool.backends()[0].is_healthy(), healthy);
         assert!(healthy || hits(&pool, 2).contains(&0));
     }
@@ -465,7 +472,7 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
             .count(),
         1
     );
-    pool.report(&pool.backends()[0], Passive::Connected);
+    pool.report(&pool.backends()[0], Event::Connected, &"it connected");
     assert!(pool.backends()[0].is_healthy());
 }
 

@@ -110,13 +110,15 @@ pub enum Outcome {
     ReusedEnded,
     /// No response head in time.
     HeadTimedOut,
-    /// Its answer cannot be forwarded.
-    BadAnswer,
+    /// Its response head cannot be forwarded; [`Decision::reason`] says why.
+    RefusedHead,
+    /// What came instead of a response head is no HTTP.
+    NotHttp,
     /// Its answer broke off after it had begun.
     BrokeOff,
     /// The client was gone first.
     ClientGone,
-    /// We were short of descriptors or ports.
+    /// We were short of descriptors, ports or memory.
     OurShortage,
 }
 
@@ -131,10 +133,11 @@ impl Outcome {
             Outcome::Died => "ended before it answered",
             Outcome::ReusedEnded => "the reused connection had ended",
             Outcome::HeadTimedOut => "no response head in time",
-            Outcome::BadAnswer => "its answer cannot be forwarded",
+            Outcome::RefusedHead => "its response head cannot be forwarded",
+            Outcome::NotHttp => "its answer is not HTTP",
             Outcome::BrokeOff => "its answer broke off",
             Outcome::ClientGone => "the client was gone",
-            Outcome::OurShortage => "we were short of descriptors or ports",
+            Outcome::OurShortage => "we were short of descriptors, ports or memory",
         }
     }
 }
@@ -205,8 +208,10 @@ pub struct Decision {
     pub at_unix_ms: u64,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// The status that the client got; 0 for none.
-    pub status: u16,
+    /// The status that the client got.
+    pub status: Option<u16>,
+    /// Why the exchange failed or was cut, if it did.
+    pub reason: Option<&'static str>,
     request_id: Brief<36>,
     request_line: Brief<64>,
     candidates: Few<Candidate, CANDIDATES_MAX>,
@@ -234,7 +239,8 @@ impl Decision {
     pub fn clear(&mut self) {
         self.at_unix_ms = 0;
         self.client = None;
-        self.status = 0;
+        self.status = None;
+        self.reason = None;
         self.request_id.length = 0;
         self.request_line.length = 0;
         self.candidates.clear();

@@ -14,7 +14,7 @@ use rondo::http::{
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
 use rondo::pool::settings::{BalanceSettings, Method, Persistence};
 use rondo::pool::settings::{HealthCheckSettings, Kind};
-use rondo::pool::{Choice, Passive, Pool, Tried, Wish};
+use rondo::pool::{Choice, Event, Pool, Tried, Wish};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -225,7 +225,11 @@ fn report(times: usize) {
     let pool = pool_of_4(Method::RoundRobin);
     let backend = &pool.backends()[0];
     for _ in 0..times {
-        pool.report(black_box(backend), Passive::Answered);
+        pool.report(
+            black_box(backend),
+            Event::Answered,
+            &"it answered a client's request",
+        );
     }
 }
 

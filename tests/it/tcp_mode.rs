@@ -373,8 +373,10 @@ fn each_connection_has_its_access_line() {
     wire.close();
     let line = proxy.wait_for_access(" 127.0.0.7 ");
     let words: Vec<&str> = line.split(' ').collect();
-    // Time, client, no request line, no status, bytes sent to the client, milliseconds, backend, tries, id.
-    assert_eq!(words.len(), 9, "{line}");
+    // Time, client, no request line, no status, bytes sent to the client, milliseconds, backend,
+    // tries, id, no reason.
+    assert_eq!(words.len(), 10, "{line}");
+    assert_eq!(words[9], "-", "{line}");
     assert_eq!(words[2..5], ["-", "-", "5"], "{line}");
     assert_eq!(words[6], backend.name(), "{line}");
     assert_eq!(words[7], "1", "{line}");
@@ -388,6 +390,12 @@ fn a_connection_that_nobody_took_has_its_access_line_too() {
     let line = proxy.wait_for_access(" 127.0.0.9 ");
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!(words[2..5], ["-", "-", "0"], "{line}");
+    assert_eq!(words[6], dead.name(), "{line}");
+    assert!(line.ends_with(" \"connect failed\""), "{line}");
+    proxy.wait_for_event(&[
+        &dead.name(),
+        "closed a connection of 127.0.0.9: connect to ",
+    ]);
 }
 
 #[test]
