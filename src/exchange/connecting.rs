@@ -55,7 +55,7 @@ impl Client {
                     .and_then(|name| exchange.request.cookie(name.as_bytes())),
                 tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
             };
-            let (tried, decision) = (&exchange.route.tried, &mut exchange.decision);
+            let (tried, decision) = (&mut exchange.route.tried, &mut exchange.decision);
             match cx.runtime.pool.choose(&wish, tried, Some(decision)) {
                 Choice::Backend {
                     in_flight,

@@ -75,6 +75,8 @@ pub enum Rule {
     FailOpen,
     /// The same backend again, on a fresh connection.
     SameAgain,
+    /// Many had failed: the next one in the list.
+    NextInList,
 }
 
 impl Rule {
@@ -88,6 +90,7 @@ impl Rule {
             Rule::Cookie => "the client's cookie",
             Rule::FailOpen => "none is healthy: each in turn",
             Rule::SameAgain => "the same again, on a fresh connection",
+            Rule::NextInList => "many failed: the next in the list",
         }
     }
 }
@@ -264,12 +267,13 @@ impl Decision {
     /// Writes down that a backend was chosen; its try begins.
     pub fn chosen(&mut self, backend: usize, rule: Rule) {
         let backend = short(backend);
-        if let Some(candidate) = self
-            .candidates
-            .iter_mut()
-            .find(|candidate| candidate.backend == backend)
-        {
-            candidate.verdict = Verdict::Chosen;
+        for candidate in self.candidates.iter_mut() {
+            if candidate.backend == backend {
+                candidate.verdict = Verdict::Chosen;
+            } else if candidate.verdict == Verdict::Chosen {
+                // Chosen before, in a choice for which the others were not looked at again.
+                candidate.verdict = Verdict::Tried;
+            }
         }
         self.tries.push(Try {
             backend,

@@ -214,9 +214,10 @@ fn choose(method: Method, times: usize) {
         cookie: None,
         tries_left: true,
     };
-    let tried = Tried::default();
+    let mut tried = Tried::default();
     for _ in 0..times {
-        let choice = pool.choose(black_box(&wish), black_box(&tried), None);
+        tried.clear();
+        let choice = pool.choose(black_box(&wish), black_box(&mut tried), None);
         assert!(matches!(black_box(choice), Choice::Backend { .. }));
     }
 }
