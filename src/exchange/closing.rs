@@ -3,6 +3,7 @@
 //! Read next: `record`, for what is written down at the end of an exchange.
 
 use crate::exchange::context::Context;
+use crate::exchange::relay::RelayError;
 use crate::exchange::{Client, Stage, Step};
 use crate::net::clock::Clock;
 use crate::net::connection::Received;
@@ -91,6 +92,16 @@ impl CloseReason {
             CloseReason::OurShortage
         } else {
             CloseReason::ClientGone
+        }
+    }
+
+    /// Why a tunnel ends in which reading or writing failed.
+    pub(super) fn of_tunnel(error: &RelayError) -> Self {
+        match error {
+            RelayError::Source(error) | RelayError::Sink(error) if is_our_shortage(error) => {
+                CloseReason::OurShortage
+            }
+            _ => CloseReason::TunnelBroke,
         }
     }
 

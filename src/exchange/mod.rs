@@ -260,6 +260,8 @@ enum WaitFor {
     /// The backend, for a client that has closed its sending side and may be gone altogether.
     HalfClosed,
     Tunnel,
+    /// A tunnel of which one side has ended.
+    HalfTunnel,
 }
 
 impl Default for Wait {
@@ -408,7 +410,10 @@ impl Client {
         let writes = |wait: Wait| {
             let write = matches!(
                 wait.what,
-                WaitFor::ClientWrite | WaitFor::BackendWrite | WaitFor::Tunnel
+                WaitFor::ClientWrite
+                    | WaitFor::BackendWrite
+                    | WaitFor::Tunnel
+                    | WaitFor::HalfTunnel
             );
             write && wait.is_over(now)
         };
@@ -452,7 +457,7 @@ impl Client {
                 Step::Close(reason)
             }
             WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
-            WaitFor::Tunnel => Step::Close(CloseReason::TunnelTimeout),
+            WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
         }
     }
 }
