@@ -74,9 +74,9 @@ impl Client {
         }
         let request_ended = exchange.request_side != RequestSide::Sending;
         let response_ended = exchange.response_side == ResponseSide::Done;
-        // A backend that has said all and takes no more is done, whatever the client still does.
-        if exchange.response_relay.has_read_all()
-            && (request_ended || backend.is_broken())
+        // A backend that is gone in both directions is done, though the client may not have taken yet
+        // all that it said.
+        if (backend.is_broken() || exchange.request_side == RequestSide::Refused)
             && let Some(place) = &mut exchange.route.backend
         {
             place.give_back();
