@@ -2,8 +2,8 @@
 //!
 //! Every backend has its own times, so one that hangs delays no other. The first round is at once; after it the checks
 //! are spread over the interval by the backends' places, always in the same way. A backend that went down under an
-//! exchange is checked `down_interval` later, whatever was planned: the pool rings the bell. What a check sends is in
-//! `checks/probe.rs`; what its verdict means, in `pool/health.rs`.
+//! exchange is checked `down_interval` later, one that died under it at once: the pool rings the bell. What a check
+//! sends is in `checks/probe.rs`; what its verdict means, in `pool/health.rs`.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -94,6 +94,8 @@ struct Slot {
     rest: Option<Rest>,
     /// The last check failed for want of an address.
     without_address: bool,
+    /// When the last check began, or will begin, that a death under an exchange asked for.
+    asked: Option<Instant>,
 }
 
 impl Rounds {
@@ -111,6 +113,7 @@ impl Rounds {
             probe: None,
             rest: None,
             without_address: false,
+            asked: None,
         };
         let slots = (1..=number).map(slot).collect();
         Rounds {
@@ -184,6 +187,7 @@ impl Slot {
             if self.without_address && !backend.addresses().is_empty() {
                 self.due = now;
             }
+            self.hear_wish(backend, settings, now);
             if self.due <= now {
                 self.rest = None;
                 self.probe = Some(Probe::new(settings, now));
@@ -209,6 +213,19 @@ impl Slot {
         }
         self.without_address = backend.addresses().is_empty();
         self.plan(backend.is_healthy(), settings, now);
+        // What was asked for while this check ran may have come about after it had looked.
+        self.hear_wish(backend, settings, now);
+    }
+
+    /// Checks a backend that died under an exchange at once, and at most once in `down_interval`.
+    fn hear_wish(&mut self, backend: &Backend, settings: &HealthCheckSettings, now: Instant) {
+        if !backend.take_check_wish() || self.asked.is_some_and(|planned| planned > now) {
+            return;
+        }
+        let earliest = self.asked.map(|last| last + settings.down_interval);
+        let at = earliest.map_or(now, |earliest| earliest.max(now));
+        self.asked = Some(at);
+        self.due = self.due.min(at);
     }
 
     /// Counts from when this check was due, so that the spread lasts; a late check is made up for at once, not twice.
@@ -247,7 +264,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use crate::checks::messages::PROXY_LOCAL;
-    use crate::pool::Passive;
+    use crate::pool::Event;
     use crate::pool::backend::tests::settings as backend_settings;
     use crate::pool::settings::Host;
     use crate::pool::settings::Method;
@@ -456,7 +473,8 @@ mod tests {
         let fail = || {
             pool.report(
                 &pool.backends()[0],
-                Passive::ConnectFailed("connect to it refused"),
+                Event::ConnectFailed,
+                &"connect to it refused",
             );
         };
         // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
@@ -468,6 +486,38 @@ mod tests {
             fail();
         }
         until(|| healthy(&pool, 0));
+    }
+
+    #[test]
+    fn a_backend_that_died_under_an_exchange_is_checked_at_once_and_once_in_the_down_interval() {
+        let (_listener, address) = listen();
+        let settings = HealthCheckSettings {
+            down_interval: Duration::from_secs(2),
+            ..tcp()
+        };
+        let pool = pool(&[address], &settings);
+        let backend = &pool.backends()[0];
+        let bell = Arc::new(Bell::new().unwrap());
+        let mut rounds = Rounds::new(Arc::clone(&pool), settings.clone(), bell, Arc::default());
+        let slot = &mut rounds.slots[0];
+        let start = slot.due;
+        let later = |seconds| start + Duration::from_secs(seconds);
+        slot.due = later(60);
+        let die = |slot: &mut Slot, now| {
+            pool.report(backend, Event::Died, &"it closed before it answered");
+            slot.hear_wish(backend, &settings, now);
+            slot.due
+        };
+        assert_eq!(die(slot, later(5)), later(5), "at once");
+        slot.due = later(60);
+        assert_eq!(die(slot, later(6)), later(7), "not again at once");
+        assert_eq!(die(slot, later(6)), later(7), "and what is planned stays");
+        slot.due = later(60);
+        assert_eq!(die(slot, later(8)), later(9));
+        slot.due = later(60);
+        assert_eq!(die(slot, later(30)), later(30));
+        slot.hear_wish(backend, &settings, later(31));
+        assert_eq!(slot.due, later(30), "asking once is answered once");
     }
 
     #[test]
@@ -530,7 +580,7 @@ mod tests {
         match Checker::start(&pool, &settings) {
             Ok(_checker) => {
                 for backend in pool.backends() {
-                    pool.report(backend, Passive::Died("it closed before it answered"));
+                    pool.report(backend, Event::NotHttp, &"its answer is not HTTP");
                     until(|| backend.is_healthy());
                 }
             }

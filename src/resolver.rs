@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    use crate::pool::Passive;
+    use crate::pool::Event;
     use crate::pool::settings::Kind;
     use crate::pool::tests::{LONG, balance, health, until};
 
@@ -288,12 +288,12 @@ mod tests {
             .unwrap();
         server.answers("a.example", Ok(&["192.0.2.1:80"]));
         until(|| first(&pool, 0).as_deref() == Some("192.0.2.1:80"));
-        pool.report(backend, Passive::ConnectFailed("connect to it refused"));
+        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
         server.answers("a.example", Err(io::Error::other("server failed")));
-        pool.report(backend, Passive::ConnectFailed("connect to it refused"));
+        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
         server.answers("a.example", Ok(&[]));
         assert_eq!(first(&pool, 0).as_deref(), Some("192.0.2.1:80"));
-        pool.report(backend, Passive::ConnectFailed("connect to it refused"));
+        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
         server.answers("a.example", Ok(&["192.0.2.2:80"]));
         until(|| first(&pool, 0).as_deref() == Some("192.0.2.2:80"));
     }
@@ -310,7 +310,8 @@ mod tests {
         for _ in 0..100 {
             pool.report(
                 &pool.backends()[0],
-                Passive::ConnectFailed("connect to it refused"),
+                Event::ConnectFailed,
+                &"connect to it refused",
             );
         }
         server.answers("a.example", Ok(&["192.0.2.1:80"]));

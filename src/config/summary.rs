@@ -158,6 +158,7 @@ fn timeouts(config: &Config) -> [String; 3] {
         ]),
         listed(&[
             ("tunnel_idle", timeouts.tunnel_idle),
+            ("tunnel_half_closed", timeouts.tunnel_half_closed),
             ("drain", timeouts.drain),
             ("drain_delay", timeouts.drain_delay),
         ]),
@@ -246,7 +247,7 @@ balance       round_robin, no persistence, a request is sent to at most 3 backen
 health check  tcp connect every 1m, while down every 2s, timeout 5s, rise 1, fall 1
 timeouts      client_head 10s, client_idle 1m, client_body 30s, client_write 30s
               connect 5s, response_head 1m, response_body 1m, backend_idle 4s
-              tunnel_idle 1h, drain 30s, drain_delay 0s
+              tunnel_idle 1h, tunnel_half_closed 30s, drain 30s, drain_delay 0s
 limits        heads of 16384 bytes and 100 fields, request bodies of any length, 64 idle connections for each backend
 connections   at most 10000 client connections at once
 memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an exchange at its worst

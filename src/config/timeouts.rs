@@ -29,6 +29,8 @@ pub struct Timeouts {
     pub backend_idle: Duration,
     /// A tunnel without a byte in either direction.
     pub tunnel_idle: Duration,
+    /// The same once one side has closed its direction.
+    pub tunnel_half_closed: Duration,
     /// At a graceful stop.
     pub drain: Duration,
     /// Not ready this long before the listener closes; may be zero.
@@ -49,6 +51,7 @@ impl Timeouts {
                 "response_body",
                 "backend_idle",
                 "tunnel_idle",
+                "tunnel_half_closed",
                 "drain",
                 "drain_delay",
             ],
@@ -65,6 +68,7 @@ impl Timeouts {
             // Below the 5 s after which Node closes an unused connection.
             backend_idle: section.or("backend_idle", seconds(4), duration)?,
             tunnel_idle: section.or("tunnel_idle", seconds(3600), duration)?,
+            tunnel_half_closed: section.or("tunnel_half_closed", seconds(30), duration)?,
             drain: section.or("drain", seconds(30), duration)?,
             drain_delay: section.or("drain_delay", Duration::ZERO, |node| {
                 node.duration(Duration::ZERO..=DAY)

@@ -16,6 +16,7 @@ use crate::net::clock::{Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::poller::{Poller, Readiness, Source};
 use crate::net::slab::{Key, Slab};
+use crate::net::syscalls::connect;
 use crate::pool::backend::Backend;
 
 /// A connection to a backend in the hands of an exchange.
@@ -68,12 +69,12 @@ impl BackendConnections {
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        // Heads and chunks are sent in one piece; waiting for more would only delay them.
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        match rustix::net::connect(&socket, &address) {
+        match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
+        // Heads and chunks are sent in one piece; waiting for more would only delay them.
+        sockopt::set_tcp_nodelay(&socket, true)?;
         let connection = Connection::connecting(TcpStream::from(socket));
         let key = self.places.insert_with(|_| Place::Lent { client });
         if let Err(error) = poller.register(&connection, Source::Backend(key)) {

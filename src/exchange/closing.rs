@@ -3,10 +3,13 @@
 //! Read next: `record`, for what is written down at the end of an exchange.
 
 use crate::exchange::context::Context;
+use crate::exchange::relay::RelayError;
 use crate::exchange::{Client, Stage, Step};
 use crate::net::clock::Clock;
 use crate::net::connection::Received;
+use crate::net::errno::is_our_shortage;
 
+use std::io;
 use std::time::Duration;
 
 /// How long, and for how many bytes, what a client still sends is thrown away.
@@ -46,6 +49,8 @@ pub(crate) enum CloseReason {
     TunnelBroke,
     /// The client went on sending after the last answer.
     LingerTimeout,
+    /// The kernel had no memory for us to go on.
+    OurShortage,
     /// The process stops.
     Stopping,
     /// A mistake in this program, caught.
@@ -73,9 +78,36 @@ impl CloseReason {
             CloseReason::TunnelTimeout => "nothing passed through the tunnel in time",
             CloseReason::TunnelBroke => "one side of the tunnel broke",
             CloseReason::LingerTimeout => "the client went on sending after the last answer",
+            CloseReason::OurShortage => "we were short of memory",
             CloseReason::Stopping => "the process is stopping",
             CloseReason::Panic => "an internal error",
         }
+    }
+}
+
+impl CloseReason {
+    /// Why a connection ends on whose client's side reading or writing failed.
+    pub(super) fn of_client(error: &io::Error) -> Self {
+        if is_our_shortage(error) {
+            CloseReason::OurShortage
+        } else {
+            CloseReason::ClientGone
+        }
+    }
+
+    /// Why a tunnel ends in which reading or writing failed.
+    pub(super) fn of_tunnel(error: &RelayError) -> Self {
+        match error {
+            RelayError::Source(error) | RelayError::Sink(error) if is_our_shortage(error) => {
+                CloseReason::OurShortage
+            }
+            _ => CloseReason::TunnelBroke,
+        }
+    }
+
+    /// What it says of an exchange that was under way: why it failed or was cut.
+    pub(super) fn of_exchange(self) -> Option<&'static str> {
+        (self != CloseReason::Finished).then(|| self.text())
     }
 }
 

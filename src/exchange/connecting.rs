@@ -1,20 +1,21 @@
 //! Connecting: which backend, over which connection, and what to do when it fails.
 //!
-//! Retry is a loop through this stage: a failure is judged in exchange/failure.rs, the backend is marked as
-//! tried, and `connect` is entered again until a request has gone out or nobody is left. The set of
-//! those tried only grows, so the loop ends.
+//! Retry is a loop through this stage: a failure is looked up in exchange/failure.rs, the backend is
+//! marked as tried, and `connect` is entered again until a request has gone out or no backend is
+//! left. The set of those tried only grows, so the loop ends.
 //!
 //! Read next: pool/mod.rs, how a backend is chosen; exchange/failure.rs; then forwarding.rs.
 
-use std::io;
 use std::net::SocketAddr;
 
-use crate::exchange::backend_connections::BackendConnection;
+use rustix::io::Errno;
+
+use crate::exchange::backend_connections::BackendConnections;
 use crate::exchange::context::Context;
-use crate::exchange::failure::{Failure, Next};
+use crate::exchange::failure::{Age, Failure, Next, Request};
 use crate::exchange::relay::{Relay, Writer};
 use crate::exchange::{
-    Client, CloseReason, Exchange, RequestSide, Route, Stage, Step, Wait, WaitFor,
+    Client, CloseReason, Exchange, LastFailure, RequestSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
 use crate::http::forward::{RequestForwarding, write_request};
@@ -22,7 +23,10 @@ use crate::net::clock::{Clock, Millis};
 use crate::net::proxy_protocol;
 use crate::pool::backend::InFlight;
 use crate::pool::trace::Rule;
-use crate::pool::{Choice, Passive, Wish};
+use crate::pool::{Choice, Event, Wish};
+
+/// What the log says of a request for which no backend may be asked.
+const UNAVAILABLE: &str = "no backend may take it";
 
 impl Client {
     /// Chooses a backend, connects if need be, and sends the head.
@@ -33,15 +37,14 @@ impl Client {
         if self.connection.is_broken() {
             return Step::Close(CloseReason::ClientGone);
         }
-        let address = exchange.route.last_address();
-        if let Some(lent) = &mut exchange.route.connection {
-            return match finish_connect(lent, address) {
+        if exchange.route.connection.is_some() {
+            return match exchange.route.finish_connect() {
                 None => Step::Wait,
                 Some(Ok(())) => {
                     exchange.route.connected(cx);
                     self.send_request(cx)
                 }
-                Some(Err(error)) => self.address_failed(&error, cx),
+                Some(Err(failure)) => self.address_failed(failure, cx),
             };
         }
         if exchange.route.backend.is_none() {
@@ -52,11 +55,8 @@ impl Client {
                     .and_then(|name| exchange.request.cookie(name.as_bytes())),
                 tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
             };
-            match cx
-                .runtime
-                .pool
-                .choose(&wish, &exchange.route.tried, Some(&mut exchange.decision))
-            {
+            let (tried, decision) = (&mut exchange.route.tried, &mut exchange.decision);
+            match cx.runtime.pool.choose(&wish, tried, Some(decision)) {
                 Choice::Backend {
                     in_flight,
                     set_cookie,
@@ -64,11 +64,11 @@ impl Client {
                     exchange.moments.chosen = cx.clock.now_us();
                     exchange.route.enter(in_flight, set_cookie, cx);
                 }
-                Choice::Unavailable => return self.reply(503, cx),
-                Choice::Exhausted => {
-                    let status = exchange.route.last_failure.max(502);
-                    return self.reply(status, cx);
+                Choice::Unavailable => {
+                    self.log_failure(Some(503), &UNAVAILABLE, cx);
+                    return self.reply(503, UNAVAILABLE, cx);
                 }
+                Choice::Exhausted => return self.give_up(cx),
             }
         }
         let now = cx.clock.now();
@@ -86,14 +86,15 @@ impl Client {
         self.try_next_address(None, cx)
     }
 
-    /// Begins to connect to the backend's next address; after the last one, `error` is its failure.
-    fn try_next_address(&mut self, mut error: Option<io::Error>, cx: &mut Context) -> Step {
+    /// Begins to connect to the backend's next address. After the last one it is `failure` that
+    /// counts, unless it only says that an address could not be tried and another one failed.
+    fn try_next_address(&mut self, mut failure: Option<Failure>, cx: &mut Context) -> Step {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Go(Stage::Idle);
         };
         let route = &mut exchange.route;
         while let Some((address, until)) = route.next_address(cx.clock.now()) {
-            match cx.backends.open(address, self.key, &cx.poller) {
+            let error = match cx.backends.open(address, self.key, &cx.poller) {
                 Ok(lent) => {
                     route.connection = Some(lent);
                     exchange.request_wait = Wait {
@@ -102,50 +103,41 @@ impl Client {
                     };
                     return Step::Wait;
                 }
-                Err(failed) if Failure::of_connect(&failed) == Failure::Shortage => {
-                    return self.fail(Failure::Shortage, &failed.to_string(), cx);
-                }
-                Err(failed) => error = Some(failed),
+                Err(error) => error,
+            };
+            match Failure::of_connect(address, &error) {
+                Failure::NoPort(_) if failure.is_some() => {}
+                lack @ Failure::NoDescriptor(_) => return self.fail(lack, cx),
+                next => failure = Some(next),
             }
         }
-        let address = route.last_address();
-        match error {
-            Some(error) => self.fail(
-                Failure::of_connect(&error),
-                &format!("connect to {address}: {error}"),
-                cx,
-            ),
-            None => self.fail(Failure::ConnectRefused, "its name has no address", cx),
-        }
+        self.fail(failure.unwrap_or(Failure::NoAddress), cx)
     }
 
     /// A connect ended without a connection.
-    fn address_failed(&mut self, error: &io::Error, cx: &mut Context) -> Step {
+    fn address_failed(&mut self, failure: Failure, cx: &mut Context) -> Step {
         self.drop_backend_connection(cx);
-        if Failure::of_connect(error) == Failure::Shortage {
-            return self.fail(Failure::Shortage, &error.to_string(), cx);
+        match failure {
+            Failure::NoDescriptor(_) => self.fail(failure, cx),
+            _ => self.try_next_address(Some(failure), cx),
         }
-        self.try_next_address(Some(io::Error::new(error.kind(), error.to_string())), cx)
     }
 
     /// The time for one address is over.
     pub(super) fn connect_timed_out(&mut self, cx: &mut Context) -> Step {
+        let Some(exchange) = self.exchange.as_deref_mut() else {
+            return Step::Go(Stage::Idle);
+        };
+        exchange.request_wait = Wait::default();
         // The time may have run out in the moment in which the connection opened.
-        if let Some(exchange) = self.exchange.as_deref_mut() {
-            exchange.request_wait = Wait::default();
-            if exchange
-                .route
-                .connection
-                .as_ref()
-                .is_some_and(|lent| lent.connection.is_writable())
-            {
-                return Step::Go(Stage::Connecting);
-            }
+        let lent = exchange.route.connection.as_ref();
+        if lent.is_some_and(|lent| lent.connection.is_writable()) {
+            return Step::Go(Stage::Connecting);
         }
-        self.address_failed(
-            &io::Error::new(io::ErrorKind::TimedOut, "connect timed out"),
-            cx,
-        )
+        match exchange.route.address {
+            Some(address) => self.address_failed(Failure::ConnectTimeout(address), cx),
+            None => Step::Go(Stage::Connecting),
+        }
     }
 
     /// Writes the request anew and sends it, with what there is of its body in the same write.
@@ -183,7 +175,7 @@ impl Client {
         if exchange.is_tcp {
             return match lent.connection.send(out, &[]) {
                 Ok(()) => Step::Go(Stage::Tunnel),
-                Err(error) => self.fail(Failure::FreshEnded, &error.to_string(), cx),
+                Err(error) => self.fail(Failure::of_connection(&error), cx),
             };
         }
         write_request(request, &how, out);
@@ -201,7 +193,7 @@ impl Client {
                 result
             }
             // No byte has gone out; the backend never hears of it.
-            Err(error) => return self.refuse(error.status(), cx),
+            Err(error) => return self.refuse(error.status(), error.reason(), cx),
         };
         route.body_begun = true;
         exchange.request_side = RequestSide::Sending;
@@ -209,81 +201,79 @@ impl Client {
         exchange.response_wait = Wait::default();
         match result {
             Ok(()) => Step::Go(Stage::Forwarding),
-            Err(_) if exchange.reused() => self.fail(Failure::ReusedClosed, "", cx),
-            Err(error) => self.fail(Failure::FreshEnded, &error.to_string(), cx),
+            Err(error) => self.fail(Failure::of_connection(&error), cx),
         }
     }
 
     /// Acts on a failure: another try, or an answer of our own.
-    pub(super) fn fail(&mut self, failure: Failure, why: &str, cx: &mut Context) -> Step {
-        self.drop_backend_connection_after(failure, why, cx);
+    pub(super) fn fail(&mut self, failure: Failure, cx: &mut Context) -> Step {
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Go(Stage::Idle);
         };
-        let verdict = failure.judge(exchange.may_repeat());
+        let row = failure.row(exchange.route.age(), exchange.request_state());
+        exchange.record_outcome(row.outcome, cx.clock.now_us());
         let route = &mut exchange.route;
-        route.tries += u32::from(verdict.costs_try);
-        route.last_failure = verdict.status;
-        exchange.record_outcome(failure.outcome(), cx.clock.now_us());
-        match verdict.next {
-            Next::Answer => self.reply(verdict.status, cx),
-            next => {
-                if next == Next::OtherBackend {
-                    exchange.route.leave();
-                } else {
-                    exchange.try_same_backend_again(cx);
+        route.tries += u32::from(row.costs_try);
+        if let Some(backend) = &route.backend {
+            log::debug!(
+                "{}: backend {:?}: {failure}",
+                self.address,
+                backend.settings.name
+            );
+            // One request may kill each backend that serves it: it is blamed on one of them.
+            let is_first = !route.has_blamed;
+            match row.event {
+                Some(event @ (Event::Died | Event::NotHttp)) if is_first => {
+                    route.has_blamed = true;
+                    cx.runtime.pool.report(backend, event, &failure);
                 }
-                exchange.rewind(&mut self.connection, cx);
-                Step::Go(Stage::Connecting)
+                Some(event @ Event::ConnectFailed) => {
+                    cx.runtime.pool.report(backend, event, &failure);
+                }
+                _ => {}
             }
+            route.last_failure = Some(LastFailure {
+                backend: backend.backend(),
+                failure,
+                status: row.status,
+                reason: row.reason,
+            });
         }
+        route.close_connection(&mut cx.backends);
+        match row.next {
+            Next::Answer => return self.give_up(cx),
+            Next::OtherBackend => route.leave(),
+            Next::SameBackend => exchange.try_same_backend_again(cx),
+        }
+        exchange.rewind(&mut self.connection, cx);
+        Step::Go(Stage::Connecting)
     }
 
-    /// Closes the backend's connection after a failure and tells the pool who is to blame.
-    fn drop_backend_connection_after(&mut self, failure: Failure, why: &str, cx: &mut Context) {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return;
+    /// Answers with the status of the last failure.
+    fn give_up(&mut self, cx: &mut Context) -> Step {
+        let last = self
+            .exchange
+            .as_deref()
+            .and_then(|exchange| exchange.route.last_failure.as_ref());
+        let Some(&LastFailure {
+            failure,
+            status,
+            reason,
+            ..
+        }) = last
+        else {
+            return self.reply(502, UNAVAILABLE, cx);
         };
-        let verdict = failure.judge(false);
-        let connecting = matches!(failure, Failure::ConnectRefused | Failure::ConnectTimeout);
-        let reused = exchange.reused();
-        let route = &mut exchange.route;
-        if let Some(backend) = &route.backend {
-            if verdict.blames_backend && connecting {
-                cx.runtime.pool.report(backend, Passive::ConnectFailed(why));
-            } else if verdict.blames_backend && !reused && !route.has_blamed {
-                route.has_blamed = true;
-                cx.runtime.pool.report(backend, Passive::Died(why));
-            }
-        }
-        self.drop_backend_connection(cx);
+        self.log_failure(Some(status), &failure, cx);
+        self.reply(status, reason, cx)
     }
 
     /// Closes the backend's connection.
     pub(super) fn drop_backend_connection(&mut self, cx: &mut Context) {
-        if let Some(lent) = self
-            .exchange
-            .as_deref_mut()
-            .and_then(|exchange| exchange.route.connection.take())
-        {
-            cx.backends.close(lent);
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            exchange.route.close_connection(&mut cx.backends);
         }
     }
-}
-
-/// Whether a connect to `address` has ended, and how.
-fn finish_connect(lent: &mut BackendConnection, address: SocketAddr) -> Option<io::Result<()>> {
-    if !lent.connection.is_writable() {
-        return None;
-    }
-    Some(match lent.connection.take_error() {
-        // Where nobody listens, a port of the ephemeral range may be drawn for our own end.
-        Ok(None) if lent.connection.is_connected_to_itself(address) => {
-            Err(io::ErrorKind::ConnectionRefused.into())
-        }
-        Ok(None) => Ok(()),
-        Ok(Some(error)) | Err(error) => Err(error),
-    })
 }
 
 impl Route {
@@ -294,6 +284,7 @@ impl Route {
         self.needs_fresh = false;
         self.next_address = 0;
         self.addresses = None;
+        self.address = None;
         self.connect_until = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.connect);
         self.backend = Some(backend);
     }
@@ -315,30 +306,52 @@ impl Route {
         }
         let addresses = self.addresses.get_or_insert_with(|| backend.addresses());
         let address = *addresses.get(self.next_address)?;
+        self.address = Some(address);
         let left_count = (addresses.len() - self.next_address) as u64;
         self.next_address += 1;
         let left_ms = self.connect_until.saturating_sub(now);
         Some((address, now + left_ms.div_ceil(left_count)))
     }
 
-    /// The address that was tried last, for a log line.
-    fn last_address(&self) -> SocketAddr {
-        let last = self.next_address.checked_sub(1);
-        let address = self
-            .addresses
-            .as_ref()
-            .zip(last)
-            .and_then(|(all, last)| all.get(last).copied());
-        address.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
+    /// Whether the connect under way has ended, and how.
+    fn finish_connect(&self) -> Option<Result<(), Failure>> {
+        let (lent, address) = (self.connection.as_ref()?, self.address?);
+        if !lent.connection.is_writable() {
+            return None;
+        }
+        Some(match lent.connection.take_error() {
+            // TCP meets itself where the kernel picks the port of a backend that does not listen for
+            // our end of the connection.
+            Ok(None) if lent.connection.is_connected_to_itself(address) => {
+                Err(Failure::ConnectRefused(address, Errno::CONNREFUSED))
+            }
+            Ok(None) => Ok(()),
+            Ok(Some(error)) | Err(error) => Err(Failure::of_connect(address, &error)),
+        })
     }
 
     /// The connection is open.
     fn connected(&mut self, cx: &Context) {
-        if let (Some(backend), Some(addresses)) = (&self.backend, &self.addresses) {
+        if let (Some(backend), Some(address)) = (&self.backend, self.address) {
             if self.next_address > 1 {
-                backend.address_worked(addresses[self.next_address - 1]);
+                backend.address_worked(address);
             }
-            cx.runtime.pool.report(backend, Passive::Connected);
+            let reason = &"a client's exchange connected";
+            cx.runtime.pool.report(backend, Event::Connected, reason);
+        }
+    }
+
+    /// Whether the connection at hand has carried other exchanges before.
+    fn age(&self) -> Age {
+        match &self.connection {
+            Some(lent) if lent.reused => Age::Reused,
+            _ => Age::Fresh,
+        }
+    }
+
+    fn close_connection(&mut self, backends: &mut BackendConnections) {
+        if let Some(lent) = self.connection.take() {
+            backends.close(lent);
         }
     }
 }
@@ -346,16 +359,30 @@ impl Route {
 impl Exchange {
     /// Whether the request may be sent again: doing it twice is the same as doing it once (RFC 9110
     /// 9.2.2), and what was sent of its body is still held.
-    pub(super) fn may_repeat(&self) -> bool {
-        self.request.is_idempotent() && self.request_relay.taken() <= self.held.len() as u64
+    fn may_repeat(&self) -> bool {
+        self.request.is_idempotent() && self.holds_request()
     }
 
-    /// Whether the connection to the backend has carried other exchanges before.
-    pub(super) fn reused(&self) -> bool {
-        self.route
-            .connection
-            .as_ref()
-            .is_some_and(|lent| lent.reused)
+    /// Whether all of the request that was taken from the client is still at hand.
+    fn holds_request(&self) -> bool {
+        self.request_relay.taken() <= self.held.len() as u64
+    }
+
+    /// What may still be done with the request, as seen from the connection at hand.
+    fn request_state(&self) -> Request {
+        let Some(lent) = &self.route.connection else {
+            return Request::Unsent;
+        };
+        let backend = &lent.connection;
+        if self.interim_came || !backend.buffered().is_empty() {
+            Request::Spent
+        } else if backend.sent() == self.route.sent_before && self.holds_request() {
+            Request::Unsent
+        } else if self.may_repeat() {
+            Request::Repeatable
+        } else {
+            Request::Spent
+        }
     }
 
     /// The next try goes to the same backend, over a fresh connection.

@@ -6,6 +6,7 @@
 //!
 //! Read next: reply.rs, for what is answered when this fails; tunnel.rs, for what follows a 101.
 
+use std::io;
 use std::time::Duration;
 
 use crate::exchange::context::Context;
@@ -21,7 +22,8 @@ use crate::http::{HeadError, Version};
 use crate::live::Runtime;
 use crate::net::clock::Clock;
 use crate::net::connection::{Connection, Received};
-use crate::pool::Passive;
+use crate::net::errno::is_our_shortage;
+use crate::pool::Event;
 
 /// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
@@ -93,6 +95,7 @@ impl Client {
         if let Err(error) = &flow {
             log::debug!("{}: request body: {error}", self.address);
         }
+        let has_begun = exchange.status.is_some();
         let wait = &mut exchange.request_wait;
         match flow {
             Ok(Flow::Done) => {
@@ -105,7 +108,7 @@ impl Client {
                 *wait = Wait::default();
                 Side::Yields
             }
-            Ok(Flow::WaitSource) if expected && exchange.status == 0 => {
+            Ok(Flow::WaitSource) if expected && !has_begun => {
                 wait.set(WaitFor::ClientBodyExpected, now, CONTINUE_AFTER, progress);
                 Side::Rests
             }
@@ -117,6 +120,11 @@ impl Client {
                 wait.set(WaitFor::BackendWrite, now, timeouts.response_body, progress);
                 Side::Rests
             }
+            Err(RelayError::Sink(error)) if is_our_shortage(&error) => Side::Leaves(if has_begun {
+                Step::Close(CloseReason::OurShortage)
+            } else {
+                self.fail(Failure::of_connection(&error), cx)
+            }),
             // The backend takes no more, but may have answered before: that answer counts.
             Err(RelayError::Sink(_)) => {
                 exchange.request_side = RequestSide::Refused;
@@ -124,11 +132,11 @@ impl Client {
                 lent.connection.expect_input();
                 Side::Rests
             }
-            Err(RelayError::Source(_)) => Side::Leaves(Step::Close(CloseReason::ClientGone)),
-            Err(_) if exchange.status != 0 => {
-                Side::Leaves(Step::Close(CloseReason::BadRequestBody))
+            Err(RelayError::Source(error)) => {
+                Side::Leaves(Step::Close(CloseReason::of_client(&error)))
             }
-            Err(error) => Side::Leaves(self.refuse(error.status(), cx)),
+            Err(_) if has_begun => Side::Leaves(Step::Close(CloseReason::BadRequestBody)),
+            Err(error) => Side::Leaves(self.refuse(error.status(), error.reason(), cx)),
         }
     }
 
@@ -162,15 +170,17 @@ impl Client {
                     .set(WaitFor::ClientWrite, cx.clock.now(), timeout, false);
                 return Some(Side::Rests);
             }
-            Err(_) => return Some(Side::Leaves(Step::Close(CloseReason::ClientGone))),
+            Err(error) => {
+                return Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))));
+            }
         }
         let Some(mut lent) = exchange.route.connection.take() else {
             return Some(Side::Rests);
         };
         let taken = exchange.take_response_head(&mut lent.connection, &mut self.connection, cx);
         exchange.route.connection = Some(lent);
-        if exchange.response_side != ResponseSide::Head {
-            exchange.record_answer(cx.clock.now_us());
+        if let Some(status) = exchange.status {
+            exchange.record_answer(status, cx.clock.now_us());
         }
         match taken {
             Ok(true)
@@ -186,12 +196,11 @@ impl Client {
             }
             Ok(true) => None,
             Ok(false) => Some(self.await_response_head(cx)),
-            Err(Trouble::Ended(why)) => Some(self.response_broke_off(&why, cx)),
-            Err(Trouble::Bad(why)) => Some(Side::Leaves(self.fail(Failure::BadResponse, why, cx))),
-            Err(Trouble::BodyBroke) => {
-                Some(Side::Leaves(Step::Close(CloseReason::BackendBrokeOff)))
+            Err(Trouble::Failed(failure)) => Some(Side::Leaves(self.fail(failure, cx))),
+            Err(Trouble::BodyBroke(error)) => Some(Side::Leaves(self.response_broke(&error, cx))),
+            Err(Trouble::Client(error)) => {
+                Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))))
             }
-            Err(Trouble::ClientGone) => Some(Side::Leaves(Step::Close(CloseReason::ClientGone))),
         }
     }
 
@@ -224,27 +233,16 @@ impl Client {
         Side::Rests
     }
 
-    /// The backend's connection ended before the final head.
-    fn response_broke_off(&mut self, why: &str, cx: &mut Context) -> Side {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Side::Rests;
-        };
-        let Some(lent) = &exchange.route.connection else {
-            return Side::Rests;
-        };
-        let byte_came = exchange.interim_came || !lent.connection.buffered().is_empty();
-        let failure = match lent.reused {
-            _ if byte_came => Failure::BadResponse,
-            true if lent.connection.sent() == exchange.route.sent_before => Failure::ReusedClosed,
-            true => Failure::ReusedEnded,
-            false => Failure::FreshEnded,
-        };
-        Side::Leaves(self.fail(failure, why, cx))
-    }
-
-    /// The response head did not come in time.
-    pub(super) fn response_head_timed_out(&mut self, cx: &mut Context) -> Step {
-        self.fail(Failure::ResponseHeadTimeout, "no response head in time", cx)
+    /// The body of a response broke off after its head had been passed on: the client's connection
+    /// is cut, so that what it got cannot pass for complete.
+    fn response_broke(&mut self, error: &RelayError, cx: &mut Context) -> Step {
+        self.log_failure(None, error, cx);
+        match error {
+            RelayError::Source(error) if is_our_shortage(error) => {
+                Step::Close(CloseReason::OurShortage)
+            }
+            _ => Step::Close(CloseReason::BackendBrokeOff),
+        }
     }
 
     /// The client may be waiting for a 100 (Continue) that the backend does not send (RFC 9110 10.1.1).
@@ -257,13 +255,13 @@ impl Client {
             .request_wait
             .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
         // The backend has said it meanwhile; or it has answered, and this would lie in the midst of that.
-        if exchange.continued || exchange.status != 0 {
+        if exchange.continued || exchange.status.is_some() {
             return Step::Go(Stage::Forwarding);
         }
         exchange.continued = true;
         match self.connection.send(CONTINUE, &[]) {
             Ok(()) => Step::Go(Stage::Forwarding),
-            Err(_) => Step::Close(CloseReason::ClientGone),
+            Err(error) => Step::Close(CloseReason::of_client(&error)),
         }
     }
 
@@ -310,10 +308,10 @@ impl Client {
             Ok(Flow::WaitSink) => {
                 wait.set(WaitFor::ClientWrite, now, timeouts.client_write, progress);
             }
-            Err(RelayError::Sink(_)) => {
-                return Some(Side::Leaves(Step::Close(CloseReason::ClientGone)));
+            Err(RelayError::Sink(error)) => {
+                return Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))));
             }
-            Err(_) => return Some(Side::Leaves(Step::Close(CloseReason::BackendBrokeOff))),
+            Err(error) => return Some(Side::Leaves(self.response_broke(&error, cx))),
         }
         Some(Side::Rests)
     }
@@ -346,20 +344,12 @@ impl Client {
 
 /// Why a response head could not be passed on.
 enum Trouble {
-    /// The backend's connection ended or broke.
-    Ended(String),
-    /// What came is not a response that can be forwarded.
-    Bad(&'static str),
-    /// Its head has been passed on, and its body is malformed.
-    BodyBroke,
+    /// There is none that can be forwarded.
+    Failed(Failure),
+    /// It has been passed on, and its body is malformed.
+    BodyBroke(RelayError),
     /// The client does not take it.
-    ClientGone,
-}
-
-impl From<HeadError> for Trouble {
-    fn from(error: HeadError) -> Self {
-        Trouble::Bad(error.reason())
-    }
+    Client(io::Error),
 }
 
 impl Exchange {
@@ -378,8 +368,15 @@ impl Exchange {
             ..
         } = cx;
         let limits = &runtime.head_limits;
-        if !backend.buffered().is_empty()
-            && let Some(used) = self.response.take(backend.buffered(), limits)?
+        let refused = |bytes: &[u8], error: HeadError| {
+            Trouble::Failed(Failure::of_head(error.reason(), bytes))
+        };
+        let buffered = backend.buffered();
+        if !buffered.is_empty()
+            && let Some(used) = self
+                .response
+                .take(buffered, limits)
+                .map_err(|error| refused(buffered, error))?
         {
             let rest = &backend.buffered()[used..];
             let body_used = self.pass_on(rest, client, out, runtime, *draining)?;
@@ -390,12 +387,14 @@ impl Exchange {
             let bytes = match backend.receive(scratch) {
                 Ok(Received::Bytes(bytes)) => bytes,
                 Ok(Received::Wait) => return Ok(false),
-                Ok(Received::End) => {
-                    return Err(Trouble::Ended("it closed the connection".to_owned()));
-                }
-                Err(error) => return Err(Trouble::Ended(error.to_string())),
+                Ok(Received::End) => return Err(Trouble::Failed(Failure::Ended(None))),
+                Err(error) => return Err(Trouble::Failed(Failure::of_connection(&error))),
             };
-            if let Some(used) = self.response.take(bytes, limits)? {
+            if let Some(used) = self
+                .response
+                .take(bytes, limits)
+                .map_err(|error| refused(bytes, error))?
+            {
                 let body_used = self.pass_on(&bytes[used..], client, out, runtime, *draining)?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
@@ -422,7 +421,7 @@ impl Exchange {
             let is_continue = self.response.status() == 100;
             if self.request.version() == Version::Http11 && !(is_continue && self.continued) {
                 write_interim(&self.response, out);
-                client.send(out, &[]).map_err(|_| Trouble::ClientGone)?;
+                client.send(out, &[]).map_err(Trouble::Client)?;
             }
             self.continued |= is_continue;
             self.response.clear();
@@ -466,12 +465,13 @@ impl Exchange {
             self.response_relay
                 .leave_out_trailers(self.response.connection_options());
         }
-        self.status = self.response.status();
+        self.status = Some(self.response.status());
         self.response_side = ResponseSide::Body;
         self.response_wait = Wait::default();
         let translated = self.response_relay.translate(rest, out);
         if let Some(backend) = &mut self.route.backend {
-            runtime.pool.report(backend, Passive::Answered);
+            let reason = &"it answered a client's request";
+            runtime.pool.report(backend, Event::Answered, reason);
             if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
                 backend.give_back();
             }
@@ -480,8 +480,8 @@ impl Exchange {
         let (used, plain) = translated
             .as_ref()
             .map_or((0, &[][..]), |(used, plain)| (*used, *plain));
-        client.send(out, plain).map_err(|_| Trouble::ClientGone)?;
-        translated.map_err(|_| Trouble::BodyBroke)?;
+        client.send(out, plain).map_err(Trouble::Client)?;
+        translated.map_err(Trouble::BodyBroke)?;
         Ok(used)
     }
 
@@ -496,7 +496,8 @@ impl Exchange {
             .upgrade()
             .is_some_and(|chosen| self.request.offers(chosen));
         if !asked || self.request_side != RequestSide::Sent {
-            return Err(Trouble::Bad("it switched protocols unasked"));
+            let reason = "it switched protocols unasked";
+            return Err(Trouble::Failed(Failure::RefusedHead(reason)));
         }
         let how = ResponseForwarding {
             body: Body::None,
@@ -506,8 +507,8 @@ impl Exchange {
             trailers: false,
         };
         write_response(&self.response, &how, out);
-        client.send(out, &[]).map_err(|_| Trouble::ClientGone)?;
-        self.status = 101;
+        client.send(out, &[]).map_err(Trouble::Client)?;
+        self.status = Some(101);
         self.response_side = ResponseSide::Done;
         self.response_wait = Wait::default();
         Ok(0)

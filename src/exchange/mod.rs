@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
 use crate::exchange::context::{Context, REQUEST_ID_LEN};
+use crate::exchange::failure::Failure;
 use crate::exchange::record::Moments;
 use crate::exchange::relay::Relay;
 use crate::http::Body;
@@ -48,7 +49,7 @@ use crate::net::pipes::Pipes;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
 use crate::pool::Tried;
-use crate::pool::backend::InFlight;
+use crate::pool::backend::{Backend, InFlight};
 use crate::pool::trace::Decision;
 
 pub(crate) use closing::CloseReason;
@@ -149,8 +150,10 @@ pub(crate) struct Exchange {
     response_side: ResponseSide,
     response_relay: Relay,
     response_wait: Wait,
-    /// The status that the client got, 0 before it got one.
-    status: u16,
+    /// The status that the client got.
+    status: Option<u16>,
+    /// Why it is an answer of our own; for the log.
+    reason: Option<&'static str>,
     /// The client's connection ends with this exchange.
     close_client: bool,
     /// A broken response must not look complete: it has no end of its own but that of the connection.
@@ -179,6 +182,8 @@ struct Route {
     /// The addresses of the backend, and which of them comes next.
     addresses: Option<Arc<[SocketAddr]>>,
     next_address: usize,
+    /// The address that was tried last.
+    address: Option<SocketAddr>,
     /// By when one of the addresses must have answered.
     connect_until: Millis,
     /// An idle connection has failed this request already.
@@ -194,8 +199,17 @@ struct Route {
     sent_before: u64,
     /// The client's cookie must be set to this backend's.
     set_cookie: bool,
-    /// The status that the last failure would have.
-    last_failure: u16,
+    /// What the client gets when no backend is left to try.
+    last_failure: Option<LastFailure>,
+}
+
+/// A failed try.
+#[derive(Debug)]
+struct LastFailure {
+    backend: Arc<Backend>,
+    failure: Failure,
+    status: u16,
+    reason: &'static str,
 }
 
 /// How far the request has come on its way to the backend.
@@ -246,6 +260,8 @@ enum WaitFor {
     /// The backend, for a client that has closed its sending side and may be gone altogether.
     HalfClosed,
     Tunnel,
+    /// A tunnel of which one side has ended.
+    HalfTunnel,
 }
 
 impl Default for Wait {
@@ -394,7 +410,10 @@ impl Client {
         let writes = |wait: Wait| {
             let write = matches!(
                 wait.what,
-                WaitFor::ClientWrite | WaitFor::BackendWrite | WaitFor::Tunnel
+                WaitFor::ClientWrite
+                    | WaitFor::BackendWrite
+                    | WaitFor::Tunnel
+                    | WaitFor::HalfTunnel
             );
             write && wait.is_over(now)
         };
@@ -417,24 +436,28 @@ impl Client {
             (wait, _) if wait.is_over(now) => wait.what,
             (_, wait) => wait.what,
         };
-        let has_begun = exchange.status != 0;
+        let has_begun = exchange.status.is_some();
         match wait {
             WaitFor::Nothing => Step::Wait,
             WaitFor::ProxyHeader => self.abandon(CloseReason::NoProxyHeader, cx),
             WaitFor::ClientHead => self.head_timed_out(cx),
-            WaitFor::ClientBody if !has_begun => self.refuse(408, cx),
+            WaitFor::ClientBody if !has_begun => {
+                self.refuse(408, CloseReason::ClientBodyTimeout.text(), cx)
+            }
             WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
             WaitFor::ClientBodyExpected => self.send_continue(cx),
             WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
             WaitFor::Connect => self.connect_timed_out(cx),
             WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
-                self.response_head_timed_out(cx)
+                self.fail(Failure::HeadTimeout, cx)
             }
             WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
-                Step::Close(CloseReason::BackendTimeout)
+                let reason = CloseReason::BackendTimeout;
+                self.log_failure(None, &reason.text(), cx);
+                Step::Close(reason)
             }
             WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
-            WaitFor::Tunnel => Step::Close(CloseReason::TunnelTimeout),
+            WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
         }
     }
 }
@@ -477,6 +500,7 @@ impl Exchange {
             response_relay,
             response_wait,
             status,
+            reason,
             close_client,
             ends_with_connection,
             continued,
@@ -500,7 +524,8 @@ impl Exchange {
         *moments = Moments::default();
         (*request_side, *response_side) = Default::default();
         (*request_wait, *response_wait) = Default::default();
-        *status = 0;
+        *status = None;
+        *reason = None;
         for flag in [
             close_client,
             ends_with_connection,
@@ -532,3 +557,6 @@ impl Exchange {
         self.request.request_id().unwrap_or(&self.request_id)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,23 @@
-//! What is written down of an exchange: its access line, and the decisions that were made in it.
+//! What is written down of an exchange: its access line, the decisions that were made in it, and an
+//! event line if a backend or a shortage on our side made it fail.
 //!
-//! Both are cheap. Times are those of the worker's batches of events, so nothing here asks for one.
+//! All are cheap, the last one because it is rare: it has a limit for each backend. Times are those
+//! of the worker's batches of events, so nothing here asks for one.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Exchange};
+use crate::exchange::{Client, CloseReason, Exchange, Route};
 use crate::log::access::AccessLine;
+use crate::log::limit::HeldBack;
+use crate::pool::backend::Backend;
 use crate::pool::trace::{Outcome, Stage};
+use crate::text::escape::escape_text;
+
+/// How much of a method and a target stands in an event line, before escaping.
+const TARGET_BYTES_MAX: usize = 256;
 
 /// The moments of an exchange, in microseconds on the worker's clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +40,7 @@ fn between(from_us: u64, to_us: u64) -> Duration {
 
 impl Exchange {
     /// The request's head is whole.
-    pub(super) fn record_request(&mut self, client: std::net::IpAddr, cx: &Context) {
+    pub(super) fn record_request(&mut self, client: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
         self.moments.understood = now;
         let at_unix_ms = cx.runtime.unix_ms(cx.clock.now());
@@ -49,11 +59,11 @@ impl Exchange {
     }
 
     /// The final response head has come.
-    pub(super) fn record_answer(&mut self, now_us: u64) {
+    pub(super) fn record_answer(&mut self, status: u16, now_us: u64) {
         self.moments.answered = now_us;
         self.decision
             .stage(Stage::ResponseHead, between(self.moments.sent, now_us));
-        self.record_outcome(Outcome::Answered(self.status), now_us);
+        self.record_outcome(Outcome::Answered(status), now_us);
     }
 
     /// A try has ended.
@@ -63,23 +73,66 @@ impl Exchange {
     }
 }
 
+impl Route {
+    /// The backend at hand, or else the last one that failed.
+    fn last_backend(&self) -> Option<&Backend> {
+        let failed = self.last_failure.as_ref();
+        self.backend
+            .as_deref()
+            .or_else(|| failed.map(|last| &*last.backend))
+    }
+}
+
 impl Client {
-    /// Writes down an exchange that has ended, however it did. `reason`: why the connection ended
+    /// Writes an event line about an exchange that failed through no fault of the client, unless
+    /// there was one about the same backend a moment ago. `status`: what the client gets; none where
+    /// an answer that had begun is cut.
+    pub(super) fn log_failure(
+        &self,
+        status: Option<u16>,
+        cause: &dyn fmt::Display,
+        cx: &mut Context,
+    ) {
+        let Some(exchange) = self.exchange.as_deref() else {
+            return;
+        };
+        let backend = exchange.route.last_backend();
+        let pool = &cx.runtime.pool;
+        let limit = backend.map_or(&pool.unavailable_lines, |backend| &backend.failure_lines);
+        let Some(held_back) = limit.pass(cx.clock.now()) else {
+            return;
+        };
+        let line = FailureLine {
+            backend: backend.map(|backend| &*backend.settings.name),
+            status,
+            client: self.address.ip(),
+            request_line: exchange.request.request_line(),
+            cause,
+            held_back,
+        };
+        log::warn!("{line}");
+    }
+
+    /// Writes down an exchange that has ended, however it did. `close`: why the connection ended
     /// with it, if it did.
     pub(super) fn record(
         &self,
         exchange: &mut Exchange,
-        reason: Option<CloseReason>,
+        close: Option<CloseReason>,
         cx: &mut Context,
     ) {
         let now = cx.clock.now_us();
-        match reason {
+        match close {
             Some(CloseReason::BackendBrokeOff) => exchange.record_outcome(Outcome::BrokeOff, now),
-            Some(CloseReason::ClientGone) if exchange.status == 0 => {
+            Some(CloseReason::ClientGone) if exchange.status.is_none() => {
                 exchange.record_outcome(Outcome::ClientGone, now);
             }
             _ => {}
         }
+        // What was first has caused the rest: a client may leave because it is refused.
+        let reason = exchange
+            .reason
+            .or_else(|| close.and_then(CloseReason::of_exchange));
         let moments = exchange.moments;
         if moments.answered != 0 {
             exchange
@@ -90,6 +143,7 @@ impl Client {
             .decision
             .stage(Stage::Total, between(moments.began, now));
         exchange.decision.status = exchange.status;
+        exchange.decision.reason = reason;
         // Without a request that was understood there was nothing to decide.
         if moments.understood != 0 {
             cx.decisions.push(&exchange.decision);
@@ -97,17 +151,132 @@ impl Client {
         let Some((writer, format)) = &mut cx.access_log else {
             return;
         };
-        let backend = exchange.route.backend.as_ref();
+        let backend = exchange.route.last_backend();
         let line = AccessLine {
             client: self.address.ip(),
             request_line: exchange.request.request_line(),
-            status: exchange.status,
+            status: exchange.status.unwrap_or(0),
             bytes_sent: self.connection.sent() - exchange.sent_before,
             total_us: now.saturating_sub(moments.began),
             backend: backend.map_or("", |backend| &backend.settings.name),
             tries: exchange.route.attempts,
             request_id: exchange.request_id(),
+            reason,
         };
         writer.write(*format, &line);
+    }
+}
+
+/// An event line about a failed exchange.
+struct FailureLine<'a> {
+    backend: Option<&'a str>,
+    status: Option<u16>,
+    client: IpAddr,
+    request_line: &'a [u8],
+    cause: &'a dyn fmt::Display,
+    held_back: HeldBack,
+}
+
+impl fmt::Display for FailureLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(backend) = self.backend {
+            write!(f, "backend {backend:?}: ")?;
+        }
+        let mut words = self.request_line.splitn(3, |byte| *byte == b' ');
+        match (words.next(), words.next()) {
+            (Some(method), Some(target)) => {
+                match self.status {
+                    Some(status) => write!(f, "{status} for ")?,
+                    None => f.write_str("cut the answer to ")?,
+                }
+                write!(f, "{} {}", Escaped(method), Escaped(target))?;
+            }
+            _ => write!(f, "closed a connection of {}", self.client)?,
+        }
+        write!(f, ": {}", self.cause)?;
+        if self.held_back.count > 0 {
+            let HeldBack { count, since_ms } = self.held_back;
+            write!(
+                f,
+                "; {count} more failed in the {} s before",
+                since_ms / 1000
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes from the network, made safe for a line and bounded.
+struct Escaped<'a>(&'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(TARGET_BYTES_MAX)];
+        let mut text = Vec::new();
+        escape_text(shown, &mut text);
+        f.write_str(&String::from_utf8_lossy(&text))?;
+        if shown.len() < self.0.len() {
+            f.write_str("...")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_line_says_who_failed_what_for_and_why_and_cannot_be_forged() {
+        let line = FailureLine {
+            backend: Some("a"),
+            status: Some(502),
+            client: IpAddr::from([192, 0, 2, 1]),
+            request_line: b"GET /x HTTP/1.1",
+            cause: &"it closed the connection",
+            held_back: HeldBack::default(),
+        };
+        assert_eq!(
+            line.to_string(),
+            "backend \"a\": 502 for GET /x: it closed the connection"
+        );
+        let held_back = HeldBack {
+            count: 41,
+            since_ms: 10_500,
+        };
+        let cut = FailureLine {
+            status: None,
+            held_back,
+            ..line
+        };
+        assert_eq!(
+            cut.to_string(),
+            "backend \"a\": cut the answer to GET /x: it closed the connection; \
+             41 more failed in the 10 s before"
+        );
+        let nobody = FailureLine {
+            backend: None,
+            status: Some(503),
+            request_line: b"GET /\r\n\x1b[2J\" HTTP/1.1",
+            ..line
+        };
+        assert_eq!(
+            nobody.to_string(),
+            "503 for GET /\\x0d\\x0a\\x1b[2J\\x22: it closed the connection"
+        );
+        let tcp = FailureLine {
+            request_line: b"",
+            ..line
+        };
+        assert_eq!(
+            tcp.to_string(),
+            "backend \"a\": closed a connection of 192.0.2.1: it closed the connection"
+        );
+        let target = vec![b'/'; 100_000];
+        let long = FailureLine {
+            request_line: &[b"GET ", &target[..]].concat(),
+            ..line
+        };
+        assert!(long.to_string().len() < 400);
     }
 }

@@ -10,11 +10,12 @@ use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::SpliceFlags;
 
 use crate::http::{Body, ChunkError, Decoder, HeadLimits, Step, encode_chunk, encode_end};
 use crate::net::connection::{Connection, Received};
 use crate::net::pipes::{Pipe, Pipes};
+use crate::net::syscalls::splice;
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
@@ -95,6 +96,16 @@ impl fmt::Display for RelayError {
 }
 
 impl RelayError {
+    /// What is wrong, in the words of an access line, for a client whose request body this is.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            RelayError::TooLong => "the request's body is too long",
+            RelayError::Malformed(error) => error.reason(),
+            RelayError::SourceEnded => "the request's body broke off",
+            RelayError::Source(_) | RelayError::Sink(_) => "the connection broke",
+        }
+    }
+
     /// The status for a client whose request body this is.
     pub(crate) fn status(&self) -> u16 {
         match self {

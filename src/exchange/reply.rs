@@ -13,12 +13,14 @@ use crate::net::connection::Connection;
 const RETRY_AFTER_S: u32 = 1;
 
 impl Client {
-    /// Begins to answer with `status`. Nothing of a response may have gone out before.
-    pub(super) fn reply(&mut self, status: u16, cx: &mut Context) -> Step {
+    /// Begins to answer with `status`, and says why in the log. Nothing of a response may have gone
+    /// out before.
+    pub(super) fn reply(&mut self, status: u16, reason: &'static str, cx: &mut Context) -> Step {
         self.drop_backend_connection(cx);
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Close(CloseReason::Finished);
         };
+        exchange.reason = Some(reason);
         if exchange.is_tcp {
             return Step::Close(CloseReason::NoBackend);
         }
@@ -27,7 +29,7 @@ impl Client {
         exchange.discard_body_at_hand(&mut self.connection, cx);
         // What is left of the request would be taken for the next one.
         exchange.close_client |= !exchange.has_read_request() || cx.draining;
-        exchange.status = status;
+        exchange.status = Some(status);
         exchange.request_wait = Wait::default();
         exchange.response_wait = Wait::default();
         let reply = Reply {
@@ -42,7 +44,7 @@ impl Client {
         write_reply(&reply, out);
         match self.connection.send(out, &[]) {
             Ok(()) => Step::Go(Stage::Reply),
-            Err(_) => Step::Close(CloseReason::ClientGone),
+            Err(error) => Step::Close(CloseReason::of_client(&error)),
         }
     }
 
@@ -64,7 +66,7 @@ impl Client {
                 }
                 return Step::Wait;
             }
-            Err(_) => return Step::Close(CloseReason::ClientGone),
+            Err(error) => return Step::Close(CloseReason::of_client(&error)),
         }
         let Some(mut exchange) = self.exchange.take() else {
             return Step::Go(Stage::Idle);

@@ -35,7 +35,7 @@ impl Client {
                     return self.begin(cx);
                 }
                 Ok(None) => {}
-                Err(error) => return self.refuse(error.status(), cx),
+                Err(error) => return self.refuse(error.status(), error.reason(), cx),
             }
         }
         loop {
@@ -54,7 +54,7 @@ impl Client {
                 Err(error) => {
                     // What follows is of no use; it must only not stay in the scratch buffer.
                     self.connection.consume(0, &cx.tools.scratch);
-                    return self.refuse(error.status(), cx);
+                    return self.refuse(error.status(), error.reason(), cx);
                 }
             }
         }
@@ -85,7 +85,7 @@ impl Client {
         if self.has_only_empty_lines() {
             return self.abandon(CloseReason::ClientDone, cx);
         }
-        self.refuse(400, cx)
+        self.refuse(400, "the request's head broke off", cx)
     }
 
     /// The head did not come in time. An empty line is no request yet: an old client may have sent
@@ -94,7 +94,7 @@ impl Client {
         if self.has_only_empty_lines() {
             return self.abandon(CloseReason::IdleTimeout, cx);
         }
-        self.refuse(408, cx)
+        self.refuse(408, "the request's head did not come in time", cx)
     }
 
     fn has_only_empty_lines(&self) -> bool {
@@ -114,11 +114,11 @@ impl Client {
 
     /// A request that cannot be understood, or not be taken: after the answer the connection ends,
     /// since where its next request would begin is not known.
-    pub(super) fn refuse(&mut self, status: u16, cx: &mut Context) -> Step {
+    pub(super) fn refuse(&mut self, status: u16, reason: &'static str, cx: &mut Context) -> Step {
         if let Some(exchange) = self.exchange.as_deref_mut() {
             exchange.close_client = true;
         }
-        self.reply(status, cx)
+        self.reply(status, reason, cx)
     }
 
     /// The head is whole.
@@ -130,7 +130,9 @@ impl Client {
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
         exchange.record_request(self.address.ip(), cx);
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
-            (Body::Length(length), Some(max)) if length > max => self.refuse(413, cx),
+            (Body::Length(length), Some(max)) if length > max => {
+                self.refuse(413, "the request's body is too long", cx)
+            }
             _ => Step::Go(Stage::Connecting),
         }
     }

@@ -1,11 +1,13 @@
 //! Tunnel: bytes in both directions, unread, until both sides have ended.
 //!
 //! An end of one side is passed on as the end of that direction only; the other goes on (RFC 9110
-//! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same).
+//! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same). But it may not be silent
+//! for long: many programs never look whether their peer has ended.
 
 use crate::exchange::context::Context;
 use crate::exchange::relay::{Flow, Relay, RelayError};
 use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, Wait, WaitFor};
+use crate::net::errno::is_our_shortage;
 
 impl Client {
     /// Carries both directions as far as they go.
@@ -44,11 +46,11 @@ impl Client {
                 }
                 Ok(flow) => yields |= flow == Flow::Yield,
                 // The backend takes no more, but may have said why.
-                Err(RelayError::Sink(_)) => {
+                Err(RelayError::Sink(error)) if !is_our_shortage(&error) => {
                     exchange.request_side = RequestSide::Refused;
                     backend.expect_input();
                 }
-                Err(_) => return Step::Close(CloseReason::TunnelBroke),
+                Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
             }
         }
         if exchange.response_side == ResponseSide::Body {
@@ -67,11 +69,18 @@ impl Client {
                 Err(RelayError::Source(_)) if exchange.request_side == RequestSide::Refused => {
                     exchange.response_side = ResponseSide::Done;
                 }
-                Err(_) => return Step::Close(CloseReason::TunnelBroke),
+                Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
             }
         }
         let request_ended = exchange.request_side != RequestSide::Sending;
         let response_ended = exchange.response_side == ResponseSide::Done;
+        // A backend that is gone in both directions is done, though the client may not have taken yet
+        // all that it said.
+        if (backend.is_broken() || exchange.request_side == RequestSide::Refused)
+            && let Some(place) = &mut exchange.route.backend
+        {
+            place.give_back();
+        }
         match (request_ended, response_ended) {
             (true, true) if client.has_ended() => return Step::Close(CloseReason::Finished),
             // The client of a backend that took no more may still be sending.
@@ -85,10 +94,17 @@ impl Client {
             + exchange.response_relay.taken()
             + client.sent()
             + backend.sent();
-        let timeout = cx.runtime.config.timeouts.tunnel_idle;
+        let timeouts = &cx.runtime.config.timeouts;
+        let (what, timeout) = if client.has_ended() || backend.has_ended() {
+            let timeout = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
+            (WaitFor::HalfTunnel, timeout)
+        } else {
+            (WaitFor::Tunnel, timeouts.tunnel_idle)
+        };
+        let progress = before != after;
         exchange
             .response_wait
-            .set(WaitFor::Tunnel, cx.clock.now(), timeout, before != after);
+            .set(what, cx.clock.now(), timeout, progress);
         if yields { Step::Yield } else { Step::Wait }
     }
 }

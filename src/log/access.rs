@@ -291,6 +291,7 @@ mod tests {
         backend: "localhost:8081",
         tries: 1,
         request_id: b"id-1",
+        reason: None,
     };
 
     #[test]
@@ -354,7 +355,7 @@ mod tests {
         let all: Vec<u8> = output.iter().flatten().collect();
         let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
         assert_eq!(lines.len() as u64 + lost, count as u64);
-        assert!(lines.iter().all(|line| line.ends_with(b" 1 id-1\n")));
+        assert!(lines.iter().all(|line| line.ends_with(b" 1 id-1 -\n")));
         assert_eq!(
             shared.lines_lost.load(Ordering::Relaxed),
             0,

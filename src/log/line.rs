@@ -30,6 +30,8 @@ pub(crate) struct AccessLine<'a> {
     pub tries: u32,
     /// Empty when there is none.
     pub request_id: &'a [u8],
+    /// Why the exchange failed or was cut.
+    pub reason: Option<&'static str>,
 }
 
 /// How a line is written.
@@ -47,7 +49,8 @@ impl AccessLine<'_> {
         // No byte becomes more than the six of `\u00HH`; all other fields and the names of all take less than 360.
         let escaped = self.request_line().len()
             + bounded_word(self.backend.as_bytes()).len()
-            + bounded_word(self.request_id).len();
+            + bounded_word(self.request_id).len()
+            + bounded_word(self.reason.unwrap_or("").as_bytes()).len();
         360 + 6 * escaped
     }
 
@@ -84,7 +87,14 @@ impl AccessLine<'_> {
         write_decimal(self.tries.into(), out);
         out.push(b' ');
         text_word(self.request_id, out);
-        out.push(b'\n');
+        match self.reason {
+            None => out.extend_from_slice(b" -\n"),
+            Some(reason) => {
+                out.extend_from_slice(b" \"");
+                escape_text(bounded_word(reason.as_bytes()), out);
+                out.extend_from_slice(b"\"\n");
+            }
+        }
     }
 
     fn write_json(&self, clock: &mut Clock, out: &mut Vec<u8>) {
@@ -109,6 +119,8 @@ impl AccessLine<'_> {
         write_decimal(self.tries.into(), out);
         out.extend_from_slice(b",\"request_id\":");
         json_text(bounded_word(self.request_id), out);
+        out.extend_from_slice(b",\"reason\":");
+        json_text(bounded_word(self.reason.unwrap_or("").as_bytes()), out);
         out.extend_from_slice(b"}\n");
     }
 
@@ -160,6 +172,7 @@ mod tests {
         backend: "localhost:8081",
         tries: 1,
         request_id: b"id-1",
+        reason: None,
     };
 
     fn text(format: Format, line: &AccessLine<'_>) -> String {
@@ -183,6 +196,7 @@ mod tests {
         backend: "",
         tries: 0,
         request_id: b"",
+        reason: None,
     };
 
     #[test]
@@ -190,12 +204,12 @@ mod tests {
         let line = text(Format::Text, &LINE);
         assert_eq!(
             &line[24..],
-            " 127.0.0.1 \"GET /a HTTP/1.1\" 200 1234 5.007 localhost:8081 1 id-1\n"
+            " 127.0.0.1 \"GET /a HTTP/1.1\" 200 1234 5.007 localhost:8081 1 id-1 -\n"
         );
         assert!(line[..24].ends_with('Z'));
         assert_eq!(
             &text(Format::Text, &NOTHING)[24..],
-            " ::1 - - 0 0.000 - 0 -\n"
+            " ::1 - - 0 0.000 - 0 - -\n"
         );
     }
 
@@ -209,7 +223,7 @@ mod tests {
             value,
             serde_json::json!({
                 "time": null, "client": "127.0.0.1", "request": "GET /a HTTP/1.1", "status": 200, "bytes_sent": 1234,
-                "total_ms": 5.007, "backend": "localhost:8081", "tries": 1, "request_id": "id-1"
+                "total_ms": 5.007, "backend": "localhost:8081", "tries": 1, "request_id": "id-1", "reason": null
             })
         );
         let mut nothing: serde_json::Value =
@@ -219,7 +233,7 @@ mod tests {
             nothing,
             serde_json::json!({
                 "time": null, "client": "::1", "request": null, "status": null, "bytes_sent": 0, "total_ms": 0.0,
-                "backend": null, "tries": 0, "request_id": null
+                "backend": null, "tries": 0, "request_id": null, "reason": null
             })
         );
     }
@@ -233,7 +247,7 @@ mod tests {
         };
         assert_eq!(
             &text(Format::Text, &line)[24..],
-            " 127.0.0.1 \"GET /\\x22 200\\x0d\\x0a\\x1b[2J\\xff HTTP/1.1\" 200 1234 5.007 localhost:8081 1 a b\\x0a\n"
+            " 127.0.0.1 \"GET /\\x22 200\\x0d\\x0a\\x1b[2J\\xff HTTP/1.1\" 200 1234 5.007 localhost:8081 1 a b\\x0a -\n"
         );
         let json = text(Format::Json, &line);
         assert_eq!(json.lines().count(), 1);
@@ -254,6 +268,7 @@ mod tests {
             backend: &name,
             tries: u32::MAX,
             request_id: &hostile,
+            reason: Some("its response head cannot be forwarded"),
         };
         assert_eq!(
             text(Format::Text, &line).matches("\\xff").count(),

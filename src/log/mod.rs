@@ -2,4 +2,5 @@
 
 pub(crate) mod access;
 pub mod events;
+pub(crate) mod limit;
 pub(crate) mod line;

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 // Reading and writing go to the kernel directly: in a program of several threads libc makes each such call a
 // cancellation point of its own, which took 2 % of the CPU time of a small request.
-use rustix::io::{Errno, writev};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::net::syscalls::{recv, send, writev};
 
 use crate::net::poller::Readiness;
 

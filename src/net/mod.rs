@@ -16,6 +16,7 @@ pub(crate) mod pipes;
 pub(crate) mod poller;
 pub(crate) mod proxy_protocol;
 pub(crate) mod slab;
+pub(crate) mod syscalls;
 pub(crate) mod thread;
 pub(crate) mod timers;
 pub(crate) mod waker;

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
+use crate::log::limit::LineLimit;
 use crate::net::lock::{read, write};
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::settings::BackendSettings;
@@ -42,6 +43,9 @@ pub struct Backend {
     needs_lookup: bool,
     lookup_pending: AtomicBool,
     lookup_wanted: AtomicBool,
+    check_wanted: AtomicBool,
+    /// Bounds the event lines about its failures.
+    pub(crate) failure_lines: LineLimit,
 }
 
 /// A time that does not come.
@@ -70,6 +74,8 @@ impl Backend {
             needs_lookup: addresses.is_none(),
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
+            check_wanted: AtomicBool::new(false),
+            failure_lines: LineLimit::default(),
             addresses: RwLock::new(addresses.unwrap_or_default().into()),
             settings,
         }
@@ -141,6 +147,16 @@ impl Backend {
     /// Whether somebody asked for its name to be looked up again; asking once is answered once.
     pub fn take_lookup_wish(&self) -> bool {
         self.lookup_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Asks for a check before the next one is due.
+    pub(in crate::pool) fn want_check(&self) {
+        self.check_wanted.store(true, Ordering::Release);
+    }
+
+    /// Whether a check was asked for; asking once is answered once.
+    pub fn take_check_wish(&self) -> bool {
+        self.check_wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Whether rise and fall say that it is up.
@@ -253,6 +269,11 @@ impl InFlight {
             backend: Arc::clone(backend),
             counts: true,
         }
+    }
+
+    /// Whose place it is.
+    pub fn backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.backend)
     }
 
     /// Gives the place back before the exchange is forgotten: the backend has done its part, and a

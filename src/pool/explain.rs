@@ -36,7 +36,7 @@ pub fn explain(
             tries_left: true,
         };
         let mut decision = Decision::default();
-        let choice = pool.choose(&wish, &Tried::default(), Some(&mut decision));
+        let choice = pool.choose(&wish, &mut Tried::default(), Some(&mut decision));
         let mut line = format!("{number:width$}  ");
         if by_address {
             // Writing to a String cannot fail.

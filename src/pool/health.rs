@@ -6,12 +6,19 @@
 
 use crate::pool::settings::{HealthCheckSettings, Kind};
 
+/// Deaths in a row that are no failure: a request that kills every backend that serves it must not
+/// take them away from other requests, and a backend that is really dead refuses the next
+/// connection, or fails the check that a death asks for.
+const DEATHS_FORGIVEN: u8 = 2;
+
 /// What is remembered of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Health {
     up: bool,
     /// In a row, up to `fall`.
     failures: u32,
+    /// Without an answer in between, up to one more than are forgiven.
+    deaths: u8,
     /// In a row while down, below `rise`.
     successes: u32,
     /// What has to be seen before the failures are forgotten.
@@ -20,15 +27,17 @@ pub(crate) struct Health {
 
 /// What was seen of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// A connection was opened for an exchange.
     Connected,
     /// A response head arrived.
     Answered,
     /// A connection could not be opened for an exchange.
     ConnectFailed,
-    /// A connection opened for an exchange ended, or gave garbage, before a response head.
+    /// A connection opened for an exchange ended before a response head; at most once per exchange.
     Died,
+    /// A connection opened for an exchange brought bytes that are no HTTP; at most once per exchange.
+    NotHttp,
     /// A check succeeded.
     CheckPassed,
     /// A check failed.
@@ -62,7 +71,7 @@ pub(crate) enum Check {
 /// What refutes a failure, from the weakest; among several failures in a row the strongest demand stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Proof {
-    /// A response head: it died before one.
+    /// A response head: it died before one, or what it sent was none.
     Answer,
     /// Any sign of life: the host did not answer an echo.
     Life,
@@ -77,6 +86,7 @@ impl Health {
     pub(crate) const NEW: Health = Health {
         up: true,
         failures: 0,
+        deaths: 0,
         successes: 0,
         needs: Proof::Answer,
     };
@@ -104,20 +114,34 @@ impl Health {
     /// The state after an event.
     #[must_use]
     pub(crate) fn after(self, event: Event, rules: &Rules) -> Health {
+        let deaths = self.deaths_after(event, rules);
+        let counted = Health { deaths, ..self };
         match event {
-            Event::ConnectFailed => self.after_failure(Proof::Connection, rules),
-            Event::Died => self.after_failure(Proof::Answer, rules),
+            Event::ConnectFailed => counted.after_failure(Proof::Connection, rules),
+            Event::NotHttp => counted.after_failure(Proof::Answer, rules),
+            Event::Died if deaths > DEATHS_FORGIVEN => counted.after_failure(Proof::Answer, rules),
+            Event::Died => counted,
             Event::CheckFailed => match rules.check {
-                Check::Tcp | Check::None => self.after_failure(Proof::Connection, rules),
-                Check::Http => self.after_failure(Proof::Check, rules),
-                Check::Icmp => self.after_failure(Proof::Life, rules),
+                Check::Tcp | Check::None => counted.after_failure(Proof::Connection, rules),
+                Check::Http => counted.after_failure(Proof::Check, rules),
+                Check::Icmp => counted.after_failure(Proof::Life, rules),
             },
             Event::Connected | Event::Answered | Event::CheckPassed
-                if self.refutes(event, rules) =>
+                if counted.refutes(event, rules) =>
             {
-                self.after_success(rules)
+                counted.after_success(rules)
             }
-            Event::Connected | Event::Answered | Event::CheckPassed => self,
+            Event::Connected | Event::Answered | Event::CheckPassed => counted,
+        }
+    }
+
+    /// Only an answer shows that it does not die of what it is sent; a connection does not.
+    fn deaths_after(self, event: Event, rules: &Rules) -> u8 {
+        match event {
+            Event::Died => self.deaths.saturating_add(1).min(DEATHS_FORGIVEN + 1),
+            Event::Answered => 0,
+            Event::CheckPassed if rules.check == Check::Http => 0,
+            _ => self.deaths,
         }
     }
 
@@ -147,13 +171,18 @@ impl Health {
             failures,
             successes: 0,
             needs,
+            ..self
         }
     }
 
     fn after_success(self, rules: &Rules) -> Health {
         let successes = self.successes + 1;
         if self.up || successes >= rules.rise {
-            return Health::NEW;
+            let deaths = self.deaths;
+            return Health {
+                deaths,
+                ..Health::NEW
+            };
         }
         Health { successes, ..self }
     }
@@ -180,13 +209,14 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Event::{Answered, CheckFailed, CheckPassed, ConnectFailed, Connected, Died};
+    use Event::{Answered, CheckFailed, CheckPassed, ConnectFailed, Connected, Died, NotHttp};
 
-    const ALL: [Event; 6] = [
+    const ALL: [Event; 7] = [
         Connected,
         Answered,
         ConnectFailed,
         Died,
+        NotHttp,
         CheckPassed,
         CheckFailed,
     ];
@@ -216,7 +246,7 @@ mod tests {
 
     #[test]
     fn it_goes_down_after_as_many_failures_in_a_row_as_fall_says() {
-        for failure in [ConnectFailed, Died, CheckFailed] {
+        for failure in [ConnectFailed, NotHttp, CheckFailed] {
             for fall in [1, 2, 3, 100] {
                 let rules = rules(Check::Tcp, 1, fall);
                 let mut health = Health::NEW;
@@ -239,26 +269,54 @@ mod tests {
     fn failures_of_different_kinds_add_up() {
         assert!(!up(
             rules(Check::Tcp, 1, 3),
-            &[ConnectFailed, Died, CheckFailed]
+            &[ConnectFailed, NotHttp, CheckFailed]
         ));
     }
 
     #[test]
     fn a_success_in_between_starts_the_count_anew() {
         let rules = rules(Check::Tcp, 1, 2);
-        assert!(up(rules, &[Died, Answered, Died]));
+        assert!(up(rules, &[NotHttp, Answered, NotHttp]));
         assert!(up(rules, &[ConnectFailed, Connected, ConnectFailed]));
-        assert!(up(rules, &[Died, CheckPassed, Died]));
+        assert!(up(rules, &[NotHttp, CheckPassed, NotHttp]));
+    }
+
+    #[test]
+    fn the_first_two_deaths_in_a_row_are_no_failure_and_the_third_and_each_later_one_is() {
+        let once = rules(Check::Tcp, 1, 1);
+        assert_eq!(run(once, &[Died, Died]).failures(), 0);
+        assert!(!up(once, &[Died, Died, Died]));
+        let twice = rules(Check::Tcp, 1, 2);
+        assert_eq!(run(twice, &[Died, Died, Died]).failures(), 1);
+        assert!(!up(twice, &[Died, Died, Died, Died]));
+        let down = run(once, &[Died, Died, Died]);
+        assert_eq!(down.after(Died, &once), down, "no further write");
+    }
+
+    #[test]
+    fn an_answer_or_a_passed_http_check_begins_the_count_of_deaths_again_and_nothing_else_does() {
+        let tcp = rules(Check::Tcp, 1, 1);
+        assert!(up(tcp, &[Died, Died, Answered, Died, Died]));
+        for other in [Connected, CheckPassed] {
+            assert!(!up(tcp, &[Died, Died, other, Died]), "{other:?}");
+        }
+        let http = rules(Check::Http, 1, 1);
+        assert!(up(http, &[Died, Died, CheckPassed, Died, Died]));
+        let back = run(tcp, &[Died, Died, Died, CheckPassed]);
+        assert!(back.is_up());
+        assert!(
+            !back.after(Died, &tcp).is_up(),
+            "what a connection brought up goes down at the next death"
+        );
     }
 
     #[test]
     fn a_connection_does_not_excuse_a_backend_that_dies_before_it_answers() {
         let rules = rules(Check::Tcp, 1, 3);
-        assert!(!up(
-            rules,
-            &[Connected, Died, Connected, Died, Connected, Died]
-        ));
-        let down = run(rules, &[Died, Died, Died]);
+        let deaths = [Connected, Died, Connected, Died, Connected, Died];
+        assert!(up(rules, &deaths));
+        assert!(!up(rules, &[&deaths[..], &deaths[..4]].concat()));
+        let down = run(rules, &[Died; 5]);
         assert_eq!(down.after(Connected, &rules), down);
         assert!(down.after(Answered, &rules).is_up());
     }
@@ -300,7 +358,7 @@ mod tests {
 
     #[test]
     fn with_http_only_a_check_brings_a_backend_up() {
-        for failure in [ConnectFailed, Died, CheckFailed] {
+        for failure in [ConnectFailed, NotHttp, CheckFailed] {
             let rules = rules(Check::Http, 1, 1);
             let down = run(rules, &[failure]);
             assert!(!down.is_up());
@@ -314,7 +372,7 @@ mod tests {
         let rules = rules(Check::Http, 1, 2);
         assert!(!up(rules, &[CheckFailed, Connected, Answered, CheckFailed]));
         assert!(
-            up(rules, &[Died, Answered, Died]),
+            up(rules, &[NotHttp, Answered, NotHttp]),
             "while up, an answer still refutes what an exchange saw"
         );
     }
@@ -336,20 +394,21 @@ mod tests {
         let rules = rules(Check::None, 1, 1);
         assert!(!up(rules, &[ConnectFailed]));
         assert!(up(rules, &[ConnectFailed, Connected]));
-        assert!(up(rules, &[Died, Answered]));
+        assert!(up(rules, &[NotHttp, Answered]));
+        assert!(!up(rules, &[Died, Connected, Died, Connected, Died]));
     }
 
     proptest::proptest! {
         #[test]
         fn every_down_backend_can_come_up_and_every_counter_stays_in_bounds(
-            events in proptest::collection::vec(0..6usize, 0..40), rise in 1..5u32, fall in 1..5u32, check in 0..4usize
+            events in proptest::collection::vec(0..7usize, 0..40), rise in 1..5u32, fall in 1..5u32, check in 0..4usize
         ) {
             let check = [Check::Tcp, Check::Http, Check::Icmp, Check::None][check];
             let rules = rules(check, rise, fall);
             let mut health = Health::NEW;
             for event in events {
                 health = health.after(ALL[event], &rules);
-                proptest::prop_assert!(health.failures <= fall && health.successes < rise);
+                proptest::prop_assert!(health.failures <= fall && health.successes < rise && health.deaths <= 3);
                 proptest::prop_assert_eq!(health.up, health.failures < fall);
             }
             for _ in 0..rise {

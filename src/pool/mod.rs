@@ -17,20 +17,25 @@ pub(crate) mod persist;
 pub mod settings;
 pub mod trace;
 
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Bell;
 use crate::pool::backend::{Backend, InFlight, NEVER, Operator};
 use crate::pool::balance::{Balancer, Candidate};
-use crate::pool::health::{Check, Event, Health, Rules};
+use crate::pool::health::{Check, Health, Rules};
 use crate::pool::persist::Cookies;
 use crate::pool::settings::{
     BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
 };
 use crate::pool::trace::{Decision, Rule, Verdict};
+
+pub use health::Event;
 
 /// The backends and the choice among them.
 #[derive(Debug)]
@@ -43,14 +48,27 @@ pub struct Pool {
     down_interval: Duration,
     started: Instant,
     state: Mutex<State>,
+    /// How often a backend has come up.
+    came_up: AtomicUsize,
+    #[cfg(test)]
+    looked_at: AtomicUsize,
+    /// Bounds the event lines about requests that no backend may take.
+    pub(crate) unavailable_lines: LineLimit,
     checker: OnceLock<Arc<Bell>>,
     resolver: OnceLock<Arc<Bell>>,
 }
+
+/// Choices of one request that are made among all backends, by the method. A request that failed
+/// more often walks on through the list: it looks at each backend a few times, and not at each once
+/// more for every one that fails.
+const CHOICES_MAX: u32 = 16;
 
 /// What a choice changes.
 #[derive(Debug)]
 struct State {
     balancer: Balancer,
+    /// Where the next walk through the list begins.
+    next_walk: usize,
     /// Empty between two choices; kept for its capacity.
     candidates: Vec<Candidate>,
 }
@@ -82,25 +100,35 @@ pub enum Choice {
     Exhausted,
 }
 
-/// What an exchange saw of a backend; the texts are the reasons that are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passive<'a> {
-    /// A connection was opened for it.
-    Connected,
-    /// A response head arrived.
-    Answered,
-    /// No address could be connected to.
-    ConnectFailed(&'a str),
-    /// A connection opened for this exchange ended, or gave garbage, before a response head; at most once per exchange.
-    Died(&'a str),
-}
-
 /// The backends that one request was sent to.
 #[derive(Debug, Clone, Default)]
 pub struct Tried {
     first: u64,
     /// Beyond the first 64; allocated for large pools only.
     rest: Vec<u64>,
+    /// How many choices were made for it.
+    choices: u32,
+    walk: Option<Walk>,
+}
+
+/// How far a request has come that walks through the list.
+#[derive(Debug, Clone, Copy)]
+struct Walk {
+    /// The place where it began.
+    start: usize,
+    /// Which of [`Tier::GROUPS`] it looks for.
+    group: usize,
+    /// How many places it has passed in search of it.
+    passed: usize,
+    /// How often a backend had come up before it began.
+    came_up: usize,
+}
+
+/// The backend that a choice comes to.
+struct Picked {
+    index: usize,
+    rule: Rule,
+    bound_is_full: bool,
 }
 
 /// What the walk over the backends found, beside the candidates.
@@ -122,6 +150,27 @@ enum Tier {
     Unhealthy,
     UnhealthyBackup,
     Nobody,
+}
+
+impl Tier {
+    /// The groups in their order.
+    const GROUPS: [Tier; 4] = [
+        Tier::Healthy,
+        Tier::HealthyBackup,
+        Tier::Unhealthy,
+        Tier::UnhealthyBackup,
+    ];
+
+    /// The group of a backend that stands so; none for one that may not be chosen.
+    fn of(verdict: Verdict, is_backup: bool) -> Option<Tier> {
+        match (verdict, is_backup) {
+            (Verdict::Eligible, false) => Some(Tier::Healthy),
+            (Verdict::Backup, _) => Some(Tier::HealthyBackup),
+            (Verdict::Down, false) => Some(Tier::Unhealthy),
+            (Verdict::Down, true) => Some(Tier::UnhealthyBackup),
+            _ => None,
+        }
+    }
 }
 
 impl Pool {
@@ -155,6 +204,7 @@ impl Pool {
         let backends: Vec<_> = backends.into_iter().enumerate().map(shared).collect();
         let state = State {
             balancer: Balancer::new(backends.len()),
+            next_walk: 0,
             candidates: Vec::with_capacity(backends.len()),
         };
         Pool {
@@ -166,6 +216,10 @@ impl Pool {
             down_interval: health.down_interval,
             started: Instant::now(),
             state: Mutex::new(state),
+            came_up: AtomicUsize::new(0),
+            #[cfg(test)]
+            looked_at: AtomicUsize::new(0),
+            unavailable_lines: LineLimit::default(),
             checker: OnceLock::new(),
             resolver: OnceLock::new(),
         }
@@ -192,7 +246,7 @@ impl Pool {
     pub fn choose(
         &self,
         wish: &Wish<'_>,
-        tried: &Tried,
+        tried: &mut Tried,
         mut record: Option<&mut Decision>,
     ) -> Choice {
         let bound = self
@@ -200,45 +254,20 @@ impl Pool {
             .as_ref()
             .zip(wish.cookie)
             .and_then(|(cookies, value)| cookies.backend(value));
-        let client_key = if self.method == Method::SourceHash {
-            persist::client_key(wish.client)
-        } else {
-            0
-        };
-        if let Some(decision) = record.as_deref_mut() {
-            decision.begin_choice();
-        }
-
         let mut state = lock(&self.state);
-        let State {
-            balancer,
-            candidates,
-        } = &mut *state;
-        candidates.clear();
-        let found = self.walk(candidates, tried, bound, record.as_deref_mut());
-        if found.any_healthy && !wish.tries_left {
-            return Choice::Exhausted;
-        }
-        let (index, rule) = if let Some(bound) = found.bound {
-            (bound, Rule::Cookie)
-        } else if candidates.is_empty() {
-            return if found.any_tried {
-                Choice::Exhausted
-            } else {
-                Choice::Unavailable
-            };
+        let picked = if tried.choices < CHOICES_MAX {
+            tried.choices += 1;
+            self.pick(&mut state, wish, tried, bound, record.as_deref_mut())
         } else {
-            let (method, rule) = match (found.tier, self.method) {
-                (Tier::Unhealthy | Tier::UnhealthyBackup, _) => {
-                    (Method::RoundRobin, Rule::FailOpen)
-                }
-                (_, Method::RoundRobin) => (Method::RoundRobin, Rule::Turn),
-                (_, Method::LeastConnections) => (Method::LeastConnections, Rule::FewestInFlight),
-                (_, Method::RandomTwo) => (Method::RandomTwo, Rule::BetterOfTwo),
-                (_, Method::SourceHash) => (Method::SourceHash, Rule::SourceHash),
-            };
-            let place = balancer.pick(method, candidates, client_key);
-            (candidates[place].index, rule)
+            self.walk_on(&mut state, wish, tried, bound)
+        };
+        let Picked {
+            index,
+            rule,
+            bound_is_full,
+        } = match picked {
+            Ok(picked) => picked,
+            Err(nothing) => return nothing,
         };
         let backend = &self.backends[index];
         let in_flight = InFlight::take(backend);
@@ -251,23 +280,131 @@ impl Pool {
         if let Some(decision) = record {
             decision.chosen(index, rule);
         }
-        let set_cookie = self.cookies.is_some() && bound != Some(index) && !found.bound_is_full;
+        let set_cookie = self.cookies.is_some() && bound != Some(index) && !bound_is_full;
         Choice::Backend {
             in_flight,
             set_cookie,
         }
     }
 
-    /// Hears what an exchange saw of a backend. A success on a healthy one costs a read lock.
-    pub fn report(&self, backend: &Backend, outcome: Passive<'_>) {
-        let (event, reason) = match outcome {
-            Passive::Connected => (Event::Connected, "a client's exchange connected"),
-            Passive::Answered => (Event::Answered, "it answered a client's request"),
-            Passive::ConnectFailed(reason) => (Event::ConnectFailed, reason),
-            Passive::Died(reason) => (Event::Died, reason),
+    /// Picks among all backends, by the method.
+    fn pick(
+        &self,
+        state: &mut State,
+        wish: &Wish<'_>,
+        tried: &Tried,
+        bound: Option<usize>,
+        mut record: Option<&mut Decision>,
+    ) -> Result<Picked, Choice> {
+        let State {
+            balancer,
+            candidates,
+            ..
+        } = state;
+        if let Some(decision) = record.as_deref_mut() {
+            decision.begin_choice();
+        }
+        candidates.clear();
+        let found = self.walk(candidates, tried, bound, record);
+        if found.any_healthy && !wish.tries_left {
+            return Err(Choice::Exhausted);
+        }
+        let (index, rule) = if let Some(bound) = found.bound {
+            (bound, Rule::Cookie)
+        } else if candidates.is_empty() {
+            return Err(if found.any_tried {
+                Choice::Exhausted
+            } else {
+                Choice::Unavailable
+            });
+        } else {
+            let (method, rule) = match (found.tier, self.method) {
+                (Tier::Unhealthy | Tier::UnhealthyBackup, _) => {
+                    (Method::RoundRobin, Rule::FailOpen)
+                }
+                (_, Method::RoundRobin) => (Method::RoundRobin, Rule::Turn),
+                (_, Method::LeastConnections) => (Method::LeastConnections, Rule::FewestInFlight),
+                (_, Method::RandomTwo) => (Method::RandomTwo, Rule::BetterOfTwo),
+                (_, Method::SourceHash) => (Method::SourceHash, Rule::SourceHash),
+            };
+            let client_key = match method {
+                Method::SourceHash => persist::client_key(wish.client),
+                _ => 0,
+            };
+            let place = balancer.pick(method, candidates, client_key);
+            (candidates[place].index, rule)
         };
+        Ok(Picked {
+            index,
+            rule,
+            bound_is_full: found.bound_is_full,
+        })
+    }
+
+    /// Picks the next one in the list for a request that has failed often: of the groups in their
+    /// order, from where the last such choice stopped. A backend that comes up meanwhile begins it
+    /// again, so that it is not overlooked.
+    fn walk_on(
+        &self,
+        state: &mut State,
+        wish: &Wish<'_>,
+        tried: &mut Tried,
+        bound: Option<usize>,
+    ) -> Result<Picked, Choice> {
+        let count = self.backends.len();
+        let came_up = self.came_up.load(Ordering::Acquire);
+        let mut walk = match tried.walk {
+            Some(walk) if walk.came_up == came_up => walk,
+            _ => {
+                let start = state.next_walk;
+                state.next_walk = (start + 1) % count.max(1);
+                Walk {
+                    start,
+                    group: 0,
+                    passed: 0,
+                    came_up,
+                }
+            }
+        };
+        while let Some(&group) = Tier::GROUPS.get(walk.group) {
+            let fails_open = group >= Tier::Unhealthy;
+            if walk.passed == 0 && group == Tier::Unhealthy && self.any_healthy() {
+                break;
+            }
+            while walk.passed < count && (fails_open || wish.tries_left) {
+                let index = (walk.start + walk.passed) % count;
+                walk.passed += 1;
+                let backend = &self.backends[index];
+                let verdict = self.judge(index, backend, backend.is_healthy(), tried);
+                if Tier::of(verdict, backend.settings.backup) == Some(group) {
+                    tried.walk = Some(walk);
+                    return Ok(Picked {
+                        index,
+                        rule: if fails_open {
+                            Rule::FailOpen
+                        } else {
+                            Rule::NextInList
+                        },
+                        bound_is_full: bound
+                            .is_some_and(|bound| self.judge_bound(bound, tried) == Some(true)),
+                    });
+                }
+            }
+            walk.group += 1;
+            walk.passed = 0;
+        }
+        Err(Choice::Exhausted)
+    }
+
+    /// Hears what an exchange saw of a backend; `reason` is for the log. A success on a healthy one
+    /// costs a read lock.
+    pub fn report(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) {
         let (before, after) = self.note(backend, event, reason);
-        if before.is_up() && !after.is_up() {
+        if event == Event::Died {
+            // Whether it is really gone, a check finds out.
+            backend.want_check();
+        }
+        if event == Event::Died || before.is_up() && !after.is_up() {
             // So that `down_interval` counts from now.
             ring(&self.checker);
         }
@@ -282,7 +419,7 @@ impl Pool {
             Ok(()) => (Event::CheckPassed, "the check passed"),
             Err(reason) => (Event::CheckFailed, reason),
         };
-        let (_, after) = self.note(backend, event, reason);
+        let (_, after) = self.note(backend, event, &reason);
         if outcome.is_ok()
             && self.rules(backend).check == Check::Icmp
             && after.waits_for_connection()
@@ -292,7 +429,7 @@ impl Pool {
         }
     }
 
-    /// Rung when a backend went down, or its addresses came: what the checker waits for. Only the first bell is kept.
+    /// Rung when a backend went down or died, or its addresses came: what the checker waits for. Only the first bell is kept.
     pub fn wake_checker_with(&self, bell: Arc<Bell>) {
         let _ = self.checker.set(bell);
     }
@@ -327,12 +464,10 @@ impl Pool {
             let healthy = backend.is_healthy();
             let verdict = self.judge(index, backend, healthy, tried);
             if bound == Some(index)
-                && healthy
-                && backend.operator() != Operator::Disabled
-                && !tried.contains(index)
+                && let Some(is_full) = self.judge_bound(index, tried)
             {
-                found.bound_is_full = backend.is_full();
-                found.bound = (!found.bound_is_full).then_some(index);
+                found.bound_is_full = is_full;
+                found.bound = (!is_full).then_some(index);
             }
             match verdict {
                 Verdict::Disabled | Verdict::Draining | Verdict::Weightless => {}
@@ -342,12 +477,8 @@ impl Pool {
             if let Some(decision) = record.as_deref_mut() {
                 decision.stands(index, verdict);
             }
-            let tier = match (verdict, backend.settings.backup) {
-                (Verdict::Eligible, false) => Tier::Healthy,
-                (Verdict::Backup, _) => Tier::HealthyBackup,
-                (Verdict::Down, false) => Tier::Unhealthy,
-                (Verdict::Down, true) => Tier::UnhealthyBackup,
-                _ => continue,
+            let Some(tier) = Tier::of(verdict, backend.settings.backup) else {
+                continue;
             };
             if tier < found.tier {
                 found.tier = tier;
@@ -369,7 +500,27 @@ impl Pool {
         found
     }
 
+    /// Whether the backend that a client is bound to is full; none if it may not serve it at all.
+    fn judge_bound(&self, index: usize, tried: &Tried) -> Option<bool> {
+        let backend = &self.backends[index];
+        let may_serve = backend.is_healthy()
+            && backend.operator() != Operator::Disabled
+            && !tried.contains(index);
+        may_serve.then(|| backend.is_full())
+    }
+
+    /// Whether any backend is healthy that may be used at all.
+    fn any_healthy(&self) -> bool {
+        self.backends.iter().any(|backend| {
+            let may_be_used =
+                backend.operator() == Operator::Enabled && backend.settings.weight > 0;
+            may_be_used && backend.is_healthy()
+        })
+    }
+
     fn judge(&self, index: usize, backend: &Backend, healthy: bool, tried: &Tried) -> Verdict {
+        #[cfg(test)]
+        self.looked_at.fetch_add(1, Ordering::Relaxed);
         match backend.operator() {
             Operator::Disabled => return Verdict::Disabled,
             Operator::Draining => return Verdict::Draining,
@@ -420,11 +571,12 @@ impl Pool {
     }
 
     /// Counts an event; logs a change of state once, with its reason, when no lock is held any more.
-    fn note(&self, backend: &Backend, event: Event, reason: &str) -> (Health, Health) {
+    fn note(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) -> (Health, Health) {
         let rules = self.rules(backend);
         let (before, after) = backend.note(event, &rules, || self.next_trial_ms(backend));
         let name = &backend.settings.name;
         if after.is_up() && !before.is_up() {
+            self.came_up.fetch_add(1, Ordering::Release);
             log::info!("backend {name:?} is up: {reason}");
         } else if before.is_up() && !after.is_up() {
             match after.failures() {
@@ -444,6 +596,8 @@ impl Tried {
     pub fn clear(&mut self) {
         self.first = 0;
         self.rest.clear();
+        self.choices = 0;
+        self.walk = None;
     }
 
     /// Adds a backend.

@@ -91,7 +91,7 @@ fn hit(pool: &Pool) -> usize {
 }
 
 fn hit_after(pool: &Pool, before: &[usize]) -> usize {
-    match pool.choose(&wish(), &tried(before), None) {
+    match pool.choose(&wish(), &mut tried(before), None) {
         Choice::Backend { in_flight, .. } => in_flight.index,
         other => panic!("{other:?}"),
     }
@@ -104,7 +104,8 @@ fn hits(pool: &Pool, n: usize) -> Vec<usize> {
 fn down(pool: &Pool, backend: usize) {
     pool.report(
         &pool.backends()[backend],
-        Passive::ConnectFailed("connect to it refused"),
+        Event::ConnectFailed,
+        &"connect to it refused",
     );
 }
 
@@ -154,7 +155,7 @@ fn a_request_goes_to_each_backend_once_and_then_nobody_is_left() {
     let pool = pool(3);
     assert_eq!(hit_after(&pool, &[0, 2]), 1);
     assert!(matches!(
-        pool.choose(&wish(), &tried(&[0, 1, 2]), None),
+        pool.choose(&wish(), &mut tried(&[0, 1, 2]), None),
         Choice::Exhausted
     ));
 }
@@ -167,19 +168,134 @@ fn with_no_tries_left_healthy_backends_are_not_tried_but_unhealthy_ones_are() {
         ..wish()
     };
     assert!(matches!(
-        pool.choose(&last, &tried(&[0]), None),
+        pool.choose(&last, &mut tried(&[0]), None),
         Choice::Exhausted
     ));
     down(&pool, 0);
     down(&pool, 1);
     assert!(matches!(
-        pool.choose(&last, &tried(&[0]), None),
+        pool.choose(&last, &mut tried(&[0]), None),
         Choice::Backend { .. }
     ));
     assert!(matches!(
-        pool.choose(&last, &tried(&[0, 1]), None),
+        pool.choose(&last, &mut tried(&[0, 1]), None),
         Choice::Exhausted
     ));
+}
+
+/// The backends that a request is sent to which fails at each of them.
+fn fails_everywhere(pool: &Pool) -> Vec<usize> {
+    let mut tried = Tried::default();
+    let mut met = Vec::new();
+    while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), &mut tried, None) {
+        tried.insert(in_flight.index);
+        met.push(in_flight.index);
+    }
+    met
+}
+
+#[test]
+fn a_request_that_fails_everywhere_meets_each_backend_once_and_looks_at_it_a_bounded_number_of_times()
+ {
+    for n in [1, 15, 16, 17, 100, 1000] {
+        for all_down in [true, false] {
+            let mut list = backends(n);
+            list[n / 2].backup = true;
+            let pool = Pool::new(list, &balance(Method::RoundRobin), &health(Kind::Tcp));
+            if all_down {
+                (0..n).for_each(|backend| down(&pool, backend));
+            }
+            for _ in 0..3 {
+                pool.looked_at.store(0, Ordering::Relaxed);
+                let mut met = fails_everywhere(&pool);
+                let looked_at = pool.looked_at.load(Ordering::Relaxed);
+                assert!(looked_at <= 20 * n + 20, "{looked_at} looks at {n}");
+                assert_eq!(met.last(), Some(&(n / 2)), "the backup comes last");
+                met.sort_unstable();
+                assert!(met.into_iter().eq(0..n));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_that_walks_through_the_list_takes_what_comes_up_meanwhile_and_fails_open_last() {
+    let pool = pool(100);
+    (0..90).for_each(|backend| down(&pool, backend));
+    let mut tried = Tried::default();
+    let mut next = |pool: &Pool| match pool.choose(&wish(), &mut tried, None) {
+        Choice::Backend { in_flight, .. } => {
+            tried.insert(in_flight.index);
+            Some(in_flight.index)
+        }
+        _ => None,
+    };
+    for _ in 90..100 {
+        let met = next(&pool).unwrap();
+        assert!(met >= 90, "{met} is down");
+        down(&pool, met);
+    }
+    for _ in 0..20 {
+        assert!(next(&pool).unwrap() < 90);
+    }
+    up(&pool, 95);
+    assert_eq!(next(&pool), None, "it was tried, and is healthy again");
+    down(&pool, 95);
+    let met = next(&pool).unwrap();
+    let fresh = (0..90).find(|&backend| backend != met && !tried.contains(backend));
+    up(&pool, fresh.unwrap());
+    let mut next = || match pool.choose(&wish(), &mut tried, None) {
+        Choice::Backend { in_flight, .. } => Some(in_flight.index),
+        _ => None,
+    };
+    assert_eq!(next(), fresh);
+}
+
+#[test]
+fn a_request_that_walks_through_the_list_meets_no_healthy_backend_beyond_its_tries() {
+    let pool = pool(40);
+    let last = Wish {
+        tries_left: false,
+        ..wish()
+    };
+    let mut tried = tried(&(0..20).collect::<Vec<_>>());
+    tried.choices = CHOICES_MAX;
+    assert!(matches!(
+        pool.choose(&last, &mut tried, None),
+        Choice::Exhausted
+    ));
+    (0..40).for_each(|backend| down(&pool, backend));
+    assert!(matches!(
+        pool.choose(&last, &mut tried, None),
+        Choice::Backend { in_flight, .. } if in_flight.index >= 20
+    ));
+}
+
+#[test]
+fn what_many_dead_backends_leave_to_others_is_spread_evenly() {
+    // Twenty refuse and twenty answer, and no check brings any of them up.
+    let pool = pool(40);
+    (0..40).for_each(|backend| down(&pool, backend));
+    let mut served = [0; 40];
+    for _ in 0..4000 {
+        let mut tried = Tried::default();
+        let last = loop {
+            match pool.choose(&wish(), &mut tried, None) {
+                Choice::Backend { in_flight, .. } if in_flight.index < 20 => {
+                    tried.insert(in_flight.index);
+                }
+                Choice::Backend { in_flight, .. } => break in_flight.index,
+                other => panic!("{other:?}"),
+            }
+        };
+        served[last] += 1;
+    }
+    assert!(
+        served[20..]
+            .iter()
+            .all(|&count| (100..=400).contains(&count)),
+        "{served:?}"
+    );
 }
 
 #[test]
@@ -195,7 +311,7 @@ fn a_request_that_tried_the_healthy_ones_does_not_fall_back_on_the_unhealthy() {
     let pool = pool(2);
     down(&pool, 1);
     assert!(matches!(
-        pool.choose(&wish(), &tried(&[0]), None),
+        pool.choose(&wish(), &mut tried(&[0]), None),
         Choice::Exhausted
     ));
 }
@@ -213,7 +329,7 @@ fn disabled_drained_weightless_and_full_are_never_used_not_even_when_all_others_
     assert_eq!(hits(&pool, 3), [4, 4, 4]);
     pool.backends()[4].set_operator(Operator::Disabled);
     assert!(matches!(
-        pool.choose(&wish(), &tried(&[]), None),
+        pool.choose(&wish(), &mut tried(&[]), None),
         Choice::Unavailable
     ));
 }
@@ -263,7 +379,7 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
     list[1].max_connections = Some(2);
     let pool = Pool::new(list, &balance(Method::RoundRobin), &health(Kind::Tcp));
     let mut held: Vec<InFlight> = (0..3)
-        .map(|_| match pool.choose(&wish(), &tried(&[]), None) {
+        .map(|_| match pool.choose(&wish(), &mut tried(&[]), None) {
             Choice::Backend { in_flight, .. } => in_flight,
             other => panic!("{other:?}"),
         })
@@ -276,11 +392,11 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
         (1, 2)
     );
     assert!(matches!(
-        pool.choose(&wish(), &tried(&[]), None),
+        pool.choose(&wish(), &mut tried(&[]), None),
         Choice::Unavailable
     ));
     assert!(matches!(
-        pool.choose(&wish(), &tried(&[1]), None),
+        pool.choose(&wish(), &mut tried(&[1]), None),
         Choice::Exhausted
     ));
     held.retain(|place| place.index != 0);
@@ -337,16 +453,18 @@ fn a_panic_under_the_balancers_lock_does_not_end_the_pool() {
 }
 
 #[test]
-fn a_poison_request_takes_no_more_than_the_backends_it_met_and_the_others_are_still_served() {
+fn poison_requests_take_no_backend_away_until_one_dies_the_third_time_in_a_row() {
     let pool = pool(4);
-    // One `Died` for each exchange, whatever number of backends it was sent to: four poison requests.
-    for _ in 0..4 {
-        let victim = hit(&pool);
-        pool.report(
-            &pool.backends()[victim],
-            Passive::Died("it closed before it answered"),
-        );
+    let die = |backend: usize| {
+        let reason = "it closed before it answered";
+        pool.report(&pool.backends()[backend], Event::Died, &reason);
+    };
+    // One `Died` for each exchange, whatever number of backends it was sent to.
+    for _ in 0..8 {
+        die(hit(&pool));
     }
+    assert!(pool.backends().iter().all(|backend| backend.is_healthy()));
+    (0..4).for_each(die);
     assert!(!pool.has_healthy());
     let mut served = hits(&pool, 4);
     served.sort_unstable();
@@ -355,7 +473,11 @@ fn a_poison_request_takes_no_more_than_the_backends_it_met_and_the_others_are_st
         [0, 1, 2, 3],
         "fail open: each of them still gets requests"
     );
-    pool.report(&pool.backends()[2], Passive::Answered);
+    pool.report(
+        &pool.backends()[2],
+        Event::Answered,
+        &"it answered a request",
+    );
     assert_eq!(
         hits(&pool, 2),
         [2, 2],
@@ -384,7 +506,7 @@ fn without_checks_one_exchange_tries_a_down_backend_after_the_down_interval() {
         [0, 0, 1, 1],
         "the interval is over at once, so it has its turns"
     );
-    pool.report(&pool.backends()[0], Passive::Connected);
+    pool.report(&pool.backends()[0], Event::Connected, &"it connected");
     assert!(pool.backends()[0].is_healthy());
 
     let pool = Pool::new(
@@ -414,14 +536,14 @@ fn a_backend_that_is_not_checked_is_tried_again_beside_one_that_is() {
     let pool = Pool::new(list, &balance(Method::RoundRobin), &settings);
     down(&pool, 0);
     assert!(hits(&pool, 4).contains(&0), "one exchange finds out");
-    pool.report(&pool.backends()[0], Passive::Connected);
+    pool.report(&pool.backends()[0], Event::Connected, &"it connected");
     assert!(
         pool.backends()[0].is_healthy(),
         "no check is waited for, as none will come"
     );
     down(&pool, 1);
     assert_eq!(hits(&pool, 4), [0; 4]);
-    pool.report(&pool.backends()[1], Passive::Connected);
+    pool.report(&pool.backends()[1], Event::Connected, &"it connected");
     assert!(
         !pool.backends()[1].is_healthy(),
         "this one waits for its check"
@@ -438,7 +560,7 @@ fn without_checks_a_rise_of_two_does_not_wait_for_the_interval_again_after_the_f
         assert!(!pool.backends()[0].is_healthy());
         pool.backends()[0].allow_trial(0);
         while hit(&pool) != 0 {}
-        pool.report(&pool.backends()[0], Passive::Connected);
+        pool.report(&pool.backends()[0], Event::Connected, &"it connected");
         assert_eq!(pool.backends()[0].is_healthy(), healthy);
         assert!(healthy || hits(&pool, 2).contains(&0));
     }
@@ -465,13 +587,13 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
             .count(),
         1
     );
-    pool.report(&pool.backends()[0], Passive::Connected);
+    pool.report(&pool.backends()[0], Event::Connected, &"it connected");
     assert!(pool.backends()[0].is_healthy());
 }
 
 /// What a client with this cookie gets: the backend, and whether it is bound anew.
 fn with_cookie(pool: &Pool, cookie: Option<&[u8]>, before: &[usize]) -> (usize, bool) {
-    match pool.choose(&Wish { cookie, ..wish() }, &tried(before), None) {
+    match pool.choose(&Wish { cookie, ..wish() }, &mut tried(before), None) {
         Choice::Backend {
             in_flight,
             set_cookie,
@@ -595,7 +717,7 @@ fn the_record_says_why_each_was_passed_over() {
     pool.backends()[5].set_operator(Operator::Draining);
     down(&pool, 6);
     let mut decision = Decision::default();
-    let choice = pool.choose(&wish(), &tried(&[0]), Some(&mut decision));
+    let choice = pool.choose(&wish(), &mut tried(&[0]), Some(&mut decision));
     assert!(matches!(choice, Choice::Backend { in_flight, .. } if in_flight.index == 7));
     let verdicts: Vec<Verdict> = decision
         .candidates()
@@ -655,7 +777,7 @@ proptest! {
             let any_healthy = pool.backends().iter().any(|b| may(b) && b.is_healthy());
             let group = [(true, false), (true, true), (false, false), (false, true)].into_iter()
                 .find(|&(healthy, backup)| (healthy || !any_healthy) && any(healthy, backup));
-            match pool.choose(&wish, &tried(&before), None) {
+            match pool.choose(&wish, &mut tried(&before), None) {
                 Choice::Backend { in_flight, set_cookie: false } if Some(in_flight.index) == cookie => {
                     prop_assert!(in_flight.operator() != Operator::Disabled && !before.contains(&in_flight.index));
                     held.push(in_flight);

@@ -75,6 +75,8 @@ pub enum Rule {
     FailOpen,
     /// The same backend again, on a fresh connection.
     SameAgain,
+    /// Many had failed: the next one in the list.
+    NextInList,
 }
 
 impl Rule {
@@ -88,6 +90,7 @@ impl Rule {
             Rule::Cookie => "the client's cookie",
             Rule::FailOpen => "none is healthy: each in turn",
             Rule::SameAgain => "the same again, on a fresh connection",
+            Rule::NextInList => "many failed: the next in the list",
         }
     }
 }
@@ -110,13 +113,15 @@ pub enum Outcome {
     ReusedEnded,
     /// No response head in time.
     HeadTimedOut,
-    /// Its answer cannot be forwarded.
-    BadAnswer,
+    /// Its response head cannot be forwarded; [`Decision::reason`] says why.
+    RefusedHead,
+    /// What came instead of a response head is no HTTP.
+    NotHttp,
     /// Its answer broke off after it had begun.
     BrokeOff,
     /// The client was gone first.
     ClientGone,
-    /// We were short of descriptors or ports.
+    /// We were short of descriptors, ports or memory.
     OurShortage,
 }
 
@@ -131,10 +136,11 @@ impl Outcome {
             Outcome::Died => "ended before it answered",
             Outcome::ReusedEnded => "the reused connection had ended",
             Outcome::HeadTimedOut => "no response head in time",
-            Outcome::BadAnswer => "its answer cannot be forwarded",
+            Outcome::RefusedHead => "its response head cannot be forwarded",
+            Outcome::NotHttp => "its answer is not HTTP",
             Outcome::BrokeOff => "its answer broke off",
             Outcome::ClientGone => "the client was gone",
-            Outcome::OurShortage => "we were short of descriptors or ports",
+            Outcome::OurShortage => "we were short of descriptors, ports or memory",
         }
     }
 }
@@ -205,8 +211,10 @@ pub struct Decision {
     pub at_unix_ms: u64,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// The status that the client got; 0 for none.
-    pub status: u16,
+    /// The status that the client got.
+    pub status: Option<u16>,
+    /// Why the exchange failed or was cut, if it did.
+    pub reason: Option<&'static str>,
     request_id: Brief<36>,
     request_line: Brief<64>,
     candidates: Few<Candidate, CANDIDATES_MAX>,
@@ -234,7 +242,8 @@ impl Decision {
     pub fn clear(&mut self) {
         self.at_unix_ms = 0;
         self.client = None;
-        self.status = 0;
+        self.status = None;
+        self.reason = None;
         self.request_id.length = 0;
         self.request_line.length = 0;
         self.candidates.clear();
@@ -258,12 +267,13 @@ impl Decision {
     /// Writes down that a backend was chosen; its try begins.
     pub fn chosen(&mut self, backend: usize, rule: Rule) {
         let backend = short(backend);
-        if let Some(candidate) = self
-            .candidates
-            .iter_mut()
-            .find(|candidate| candidate.backend == backend)
-        {
-            candidate.verdict = Verdict::Chosen;
+        for candidate in self.candidates.iter_mut() {
+            if candidate.backend == backend {
+                candidate.verdict = Verdict::Chosen;
+            } else if candidate.verdict == Verdict::Chosen {
+                // Chosen before, in a choice for which the others were not looked at again.
+                candidate.verdict = Verdict::Tried;
+            }
         }
         self.tries.push(Try {
             backend,

@@ -14,7 +14,7 @@ use rondo::http::{
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
 use rondo::pool::settings::{BalanceSettings, Method, Persistence};
 use rondo::pool::settings::{HealthCheckSettings, Kind};
-use rondo::pool::{Choice, Passive, Pool, Tried, Wish};
+use rondo::pool::{Choice, Event, Pool, Tried, Wish};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -214,9 +214,10 @@ fn choose(method: Method, times: usize) {
         cookie: None,
         tries_left: true,
     };
-    let tried = Tried::default();
+    let mut tried = Tried::default();
     for _ in 0..times {
-        let choice = pool.choose(black_box(&wish), black_box(&tried), None);
+        tried.clear();
+        let choice = pool.choose(black_box(&wish), black_box(&mut tried), None);
         assert!(matches!(black_box(choice), Choice::Backend { .. }));
     }
 }
@@ -225,7 +226,11 @@ fn report(times: usize) {
     let pool = pool_of_4(Method::RoundRobin);
     let backend = &pool.backends()[0];
     for _ in 0..times {
-        pool.report(black_box(backend), Passive::Answered);
+        pool.report(
+            black_box(backend),
+            Event::Answered,
+            &"it answered a client's request",
+        );
     }
 }
 

@@ -51,7 +51,7 @@ fn a_refused_connect_and_the_answer_of_the_next_are_both_recorded() {
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     assert_eq!(
         (decision.status, decision.request_id()),
-        (200, &b"mine"[..])
+        (Some(200), &b"mine"[..])
     );
     assert_eq!(decision.request_line(), b"GET /x HTTP/1.1");
     assert_eq!(decision.client, Some("127.0.0.1".parse().unwrap()));
@@ -96,6 +96,7 @@ fn an_answer_of_our_own_is_recorded_with_what_stood_in_the_way() {
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     );
     assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
-    assert_eq!(decision.status, 502);
+    assert_eq!(decision.status, Some(502));
+    assert_eq!(decision.reason, Some(Outcome::ConnectFailed.text()));
     assert_eq!(decision.tries().0[0].outcome, Outcome::ConnectFailed);
 }

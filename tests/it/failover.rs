@@ -139,14 +139,14 @@ fn a_connection_that_ends_without_an_answer_sends_a_get_to_the_next_backend() {
     });
     let origin = Origin::start("other");
     let proxy = Proxy::over(&[&backend, &origin]).start();
-    for _ in 0..6 {
+    for _ in 0..12 {
         assert_eq!(proxy.client().get("/").text(), "other");
     }
     proxy.wait_for_event(&[&backend.name(), "is down"]);
     assert_eq!(
         backend.connections(),
-        1,
-        "down after the first time, and left alone then"
+        3,
+        "down at the third death in a row, and left alone then"
     );
 }
 
@@ -158,10 +158,101 @@ fn a_reset_without_an_answer_counts_as_well() {
     });
     let origin = Origin::start("other");
     let proxy = Proxy::over(&[&backend, &origin]).start();
-    for _ in 0..6 {
+    for _ in 0..12 {
         assert_eq!(proxy.client().get("/").text(), "other");
     }
     proxy.wait_for_event(&[&backend.name(), "is down"]);
+    assert_eq!(backend.connections(), 3);
+}
+
+#[test]
+fn an_answer_begins_the_count_of_deaths_again() {
+    let backend = Backend::start().run(|number, mut wire| {
+        wire.expect_request();
+        if number % 3 == 2 {
+            wire.try_send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let origin = Origin::start("other");
+    let proxy = Proxy::over(&[&backend, &origin]).one_worker().start();
+    let answers = (0..24)
+        .filter(|_| proxy.client().get("/").status == 204)
+        .count();
+    assert_eq!((backend.connections(), answers), (12, 4));
+    proxy.expect_no_event(&["is down"]);
+}
+
+#[test]
+fn a_backend_that_dies_under_a_request_is_checked_at_once() {
+    let (dying, other) = (Origin::start("dying"), Origin::start("other"));
+    let proxy = Proxy::over(&[&dying, &other])
+        .checks(serde_json::json!({ "interval": "24h", "down_interval": "24h" }))
+        .start();
+    eventually("both were checked", || {
+        dying.connections() > 0 && other.connections() > 0
+    });
+    // The request's connection is closed without an answer, and then the port is, too.
+    dying.die_under_requests();
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        assert_eq!(client.get("/").text(), "other");
+    }
+    let line = proxy.wait_for_event(&[&dying.name(), "is down"]);
+    assert!(line.to_lowercase().contains("refused"), "{line}");
+    assert_eq!(dying.requests(), 1, "no second request found out");
+}
+
+#[test]
+fn what_a_client_can_make_a_backend_send_takes_no_backend_away() {
+    let many = "X: y\r\n".repeat(101);
+    let long = format!("X: {}\r\n", "x".repeat(17_000));
+    for (fields, reason) in [
+        (many.as_str(), "too many fields"),
+        (long.as_str(), "head too long"),
+        ("X: a\u{1}b\r\n", "control character"),
+        ("X: a\nY: b\r\n", "bare LF"),
+        (
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            "Content-Length",
+        ),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+        let backends: [_; 2] = std::array::from_fn(|_| {
+            let answer = answer.clone();
+            Backend::start().run(move |_, mut wire| {
+                while let Some(request) = wire.next_request() {
+                    if request.target == "/bad" {
+                        wire.try_send(&answer);
+                    } else {
+                        wire.answer("fine");
+                    }
+                }
+            })
+        });
+        let proxy = Proxy::over(&[&backends[0], &backends[1]]).start();
+        for _ in 0..6 {
+            assert_eq!(proxy.client().get("/bad").status, 502, "{reason}");
+            assert_eq!(proxy.client().get("/").text(), "fine");
+        }
+        let line = proxy.wait_for_access("GET /bad ");
+        assert!(line.contains(reason), "{line}");
+        proxy.wait_for_event(&[" 502 for GET /bad: its response head is refused: ", reason]);
+        proxy.expect_no_event(&["is down"]);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_http_take_a_backend_away_at_once() {
+    let backend = Backend::start().run(|_, mut wire| {
+        wire.expect_request();
+        wire.try_send("SSH-2.0-OpenSSH_9.2\r\n");
+    });
+    let origin = Origin::start("other");
+    let proxy = Proxy::over(&[&backend, &origin]).start();
+    let statuses: Vec<u16> = (0..6).map(|_| proxy.client().get("/").status).collect();
+    assert_eq!(statuses.iter().filter(|&&status| status == 502).count(), 1);
+    let line = proxy.wait_for_event(&[&backend.name(), "is down"]);
+    assert!(line.contains("not HTTP"), "{line}");
     assert_eq!(backend.connections(), 1);
 }
 

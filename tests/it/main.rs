@@ -32,6 +32,7 @@ mod names;
 mod persistence;
 mod properties;
 mod proxy_protocol;
+mod reasons;
 mod regressions;
 mod replies;
 mod retries;

@@ -249,6 +249,36 @@ fn a_half_closed_tunnel_ends_at_tunnel_idle() {
 }
 
 #[test]
+fn a_side_that_ignores_the_end_of_the_other_has_tunnel_half_closed() {
+    let backend = Backend::start();
+    let proxy = with_timeout(&backend, "tunnel_half_closed", "400ms");
+    for client_ends in [true, false] {
+        let (mut client, mut wire) = tunnel(&proxy, &backend);
+        let begin = Instant::now();
+        let (ended, ignoring): (&mut Wire, &mut Wire) = if client_ends {
+            (&mut client, &mut wire)
+        } else {
+            (&mut wire, &mut client)
+        };
+        ended.half_close();
+        ignoring.read_to_end();
+        // What it still says is heard, and each byte gives it new time.
+        for _ in 0..8 {
+            sleep(Duration::from_millis(100));
+            ignoring.send("x");
+            assert_eq!(ended.read_exact(1), b"x");
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(800));
+        let silent_since = Instant::now();
+        ended.expect_gone();
+        ignoring.expect_gone();
+        assert!(silent_since.elapsed() >= Duration::from_millis(300));
+    }
+    let line = proxy.wait_for_access("/chat");
+    assert!(line.ends_with("\"nothing passed through the tunnel in time\""));
+}
+
+#[test]
 fn a_megabyte_sent_with_the_heads_of_a_tunnel_arrives_whole() {
     let backend = Backend::start();
     let proxy = Proxy::over(&[&backend]).one_worker().start();

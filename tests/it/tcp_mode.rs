@@ -263,6 +263,50 @@ fn a_connection_without_a_byte_ends_at_tunnel_idle_and_one_with_bytes_does_not()
 }
 
 #[test]
+fn a_side_that_ignores_the_end_of_the_other_has_tunnel_half_closed() {
+    let backend = Backend::start();
+    let proxy = over(&[&backend])
+        .set("timeouts.tunnel_half_closed", "200ms")
+        .start();
+    for client_ends in [true, false] {
+        let (mut client, mut wire) = connected(&proxy, &backend);
+        if client_ends {
+            client.half_close();
+            wire.read_to_end();
+        } else {
+            wire.half_close();
+            client.read_to_end();
+        }
+        client.expect_gone();
+        wire.expect_gone();
+    }
+}
+
+#[test]
+fn a_backend_that_is_gone_frees_its_place_though_the_client_has_not_taken_what_it_said() {
+    let backend = Backend::start();
+    let proxy = over(&[&backend])
+        .one_worker()
+        .set("backends.0.max_connections", 1)
+        .start();
+    let (_client, mut wire) = connected(&proxy, &backend);
+    wire.fill_up();
+    proxy.client().expect_gone();
+    backend.expect_no_connection();
+    wire.reset();
+    eventually("its place is free", || {
+        let mut next = proxy.client();
+        next.send("x");
+        while !next.has_ended() {
+            if backend.has_connection() {
+                return true;
+            }
+        }
+        false
+    });
+}
+
+#[test]
 fn no_other_time_limit_touches_a_connection() {
     let backend = Backend::start();
     let mut plan = over(&[&backend]);
@@ -373,8 +417,10 @@ fn each_connection_has_its_access_line() {
     wire.close();
     let line = proxy.wait_for_access(" 127.0.0.7 ");
     let words: Vec<&str> = line.split(' ').collect();
-    // Time, client, no request line, no status, bytes sent to the client, milliseconds, backend, tries, id.
-    assert_eq!(words.len(), 9, "{line}");
+    // Time, client, no request line, no status, bytes sent to the client, milliseconds, backend,
+    // tries, id, no reason.
+    assert_eq!(words.len(), 10, "{line}");
+    assert_eq!(words[9], "-", "{line}");
     assert_eq!(words[2..5], ["-", "-", "5"], "{line}");
     assert_eq!(words[6], backend.name(), "{line}");
     assert_eq!(words[7], "1", "{line}");
@@ -388,6 +434,12 @@ fn a_connection_that_nobody_took_has_its_access_line_too() {
     let line = proxy.wait_for_access(" 127.0.0.9 ");
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!(words[2..5], ["-", "-", "0"], "{line}");
+    assert_eq!(words[6], dead.name(), "{line}");
+    assert!(line.ends_with(" \"connect failed\""), "{line}");
+    proxy.wait_for_event(&[
+        &dead.name(),
+        "closed a connection of 127.0.0.9: connect to ",
+    ]);
 }
 
 #[test]

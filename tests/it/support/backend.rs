@@ -298,13 +298,15 @@ impl Addressed for Unreachable {
 ///
 /// `/echo` answers with the request's body.
 pub(crate) struct Origin {
-    socket: Socket,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     name: String,
     alive: AtomicBool,
+    /// Whether a request ends it.
+    fatal: AtomicBool,
+    socket: Socket,
     connections: AtomicUsize,
     open: Mutex<HashMap<usize, TcpStream>>,
     requests: Mutex<Vec<Request>>,
@@ -322,14 +324,13 @@ impl Origin {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             alive: AtomicBool::new(false),
+            fatal: AtomicBool::new(false),
+            socket: hold_port(),
             connections: AtomicUsize::new(0),
             open: Mutex::default(),
             requests: Mutex::default(),
         });
-        Origin {
-            socket: hold_port(),
-            shared,
-        }
+        Origin { shared }
     }
 
     pub(crate) fn several<const N: usize>() -> [Origin; N] {
@@ -339,7 +340,8 @@ impl Origin {
     /// As a killed process: connections break, new ones are refused.
     pub(crate) fn kill(&self) {
         self.shared.alive.store(false, Ordering::SeqCst);
-        self.socket
+        self.shared
+            .socket
             .shutdown(Shutdown::Both)
             .expect("a listening socket can be shut");
         for stream in lock(&self.shared.open).values() {
@@ -351,8 +353,12 @@ impl Origin {
     /// As the process started again on its port.
     pub(crate) fn revive(&self) {
         self.shared.alive.store(true, Ordering::SeqCst);
-        self.socket.listen(1024).expect("a bound socket listens");
+        self.shared
+            .socket
+            .listen(1024)
+            .expect("a bound socket listens");
         let listener: TcpListener = self
+            .shared
             .socket
             .try_clone()
             .expect("descriptors are left")
@@ -364,6 +370,11 @@ impl Origin {
                 thread::spawn(move || shared.serve(stream));
             }
         });
+    }
+
+    /// From now on as a process that a request kills: the connection breaks, and new ones are refused.
+    pub(crate) fn die_under_requests(&self) {
+        self.shared.fatal.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn requests(&self) -> usize {
@@ -386,14 +397,14 @@ impl Origin {
 
 impl Addressed for Origin {
     fn address(&self) -> SocketAddr {
-        address_of(&self.socket)
+        address_of(&self.shared.socket)
     }
 }
 
 impl Drop for Origin {
     fn drop(&mut self) {
         // The accepting thread ends with the listener; one that is dead already has none.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.shared.socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -424,6 +435,11 @@ impl Shared {
             };
             let head_only = request.method == "HEAD";
             lock(&self.requests).push(request);
+            if self.fatal.load(Ordering::SeqCst) {
+                // The port first: what the end of this connection brings about finds it shut.
+                let _ = self.socket.shutdown(Shutdown::Both);
+                return;
+            }
             let mut answer = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Origin: {}\r\n{}\r\n",
                 body.len(),
