@@ -375,14 +375,24 @@ impl Exchange {
             runtime,
             tools: Tools { scratch, out, .. },
             draining,
+            date,
+            clock,
             ..
         } = cx;
         let limits = &runtime.head_limits;
+        let date = date.at(clock.now());
+        if self.holds_switch {
+            return self.pass_upgrade_on(client, out);
+        }
         if !backend.buffered().is_empty()
             && let Some(used) = self.response.take(backend.buffered(), limits)?
         {
+            if self.response.status() == 101 {
+                backend.consume_buffered(used);
+                return self.pass_upgrade_on(client, out);
+            }
             let rest = &backend.buffered()[used..];
-            let body_used = self.pass_on(rest, client, out, runtime, *draining)?;
+            let body_used = self.pass_on(rest, client, out, runtime, *draining, date)?;
             backend.consume_buffered(used + body_used);
             return Ok(true);
         }
@@ -396,7 +406,12 @@ impl Exchange {
                 Err(error) => return Err(Trouble::Ended(error.to_string())),
             };
             if let Some(used) = self.response.take(bytes, limits)? {
-                let body_used = self.pass_on(&bytes[used..], client, out, runtime, *draining)?;
+                if self.response.status() == 101 {
+                    backend.consume(used, scratch);
+                    return self.pass_upgrade_on(client, out);
+                }
+                let body_used =
+                    self.pass_on(&bytes[used..], client, out, runtime, *draining, date)?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
             }
@@ -413,6 +428,7 @@ impl Exchange {
         out: &mut Vec<u8>,
         runtime: &Runtime,
         draining: bool,
+        date: &[u8],
     ) -> Result<usize, Trouble> {
         out.clear();
         if self.response.is_interim() {
@@ -427,9 +443,6 @@ impl Exchange {
             self.continued |= is_continue;
             self.response.clear();
             return Ok(0);
-        }
-        if self.response.status() == 101 {
-            return self.pass_upgrade_on(client, out);
         }
         let body = self.response.body(self.request.is_head());
         let (framing, writer) = self.frame_for_client(body);
@@ -458,6 +471,7 @@ impl Exchange {
             keep_length_field: body == Body::None,
             connection,
             set_cookie,
+            date: Some(date),
             trailers,
         };
         write_response(&self.response, &how, out);
@@ -485,24 +499,39 @@ impl Exchange {
         Ok(used)
     }
 
-    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2).
+    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2). False: it waits until the request's body has gone out, for a
+    /// client changes the protocol only behind its whole request (RFC 9110 7.8).
     fn pass_upgrade_on(
         &mut self,
         client: &mut Connection,
         out: &mut Vec<u8>,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<bool, Trouble> {
         let asked = self
             .response
             .upgrade()
             .is_some_and(|chosen| self.request.offers(chosen));
-        if !asked || self.request_side != RequestSide::Sent {
+        if !asked {
             return Err(Trouble::Bad("it switched protocols unasked"));
         }
+        match self.request_side {
+            RequestSide::Sending => {
+                self.holds_switch = true;
+                return Ok(false);
+            }
+            RequestSide::Sent => {}
+            RequestSide::Refused => {
+                return Err(Trouble::Bad(
+                    "it switched protocols and did not take the request",
+                ));
+            }
+        }
+        out.clear();
         let how = ResponseForwarding {
             body: Body::None,
             keep_length_field: false,
             connection: ClientConnection::Upgrade,
             set_cookie: None,
+            date: None,
             trailers: false,
         };
         write_response(&self.response, &how, out);
@@ -510,7 +539,7 @@ impl Exchange {
         self.status = 101;
         self.response_side = ResponseSide::Done;
         self.response_wait = Wait::default();
-        Ok(0)
+        Ok(true)
     }
 
     /// Whether the client was never told to send its body, and needs not: its connection ends with the answer.

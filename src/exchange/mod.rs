@@ -159,6 +159,8 @@ pub(crate) struct Exchange {
     continued: bool,
     /// The backend has sent an interim response.
     interim_came: bool,
+    /// A 101 has come before the request's body was sent, and waits for that in `response`.
+    holds_switch: bool,
     /// The relays carry a tunnel.
     tunnels: bool,
     /// There is no request: tcp mode.
@@ -481,6 +483,7 @@ impl Exchange {
             ends_with_connection,
             continued,
             interim_came,
+            holds_switch,
             tunnels,
             is_tcp,
         } = self;
@@ -506,6 +509,7 @@ impl Exchange {
             ends_with_connection,
             continued,
             interim_came,
+            holds_switch,
             tunnels,
             is_tcp,
         ] {

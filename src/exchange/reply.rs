@@ -32,6 +32,7 @@ impl Client {
         exchange.response_wait = Wait::default();
         let reply = Reply {
             status,
+            date: cx.date.at(cx.clock.now()),
             request_id: exchange.request_id(),
             close: exchange.close_client,
             head_only: exchange.request.is_head(),

@@ -130,7 +130,14 @@ impl Client {
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
         exchange.record_request(self.address.ip(), cx);
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
-            (Body::Length(length), Some(max)) if length > max => self.refuse(413, cx),
+            (Body::Length(length), Some(max)) if length > max => return self.refuse(413, cx),
+            _ => {}
+        }
+        match exchange.request.max_forwards() {
+            // RFC 9110 7.6.2: the request goes no further, so the answer is ours. A TRACE would show the client what the
+            // proxies before us have added.
+            Some(0) if exchange.request.method() == b"OPTIONS" => self.reply(200, cx),
+            Some(0) => self.reply(405, cx),
             _ => Step::Go(Stage::Connecting),
         }
     }

@@ -99,6 +99,7 @@ fn plain(body: Body) -> ResponseForwarding<'static> {
         keep_length_field: true,
         connection: ClientConnection::KeepAlive,
         set_cookie: None,
+        date: None,
         trailers: true,
     }
 }

@@ -64,6 +64,8 @@ struct Facts {
     offers_upgrade: bool,
     accepts_trailers: bool,
     request_id: Option<Span>,
+    /// Of OPTIONS and TRACE only.
+    max_forwards: Option<u64>,
 }
 
 impl RequestHead {
@@ -224,6 +226,9 @@ impl RequestHead {
         let mut facts = Facts::gather(&self.head, limits)?;
         facts.framing.check(self.line.version)?;
         facts.settle_host(bytes, self.line.version, authority.is_some())?;
+        if matches!(method, b"OPTIONS" | b"TRACE") {
+            facts.max_forwards = max_forwards(&self.head)?;
+        }
 
         let place = |range: Range<usize>| {
             let start = self.line.target.start();
@@ -373,6 +378,12 @@ impl RequestHead {
             .map(|place| place.of(&self.head.bytes))
     }
 
+    /// How many more intermediaries may forward it (RFC 9110 7.6.2): of OPTIONS and TRACE alone, where 0 means that it is
+    /// to be answered and not forwarded.
+    pub fn max_forwards(&self) -> Option<u64> {
+        self.facts.max_forwards
+    }
+
     /// The value of the first cookie of this name (RFC 6265 4.2).
     pub fn cookie(&self, name: &[u8]) -> Option<&[u8]> {
         self.values(Known::Cookie)
@@ -399,6 +410,31 @@ impl RequestHead {
             .filter(move |field| field.known == known)
             .map(|field| field.value.of(bytes))
     }
+}
+
+/// The only Max-Forwards field. What is no number could not be counted down, so it is refused, as Apache does. One that is
+/// too large for us counts as the largest that we know, as RFC 9110 7.6.2 has it.
+fn max_forwards(head: &Head) -> Result<Option<u64>, HeadError> {
+    let mut values = head
+        .fields
+        .iter()
+        .filter(|field| field.known == Known::MaxForwards)
+        .map(|field| field.value.of(&head.bytes));
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(HeadError::Malformed("repeated Max-Forwards"));
+    }
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(HeadError::Malformed("malformed Max-Forwards"));
+    }
+    let number = value.iter().fold(0_u64, |number, digit| {
+        number
+            .saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
+    });
+    Ok(Some(number))
 }
 
 impl RequestLine {

@@ -185,7 +185,7 @@ impl ResponseHead {
         Ok(())
     }
 
-    /// 100 to 599.
+    /// 100 to 999. Above 599 the classes are unknown, and are left to the client (RFC 9110 15).
     pub fn status(&self) -> u16 {
         self.line.status
     }
@@ -235,6 +235,16 @@ impl ResponseHead {
     pub fn upgrade(&self) -> Option<&[u8]> {
         let place = self.upgrade.filter(|_| self.connection.upgrade)?;
         Some(place.of(&self.head.bytes))
+    }
+
+    /// The protocols in its Upgrade fields, without h2c.
+    pub(crate) fn offered_protocols(&self) -> impl Iterator<Item = &[u8]> {
+        let Head { bytes, fields, .. } = self.complete();
+        fields
+            .iter()
+            .filter(|field| field.known == Known::Upgrade)
+            .flat_map(|field| members(field.value.of(bytes)))
+            .filter(|member| is_protocol(member))
     }
 
     /// The values of the Connection fields, if they name fields: trailer fields of these names are not forwarded either
@@ -288,9 +298,9 @@ impl StatusLine {
     }
 }
 
-/// RFC 9110 15: anything outside is invalid.
+/// Three digits of which the first is not 0 (RFC 9110 15).
 fn is_status(code: u16) -> bool {
-    (100..=599).contains(&code)
+    (100..=999).contains(&code)
 }
 
 #[cfg(test)]

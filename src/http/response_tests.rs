@@ -53,10 +53,8 @@ fn the_reason_phrase_is_free_text_or_missing() {
 #[test]
 fn a_status_line_is_version_and_three_digits() {
     for line in [
-        "HTTP/1.1 099 x",
         "HTTP/1.1 000 x",
-        "HTTP/1.1 600 x",
-        "HTTP/1.1 999 x",
+        "HTTP/1.1 099 x",
         "HTTP/1.1 20 x",
         "HTTP/1.1 2000 x",
         "HTTP/1.1 200x",
@@ -92,7 +90,7 @@ fn a_status_line_is_version_and_three_digits() {
             HeadError::Version
         );
     }
-    for status in [100, 199, 200, 599] {
+    for status in [100, 199, 200, 599, 600, 999] {
         assert_eq!(
             take(format!("HTTP/1.1 {status} x\r\n\r\n"))
                 .unwrap()
@@ -187,7 +185,9 @@ fn the_body_follows_rfc_9112_section_6_3() {
             assert_eq!(body(status, lines, false), Body::None, "{status} {lines:?}");
         }
     }
-    for status in [200, 201, 203, 205, 206, 301, 303, 305, 400, 404, 500, 599] {
+    for status in [
+        200, 201, 203, 205, 206, 301, 303, 305, 400, 404, 500, 599, 600, 999,
+    ] {
         assert_eq!(body(status, "", false), Body::UntilClose);
         assert_eq!(body(status, length, false), Body::Length(5));
         assert_eq!(body(status, chunked, false), Body::Chunked);
@@ -330,7 +330,6 @@ fn an_ordinary_head_is_taken_in_one_go() {
         b"HTTP/1.1 200 \n\n",
         b"HTTP/1.1 200 OK\r\n\n",
         b"HTTP/1.1 099 OK\r\n\r\n",
-        b"HTTP/1.1 600 OK\r\n\r\n",
     ] {
         assert_eq!(whole(other), None, "{}", other.escape_ascii());
     }

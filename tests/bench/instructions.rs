@@ -161,6 +161,7 @@ fn forward_response(times: usize) {
         keep_length_field: false,
         connection: ClientConnection::KeepAlive,
         set_cookie: None,
+        date: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
         trailers: false,
     };
     let mut out = Vec::new();

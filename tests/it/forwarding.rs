@@ -451,3 +451,63 @@ fn the_authority_of_the_url_stands_as_it_was_written_without_port_80() {
     let seen = send_with("GET / HTTP/1.0\r\n\r\n", "/", &[], OK);
     assert_eq!(seen.request.fields.one("host"), Some(seen.backend.as_str()));
 }
+
+#[test]
+fn max_forwards_is_counted_down() {
+    for method in ["OPTIONS", "TRACE"] {
+        let request = send(&format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n\r\n"
+        ));
+        assert_eq!(request.fields.one("max-forwards"), Some("1"), "{method}");
+    }
+    let request = send("GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n\r\n");
+    assert_eq!(request.fields.one("max-forwards"), Some("2"));
+}
+
+#[test]
+fn a_date_is_added_to_a_response_without_one() {
+    let response = answered("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno");
+    let date = response.fields.one("date").unwrap();
+    let before_or_after = |seconds: i64| {
+        let output = std::process::Command::new("date")
+            .args([
+                "-u",
+                "-d",
+                &format!("{seconds} seconds"),
+                "+%a, %d %b %Y %H:%M:%S GMT",
+            ])
+            .env("LC_ALL", "C")
+            .output()
+            .expect("date is everywhere");
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    };
+    assert!(
+        (-60..=1)
+            .rev()
+            .any(|seconds| before_or_after(seconds) == date),
+        "{date:?} is not now, {:?}",
+        before_or_after(0)
+    );
+    let theirs = "Thu, 01 Jan 1970 00:00:00 GMT";
+    let response = answered(&format!(
+        "HTTP/1.1 200 OK\r\nDATE: {theirs}\r\nContent-Length: 0\r\n\r\n"
+    ));
+    assert_eq!(response.fields.all("date"), [theirs]);
+}
+
+#[test]
+fn statuses_of_every_class_pass() {
+    for status in [200, 299, 499, 599, 600, 799, 999] {
+        let response = answered(&format!(
+            "HTTP/1.1 {status} Any\r\nContent-Length: 2\r\n\r\nok"
+        ));
+        assert_eq!((response.status, response.text().as_str()), (status, "ok"));
+    }
+    assert_eq!(
+        answered("HTTP/1.1 099 Any\r\nContent-Length: 2\r\n\r\nok").status,
+        502
+    );
+}

@@ -40,6 +40,9 @@ impl Default for Settings {
     }
 }
 
+/// The value of a Date field that rondo adds.
+const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
 /// The backend's authority and the generated request id in every message written here.
 pub(crate) const AUTHORITY: &[u8] = b"127.0.0.1:8081";
 pub(crate) const REQUEST_ID: &[u8] = b"0123456789abcdef";
@@ -438,6 +441,7 @@ impl<'a> Response<'a> {
             keep_length_field: asked.is_head || self.head.status() == 304,
             connection,
             set_cookie: None,
+            date: Some(DATE),
             trailers: asked.accepts_trailers && body == Body::Chunked,
         };
         write_response(&self.head, &how, &mut self.written);
