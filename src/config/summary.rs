@@ -88,6 +88,7 @@ fn backend_text(backend: &BackendSettings) -> String {
     for (is_set, flag) in [
         (backend.backup, "backup"),
         (!backend.check, "no checks"),
+        (backend.lenient, "read leniently"),
         (backend.send_proxy_protocol, "PROXY protocol"),
         (backend.disabled, "disabled"),
     ] {
@@ -263,7 +264,7 @@ memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an 
                 "trust_forwarded": ["10.0.0.0/8"], "max_connections": 500},
             "balance": {"persistence": {"kind": "cookie"}, "method": "random_two", "tries": 1},
             "backends": [{"url": "http://a/x", "weight": 0, "backup": true, "max_connections": 1, "check": false,
-                "IsDead": true}],
+                "lenient": true, "IsDead": true}],
             "health_check": {"kind": "none"},
             "limits": {"body_bytes": 5}
         }"#;
@@ -272,7 +273,7 @@ memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an 
         for line in [
             "listener      ::1, a free port, mode http, 1 worker",
             "forwarding    forwarded fields believed of 1 network, Via not added, access log off",
-            "backends      a:80 http://a/x weight 0, at most 1 connection, backup, no checks, disabled",
+            "backends      a:80 http://a/x weight 0, at most 1 connection, backup, no checks, read leniently, disabled",
             "balance       random_two, persistence by cookie rondo, a request is sent to at most 1 backend",
             "health check  none; a backend that is down is tried again after 2s",
             "limits        heads of 16384 bytes and 100 fields, request bodies of 5 bytes, 64 idle connections for each backend",

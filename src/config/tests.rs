@@ -98,7 +98,7 @@ fn every_key_has_its_default() {
     assert_eq!(backend.weight, 1);
     assert!(!backend.backup);
     assert_eq!(backend.max_connections, None);
-    assert!(backend.check);
+    assert!(backend.check && !backend.lenient);
     assert!(!backend.send_proxy_protocol);
     assert!(!backend.disabled);
 
@@ -163,7 +163,7 @@ const ALL_KEYS: &str = r#"{
   "backends": [
     {
       "url": "http://[::1]:8081/base/path/", "name": "one", "weight": 0, "backup": true, "max_connections": 5,
-      "check": false,
+      "check": false, "lenient": true,
       "send_proxy_protocol": false, "IsDead": true
     }
   ],
@@ -205,7 +205,7 @@ fn every_key_may_be_set() {
     assert_eq!(backend.weight, 0);
     assert!(backend.backup);
     assert_eq!(backend.max_connections, Some(5));
-    assert!(!backend.check);
+    assert!(!backend.check && backend.lenient);
     assert!(backend.disabled);
 
     let check = &config.health_check;

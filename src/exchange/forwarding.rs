@@ -12,12 +12,12 @@ use crate::exchange::context::Context;
 use crate::exchange::failure::Failure;
 use crate::exchange::relay::{Flow, Relay, RelayError, Tools, Writer};
 use crate::exchange::{
-    Client, CloseReason, Exchange, RequestSide, ResponseSide, Stage, Step, Wait, WaitFor,
+    Client, CloseReason, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
 use crate::http::reply::CONTINUE;
-use crate::http::{HeadError, Version};
+use crate::http::{Grammar, HeadError, Version};
 use crate::live::Runtime;
 use crate::net::clock::Clock;
 use crate::net::connection::{Connection, Received};
@@ -362,6 +362,16 @@ impl From<HeadError> for Trouble {
     }
 }
 
+impl Route {
+    /// How the backend's answers are read.
+    fn response_grammar(&self) -> Grammar {
+        match &self.backend {
+            Some(backend) if backend.settings.lenient => Grammar::LenientResponse,
+            _ => Grammar::Response,
+        }
+    }
+}
+
 impl Exchange {
     /// Takes one response head from the backend and passes it on, with as much of the body as came
     /// with it. False: nothing whole is there yet.
@@ -381,11 +391,12 @@ impl Exchange {
         } = cx;
         let limits = &runtime.head_limits;
         let date = date.at(clock.now());
+        let grammar = self.route.response_grammar();
         if self.holds_switch {
             return self.pass_upgrade_on(client, out);
         }
         if !backend.buffered().is_empty()
-            && let Some(used) = self.response.take(backend.buffered(), limits)?
+            && let Some(used) = self.response.take_as(backend.buffered(), limits, grammar)?
         {
             if self.response.status() == 101 {
                 backend.consume_buffered(used);
@@ -405,7 +416,7 @@ impl Exchange {
                 }
                 Err(error) => return Err(Trouble::Ended(error.to_string())),
             };
-            if let Some(used) = self.response.take(bytes, limits)? {
+            if let Some(used) = self.response.take_as(bytes, limits, grammar)? {
                 if self.response.status() == 101 {
                     backend.consume(used, scratch);
                     return self.pass_upgrade_on(client, out);
@@ -476,6 +487,7 @@ impl Exchange {
         };
         write_response(&self.response, &how, out);
         self.response_relay = Relay::new(body, writer, u64::MAX, &runtime.head_limits);
+        self.response_relay.read_as(self.route.response_grammar());
         if trailers {
             self.response_relay
                 .leave_out_trailers(self.response.connection_options());

@@ -44,6 +44,31 @@ pub enum Version {
     Http11,
 }
 
+/// Whose message is read, and how strictly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// A client's, by the letter.
+    Request,
+    /// A backend's, by the letter too; the reason for a refusal says where `backends[].lenient` would help.
+    Response,
+    /// A backend's that has `lenient`: a line may end in LF alone, empty lines may come before the status line, and white
+    /// space behind a chunk size. RFC 9112 2.2 lets a recipient take the first two, and nothing of it moves the end of a
+    /// message; all of it is written anew.
+    LenientResponse,
+}
+
+/// The reason for refusing what a lenient reader takes.
+macro_rules! strict_reason {
+    ($grammar:expr, $reason:literal) => {
+        if $grammar == crate::http::Grammar::Response {
+            concat!($reason, " (backends[].lenient would accept it)")
+        } else {
+            $reason
+        }
+    };
+}
+pub(crate) use strict_reason;
+
 /// How large one head, or one trailer section, may be.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {

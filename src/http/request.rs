@@ -10,12 +10,12 @@ use crate::http::head::{
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::target::{Resource, Target, is_authority};
-use crate::http::{HeadLimits, Version};
+use crate::http::{Grammar, HeadLimits, Version};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// RFC 9112 2.2 asks to ignore at least one empty line before a request; this many bytes of them are.
-const EMPTY_LINES_BYTES_MAX: usize = 8;
+pub(crate) const EMPTY_LINES_BYTES_MAX: usize = 8;
 /// So much of the first line of an incomplete or refused head is kept for the log.
 const LOGGED_LINE_BYTES_MAX: usize = 1024;
 /// A longer X-Request-Id is replaced.
@@ -202,13 +202,14 @@ impl RequestHead {
             }
         }
         if self.stage == Stage::RequestLine {
-            let Some(line) = lines.next(input)? else {
+            let Some(line) = lines.next(input, Grammar::Request)? else {
                 return Ok(None);
             };
             self.line = RequestLine::parse(&input[line])?;
             self.stage = Stage::Fields;
         }
-        take_fields(lines, &mut self.head.fields, input, limits.fields_max)
+        let fields = &mut self.head.fields;
+        take_fields(lines, fields, input, limits.fields_max, Grammar::Request)
     }
 
     /// What can be judged only with the whole head: target and Host, framing, connection options.

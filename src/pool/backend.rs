@@ -299,6 +299,7 @@ pub(crate) mod tests {
             backup: false,
             max_connections: None,
             check: true,
+            lenient: false,
             send_proxy_protocol: false,
             disabled: false,
         }

@@ -244,6 +244,7 @@ fn pool_of_4(method: Method) -> Pool {
             backup: false,
             max_connections: None,
             check: true,
+            lenient: false,
             send_proxy_protocol: false,
             disabled: false,
         })

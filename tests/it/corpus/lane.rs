@@ -57,6 +57,7 @@ impl Lane {
                     &format!("limits.{key}"),
                     value.parse::<u64>().expect("a number"),
                 ),
+                "lenient" => plan.set("backends.0.lenient", value == "true"),
                 "trust_forwarded" | "via" => plan.set(&format!("proxy.{key}"), value == "true"),
                 "base" => plan.set("backends.0.url", format!("http://{address}{value}")),
                 _ => panic!("config: no such key: {key}"),

@@ -10,7 +10,7 @@
 )]
 
 use rondo::http::{
-    Body, ClientConnection, Decoder, HeadLimits, RequestForwarding, RequestHead,
+    Body, ClientConnection, Decoder, Grammar, HeadLimits, RequestForwarding, RequestHead,
     ResponseForwarding, ResponseHead, Step, Version, encode_chunk, encode_end, write_interim,
     write_request, write_response,
 };
@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) limits: HeadLimits,
     pub(crate) trusted: bool,
     pub(crate) via: bool,
+    /// How the backend's answers are read.
+    pub(crate) grammar: Grammar,
     pub(crate) base_path: String,
 }
 
@@ -35,6 +37,7 @@ impl Default for Settings {
             limits,
             trusted: false,
             via: true,
+            grammar: Grammar::Response,
             base_path: String::new(),
         }
     }
@@ -344,15 +347,20 @@ impl<'a> Response<'a> {
 
     fn step(&mut self) -> bool {
         match &mut self.stage {
-            ResponseStage::Head => match self.head.take(&self.pending, &self.settings.limits) {
-                Err(_) => self.bad(),
-                Ok(None) => false,
-                Ok(Some(used)) => {
-                    assert!(used <= self.pending.len(), "the head ends beyond its input");
-                    self.pending.drain(..used);
-                    self.begin()
+            ResponseStage::Head => {
+                match self
+                    .head
+                    .take_as(&self.pending, &self.settings.limits, self.settings.grammar)
+                {
+                    Err(_) => self.bad(),
+                    Ok(None) => false,
+                    Ok(Some(used)) => {
+                        assert!(used <= self.pending.len(), "the head ends beyond its input");
+                        self.pending.drain(..used);
+                        self.begin()
+                    }
                 }
-            },
+            }
             ResponseStage::Length(left) => {
                 let count = self
                     .pending
@@ -452,6 +460,7 @@ impl<'a> Response<'a> {
             Body::Length(length) => ResponseStage::Length(length),
             Body::Chunked => {
                 let mut decoder = Decoder::new(&self.settings.limits);
+                decoder.read_as(self.settings.grammar);
                 decoder.leave_out(self.head.connection_options());
                 ResponseStage::Chunked(decoder)
             }
