@@ -47,7 +47,7 @@ impl Client {
         if exchange.route.backend.is_none() {
             let persistence_cookie = cx.runtime.pool.cookie_name();
             let wish = Wish {
-                client: self.address.ip(),
+                client: exchange.client(self.address.ip()),
                 cookie: persistence_cookie
                     .and_then(|name| exchange.request.cookie(name.as_bytes())),
                 tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
@@ -166,8 +166,9 @@ impl Client {
         };
         let config = &cx.runtime.config;
         let how = RequestForwarding {
-            client: self.address.ip(),
-            trusted: config.proxy.trust_forwarded.trusts(self.address.ip()),
+            peer: self.address.ip(),
+            trusted: exchange.is_trusted,
+            scheme: exchange.scheme,
             via: config.proxy.via,
             base_path: backend.settings.url.base_path.as_bytes(),
             authority: backend.settings.url.authority.as_bytes(),

@@ -17,7 +17,7 @@ use crate::exchange::{
 use crate::http::Body;
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
 use crate::http::reply::CONTINUE;
-use crate::http::{Grammar, HeadError, Version};
+use crate::http::{Grammar, HeadError, Scheme, Version};
 use crate::live::Runtime;
 use crate::net::clock::Clock;
 use crate::net::connection::{Connection, Received};
@@ -473,7 +473,7 @@ impl Exchange {
             (false, Version::Http11) => ClientConnection::KeepAlive,
         };
         let set_cookie = match (&self.route.backend, self.route.set_cookie) {
-            (Some(backend), true) => backend.set_cookie(),
+            (Some(backend), true) => backend.set_cookie(self.scheme == Scheme::Https),
             _ => None,
         };
         let trailers = matches!(writer, Writer::Chunked { trailers: true });

@@ -32,7 +32,7 @@ mod reply;
 mod request_head;
 mod tunnel;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use crate::exchange::context::{Context, REQUEST_ID_LEN};
 use crate::exchange::record::Moments;
 use crate::exchange::relay::Relay;
 use crate::http::Body;
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::pipes::Pipes;
@@ -71,7 +71,10 @@ pub(crate) struct Client {
     /// Whether the worker has this connection on its list of those whose turn comes.
     pub is_queued: bool,
     key: Key,
+    /// The peer's, or the one that its PROXY protocol header names.
     address: SocketAddr,
+    /// How the client speaks, where that header says it.
+    scheme: Option<Scheme>,
     stage: Stage,
     exchange: Option<Box<Exchange>>,
 }
@@ -131,6 +134,12 @@ pub(crate) enum Turn {
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     request: RequestHead,
+    /// Whether what the peer says about the client is believed.
+    is_trusted: bool,
+    /// The client's address, where a trusted peer says it.
+    client: Option<IpAddr>,
+    /// How the client speaks, maybe to a proxy before us.
+    scheme: Scheme,
     request_id: [u8; REQUEST_ID_LEN],
     /// When the request's first byte came.
     started: Millis,
@@ -292,6 +301,7 @@ impl Client {
             is_queued: false,
             key,
             address,
+            scheme: None,
             stage,
             exchange: None,
         }
@@ -464,6 +474,9 @@ impl Exchange {
         // every request: building a new value and moving it in cost 900 instructions more.
         let Self {
             request,
+            is_trusted,
+            client,
+            scheme,
             request_id: _,
             started: _,
             moments,
@@ -503,8 +516,11 @@ impl Exchange {
         *moments = Moments::default();
         (*request_side, *response_side) = Default::default();
         (*request_wait, *response_wait) = Default::default();
+        *client = None;
+        *scheme = Scheme::default();
         *status = 0;
         for flag in [
+            is_trusted,
             close_client,
             ends_with_connection,
             continued,
@@ -529,6 +545,11 @@ impl Exchange {
     fn has_read_request(&self) -> bool {
         self.request.body() == Body::None
             || (self.route.body_begun && self.request_relay.has_read_all())
+    }
+
+    /// The client's address, which is the peer's where nothing else is told.
+    fn client(&self, peer: IpAddr) -> IpAddr {
+        self.client.unwrap_or(peer)
     }
 
     /// The id under which the request is logged and forwarded: the client's own if it is fit.

@@ -2,6 +2,7 @@
 //!
 //! Both are cheap. Times are those of the worker's batches of events, so nothing here asks for one.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::exchange::context::Context;
@@ -30,10 +31,11 @@ fn between(from_us: u64, to_us: u64) -> Duration {
 
 impl Exchange {
     /// The request's head is whole.
-    pub(super) fn record_request(&mut self, client: std::net::IpAddr, cx: &Context) {
+    pub(super) fn record_request(&mut self, peer: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
         self.moments.understood = now;
         let at_unix_ms = cx.runtime.unix_ms(cx.clock.now());
+        let client = self.client(peer);
         let request_id = self.request.request_id().unwrap_or(&self.request_id);
         self.decision
             .begin(at_unix_ms, client, request_id, self.request.request_line());
@@ -99,7 +101,7 @@ impl Client {
         };
         let backend = exchange.route.backend.as_ref();
         let line = AccessLine {
-            client: self.address.ip(),
+            client: exchange.client(self.address.ip()),
             request_line: exchange.request.request_line(),
             status: exchange.status,
             bytes_sent: self.connection.sent() - exchange.sent_before,

@@ -5,6 +5,7 @@
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
+use crate::http::forwarded::{Forwarded, forwarded};
 use crate::net::connection::Received;
 
 impl Client {
@@ -128,6 +129,16 @@ impl Client {
         };
         exchange.request_wait = Wait::default();
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
+        let proxy = &cx.runtime.config.proxy;
+        let mut told = Forwarded::default();
+        exchange.is_trusted = proxy.trust_forwarded.trusts(self.address.ip());
+        if exchange.is_trusted {
+            let is_proxy = |address| proxy.trust_forwarded.is_proxy(address);
+            told = forwarded(&exchange.request, is_proxy);
+        }
+        exchange.client = told.client;
+        let scheme = told.scheme.or(self.scheme).or(proxy.forwarded_proto);
+        exchange.scheme = scheme.unwrap_or_default();
         exchange.record_request(self.address.ip(), cx);
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
             (Body::Length(length), Some(max)) if length > max => return self.refuse(413, cx),

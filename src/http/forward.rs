@@ -6,17 +6,19 @@
 use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
 use crate::http::head::Head;
-use crate::http::{RequestHead, ResponseHead, Version};
+use crate::http::{RequestHead, ResponseHead, Scheme, Version};
 use crate::text::format::{write_address, write_decimal};
 use std::net::IpAddr;
 
 /// What is known about a request beyond its head.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestForwarding<'a> {
-    /// The client's address, for X-Forwarded-For.
-    pub client: IpAddr,
-    /// Whether the client's own X-Forwarded-*, Forwarded and X-Real-IP are believed.
+    /// The peer's address, which X-Forwarded-For ends with.
+    pub peer: IpAddr,
+    /// Whether the peer's own X-Forwarded-*, Forwarded and X-Real-IP are believed.
     pub trusted: bool,
+    /// For X-Forwarded-Proto, where the peer has not set it.
+    pub scheme: Scheme,
     /// Whether to add Via.
     pub via: bool,
     /// Goes before the path; without its final slash.
@@ -218,7 +220,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     write_framing(head.body(), out);
     write_forwarded_for(head, how, out);
     if !has_proto {
-        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+        write_field(b"X-Forwarded-Proto", how.scheme.name().as_bytes(), out);
     }
     if let Some(host) = head.host().filter(|_| !has_host) {
         write_field(b"X-Forwarded-Host", host, out);
@@ -239,7 +241,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     out.extend_from_slice(b"\r\n");
 }
 
-/// One field, however many came (RFC 9110 5.3 lets lists be combined), with our client at the end.
+/// One field, however many came (RFC 9110 5.3 lets lists be combined), with the peer at the end.
 fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     if how.trusted {
@@ -251,7 +253,7 @@ fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mu
             out.extend_from_slice(b", ");
         }
     }
-    write_address(how.client.to_canonical(), out);
+    write_address(how.peer.to_canonical(), out);
     out.extend_from_slice(b"\r\n");
 }
 

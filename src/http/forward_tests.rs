@@ -9,8 +9,9 @@ const LIMITS: HeadLimits = HeadLimits {
 };
 
 const HOW: RequestForwarding<'static> = RequestForwarding {
-    client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 105)),
+    peer: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 105)),
     trusted: false,
+    scheme: Scheme::Http,
     via: true,
     base_path: b"",
     authority: b"backend:8081",
@@ -268,7 +269,7 @@ fn the_clients_address_is_written_plainly() {
         ("::ffff:192.0.2.1", "192.0.2.1"),
     ] {
         let how = RequestForwarding {
-            client: address.parse().unwrap(),
+            peer: address.parse().unwrap(),
             ..HOW
         };
         assert!(forward_lines("", &how).contains(&format!("X-Forwarded-For: {text}\r\n")));

@@ -3,8 +3,8 @@
 
 use crate::http::{
     Body, ClientConnection, Decoder, Grammar, HeadError, HeadLimits, RequestForwarding,
-    RequestHead, ResponseForwarding, ResponseHead, Step, encode_chunk, encode_end, write_request,
-    write_response,
+    RequestHead, ResponseForwarding, ResponseHead, Scheme, Step, encode_chunk, encode_end,
+    write_request, write_response,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -27,8 +27,9 @@ fn owned<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<(Vec<u8>
 
 fn how(head: &RequestHead) -> RequestForwarding<'_> {
     RequestForwarding {
-        client: "10.1.2.3".parse().unwrap(),
+        peer: "10.1.2.3".parse().unwrap(),
         trusted: false,
+        scheme: Scheme::Http,
         via: true,
         base_path: b"/base",
         authority: b"backend",

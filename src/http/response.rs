@@ -1,4 +1,4 @@
-//! The head of a response: taken from a backend's bytes with the same suspicion as a client's. Next: `forward`.
+//! The head of a response: taken from a backend's bytes with the same suspicion as a client's. Next: `forwarded`.
 
 use crate::http::fields::{Field, Known, Span, members};
 use crate::http::framing::{Body, Framing, Message};

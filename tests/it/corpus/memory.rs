@@ -11,8 +11,8 @@
 
 use rondo::http::{
     Body, ClientConnection, Decoder, Grammar, HeadLimits, RequestForwarding, RequestHead,
-    ResponseForwarding, ResponseHead, Step, Version, encode_chunk, encode_end, write_interim,
-    write_request, write_response,
+    ResponseForwarding, ResponseHead, Scheme, Step, Version, encode_chunk, encode_end,
+    write_interim, write_request, write_response,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -165,8 +165,9 @@ impl<'a> Requests<'a> {
 
     fn begin(&mut self) {
         let how = RequestForwarding {
-            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             trusted: self.settings.trusted,
+            scheme: Scheme::Http,
             via: self.settings.via,
             base_path: self.settings.base_path.as_bytes(),
             authority: AUTHORITY,
