@@ -148,6 +148,8 @@ pub(crate) struct Exchange {
     decision: Decision,
     /// What the client's connection had sent before this exchange.
     sent_before: u64,
+    /// What was received of the client's, but for what `request_relay` has taken.
+    received: u64,
     /// Body bytes that arrived with the head, in case the request must be sent again.
     held: Vec<u8>,
     request_side: RequestSide,
@@ -482,6 +484,7 @@ impl Exchange {
             moments,
             decision,
             sent_before: _,
+            received,
             held,
             request_side,
             request_relay,
@@ -517,6 +520,7 @@ impl Exchange {
         (*request_side, *response_side) = Default::default();
         (*request_wait, *response_wait) = Default::default();
         *client = None;
+        *received = 0;
         *scheme = Scheme::default();
         *status = 0;
         for flag in [

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Exchange};
-use crate::log::access::AccessLine;
+use crate::log::access::{AccessLine, Details, Format};
 use crate::pool::trace::{Outcome, Stage};
 
 /// The moments of an exchange, in microseconds on the worker's clock.
@@ -58,6 +58,31 @@ impl Exchange {
         self.record_outcome(Outcome::Answered(self.status), now_us);
     }
 
+    /// What a JSON line shows besides. `waiting`: bytes that the client's connection holds.
+    fn details(&self, waiting: u64, now_us: u64) -> Details<'_> {
+        let field = |wanted: &[u8]| {
+            let mut fields = self.request.fields();
+            let found = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map_or(&b""[..], |(_, value)| value)
+        };
+        let moments = &self.moments;
+        let is_understood = moments.understood != 0;
+        Details {
+            host: self.request.host().unwrap_or_default(),
+            user_agent: field(b"user-agent"),
+            referer: field(b"referer"),
+            // Behind a whole head there may be the next request; before it there is nothing but this one.
+            bytes_received: if is_understood {
+                self.received + self.request_relay.taken()
+            } else {
+                waiting
+            },
+            head_us: (moments.answered != 0)
+                .then(|| moments.answered.saturating_sub(moments.began)),
+            backend_us: (moments.chosen != 0).then(|| now_us.saturating_sub(moments.chosen)),
+        }
+    }
+
     /// A try has ended.
     pub(super) fn record_outcome(&mut self, outcome: Outcome, now_us: u64) {
         self.decision
@@ -100,6 +125,10 @@ impl Client {
             return;
         };
         let backend = exchange.route.backend.as_ref();
+        let details = match format {
+            Format::Json => exchange.details(self.connection.buffered().len() as u64, now),
+            Format::Text => Details::NONE,
+        };
         let line = AccessLine {
             client: exchange.client(self.address.ip()),
             request_line: exchange.request.request_line(),
@@ -109,6 +138,10 @@ impl Client {
             backend: backend.map_or("", |backend| &backend.settings.name),
             tries: exchange.route.attempts,
             request_id: exchange.request_id(),
+            reason: reason
+                .filter(|reason| *reason != CloseReason::Finished)
+                .map(CloseReason::text),
+            details,
         };
         writer.write(*format, &line);
     }

@@ -32,6 +32,7 @@ impl Client {
         if !buffered.is_empty() {
             match exchange.request.take(buffered, limits) {
                 Ok(Some(used)) => {
+                    exchange.received = used as u64;
                     self.connection.consume_buffered(used);
                     return self.begin(cx);
                 }
@@ -48,6 +49,7 @@ impl Client {
             };
             match exchange.request.take(bytes, limits) {
                 Ok(Some(used)) => {
+                    exchange.received = used as u64;
                     self.connection.consume(used, &cx.tools.scratch);
                     return self.begin(cx);
                 }

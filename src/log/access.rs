@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::text::timestamp::Clock;
 
-pub(crate) use crate::log::line::{AccessLine, Format};
+pub(crate) use crate::log::line::{AccessLine, Details, Format};
 
 /// What one worker's lines may take while they wait, in bytes. Allocated once, touched only as far as it is used.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -291,6 +291,8 @@ mod tests {
         backend: "localhost:8081",
         tries: 1,
         request_id: b"id-1",
+        reason: None,
+        details: Details::NONE,
     };
 
     #[test]
@@ -354,7 +356,7 @@ mod tests {
         let all: Vec<u8> = output.iter().flatten().collect();
         let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
         assert_eq!(lines.len() as u64 + lost, count as u64);
-        assert!(lines.iter().all(|line| line.ends_with(b" 1 id-1\n")));
+        assert!(lines.iter().all(|line| line.ends_with(b" 1 id-1 -\n")));
         assert_eq!(
             shared.lines_lost.load(Ordering::Relaxed),
             0,

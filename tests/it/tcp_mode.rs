@@ -373,8 +373,9 @@ fn each_connection_has_its_access_line() {
     wire.close();
     let line = proxy.wait_for_access(" 127.0.0.7 ");
     let words: Vec<&str> = line.split(' ').collect();
-    // Time, client, no request line, no status, bytes sent to the client, milliseconds, backend, tries, id.
-    assert_eq!(words.len(), 9, "{line}");
+    // Time, client, no request line, no status, bytes sent to the client, milliseconds, backend, tries, id, no reason.
+    assert_eq!(words.len(), 10, "{line}");
+    assert_eq!(words[9], "-", "{line}");
     assert_eq!(words[2..5], ["-", "-", "5"], "{line}");
     assert_eq!(words[6], backend.name(), "{line}");
     assert_eq!(words[7], "1", "{line}");
