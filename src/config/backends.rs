@@ -40,6 +40,7 @@ impl<'a> Written<'a> {
             "backup",
             "max_connections",
             "check",
+            "lenient",
             "send_proxy_protocol",
             "IsDead",
         ])?;
@@ -52,6 +53,7 @@ impl<'a> Written<'a> {
             max_connections: section
                 .optional("max_connections", |node| node.integer(1..=1_000_000))?,
             check: section.or("check", true, Node::boolean)?,
+            lenient: section.or("lenient", false, Node::boolean)?,
             send_proxy_protocol: section.or("send_proxy_protocol", false, Node::boolean)?,
             // The article's struct has it.
             disabled: section.or("IsDead", false, Node::boolean)?,

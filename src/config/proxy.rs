@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::config::document::{ConfigError, Node, Object};
+use crate::http::Scheme;
 use crate::log::access::Format;
 
 /// The section `proxy`.
@@ -25,6 +26,8 @@ pub struct Proxy {
     pub trust_forwarded: Trust,
     /// Every connection must begin with a PROXY protocol header.
     pub accept_proxy_protocol: bool,
+    /// How clients speak where neither a trusted field nor a PROXY protocol header says it.
+    pub forwarded_proto: Option<Scheme>,
     /// Add `Via` to requests.
     pub via: bool,
 }
@@ -79,6 +82,12 @@ impl Trust {
             Trust::Everybody => true,
             Trust::Networks(networks) => networks.iter().any(|network| network.contains(client)),
         }
+    }
+
+    /// Whether an address in X-Forwarded-For is a trusted proxy's, behind which the client is to be looked for. Where
+    /// everybody is trusted that is not known of any, and the address next to us is the client's.
+    pub(crate) fn is_proxy(&self, address: IpAddr) -> bool {
+        matches!(self, Trust::Networks(_)) && self.trusts(address)
     }
 }
 
@@ -178,6 +187,7 @@ impl Proxy {
                 "access_log",
                 "trust_forwarded",
                 "accept_proxy_protocol",
+                "forwarded_proto",
                 "via",
             ],
         )?;
@@ -194,6 +204,9 @@ impl Proxy {
             access_log: section.or("access_log", AccessLog::Text, access_log)?,
             trust_forwarded: section.or("trust_forwarded", Trust::Nobody, trust)?,
             accept_proxy_protocol: section.or("accept_proxy_protocol", false, Node::boolean)?,
+            forwarded_proto: section.optional("forwarded_proto", |node| {
+                node.one_of(&[("http", Scheme::Http), ("https", Scheme::Https)])
+            })?,
             via: section.or("via", true, Node::boolean)?,
         })
     }
@@ -327,5 +340,7 @@ mod tests {
         let networks = Trust::Networks(vec![network("::1"), network("10.0.0.0/8")]);
         assert!(networks.trusts(client));
         assert!(!networks.trusts("11.1.1.1".parse().unwrap()));
+        assert!(networks.is_proxy(client) && !networks.is_proxy("11.1.1.1".parse().unwrap()));
+        assert!(!Trust::Everybody.is_proxy(client) && !Trust::Nobody.is_proxy(client));
     }
 }

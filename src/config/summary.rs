@@ -77,7 +77,14 @@ fn forwarding(config: &Config) -> String {
         AccessLog::Text => "text",
         AccessLog::Json => "json",
     };
-    format!("forwarded fields believed of {trust}, Via {via}, access log {access_log}")
+    let scheme = match proxy.forwarded_proto {
+        Some(scheme) => format!(
+            ", X-Forwarded-Proto {} where nothing else says it",
+            scheme.name()
+        ),
+        None => String::new(),
+    };
+    format!("forwarded fields believed of {trust}{scheme}, Via {via}, access log {access_log}")
 }
 
 fn backend_text(backend: &BackendSettings) -> String {
@@ -88,6 +95,7 @@ fn backend_text(backend: &BackendSettings) -> String {
     for (is_set, flag) in [
         (backend.backup, "backup"),
         (!backend.check, "no checks"),
+        (backend.lenient, "read leniently"),
         (backend.send_proxy_protocol, "PROXY protocol"),
         (backend.disabled, "disabled"),
     ] {
@@ -261,10 +269,10 @@ memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an 
     fn what_differs_from_the_defaults_is_shown() {
         let text = r#"{
             "proxy": {"port": 0, "address": "::1", "workers": 1, "access_log": false, "via": false,
-                "trust_forwarded": ["10.0.0.0/8"], "max_connections": 500},
+                "trust_forwarded": ["10.0.0.0/8"], "forwarded_proto": "https", "max_connections": 500},
             "balance": {"persistence": {"kind": "cookie"}, "method": "random_two", "tries": 1},
             "backends": [{"url": "http://a/x", "weight": 0, "backup": true, "max_connections": 1, "check": false,
-                "IsDead": true}],
+                "lenient": true, "IsDead": true}],
             "health_check": {"kind": "none"},
             "limits": {"body_bytes": 5}
         }"#;
@@ -272,8 +280,9 @@ memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an 
         let summary = summary(&config, 300);
         for line in [
             "listener      ::1, a free port, mode http, 1 worker",
-            "forwarding    forwarded fields believed of 1 network, Via not added, access log off",
-            "backends      a:80 http://a/x weight 0, at most 1 connection, backup, no checks, disabled",
+            "forwarding    forwarded fields believed of 1 network, X-Forwarded-Proto https where nothing else says it, \
+             Via not added, access log off",
+            "backends      a:80 http://a/x weight 0, at most 1 connection, backup, no checks, read leniently, disabled",
             "balance       random_two, persistence by cookie rondo, a request is sent to at most 1 backend",
             "health check  none; a backend that is down is tried again after 2s",
             "limits        heads of 16384 bytes and 100 fields, request bodies of 5 bytes, 64 idle connections for each backend",

@@ -82,6 +82,7 @@ fn every_key_has_its_default() {
     assert_eq!(proxy.max_connections, 10_000);
     assert_eq!(proxy.access_log, AccessLog::Text);
     assert_eq!(proxy.trust_forwarded, Trust::Nobody);
+    assert_eq!(proxy.forwarded_proto, None);
     assert!(!proxy.accept_proxy_protocol);
     assert!(proxy.via);
 
@@ -98,7 +99,7 @@ fn every_key_has_its_default() {
     assert_eq!(backend.weight, 1);
     assert!(!backend.backup);
     assert_eq!(backend.max_connections, None);
-    assert!(backend.check);
+    assert!(backend.check && !backend.lenient);
     assert!(!backend.send_proxy_protocol);
     assert!(!backend.disabled);
 
@@ -157,13 +158,13 @@ fn comments_and_the_name_of_a_schema_change_nothing() {
 const ALL_KEYS: &str = r#"{
   "proxy": {
     "port": 0, "address": "::1", "mode": "http", "workers": 3, "max_connections": 77, "access_log": "json",
-    "trust_forwarded": ["10.0.0.0/8", "::1"], "accept_proxy_protocol": false, "via": false
+    "trust_forwarded": ["10.0.0.0/8", "::1"], "accept_proxy_protocol": false, "forwarded_proto": "https", "via": false
   },
   "balance": {"method": "least_connections", "persistence": {"kind": "cookie", "name": "sticky"}, "tries": 10},
   "backends": [
     {
       "url": "http://[::1]:8081/base/path/", "name": "one", "weight": 0, "backup": true, "max_connections": 5,
-      "check": false,
+      "check": false, "lenient": true,
       "send_proxy_protocol": false, "IsDead": true
     }
   ],
@@ -189,6 +190,7 @@ fn every_key_may_be_set() {
     assert_eq!(proxy.access_log, AccessLog::Json);
     let trusted: IpAddr = "10.9.9.9".parse().unwrap();
     assert!(proxy.trust_forwarded.trusts(trusted));
+    assert_eq!(proxy.forwarded_proto, Some(crate::http::Scheme::Https));
     assert!(!proxy.via);
 
     assert_eq!(config.balance.method, Method::LeastConnections);
@@ -205,7 +207,7 @@ fn every_key_may_be_set() {
     assert_eq!(backend.weight, 0);
     assert!(backend.backup);
     assert_eq!(backend.max_connections, Some(5));
-    assert!(!backend.check);
+    assert!(!backend.check && backend.lenient);
     assert!(backend.disabled);
 
     let check = &config.health_check;

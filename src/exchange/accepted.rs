@@ -8,6 +8,7 @@
 use crate::config::Mode;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
+use crate::http::Scheme;
 use crate::net::connection::Received;
 use crate::net::proxy_protocol;
 
@@ -49,6 +50,9 @@ impl Client {
                 Ok(Some(header)) => {
                     self.connection.consume_buffered(header.used);
                     self.address = header.client.unwrap_or(self.address);
+                    self.scheme = header
+                        .tls
+                        .map(|tls| if tls { Scheme::Https } else { Scheme::Http });
                     return Ok(());
                 }
                 Ok(None) => {}

@@ -50,7 +50,7 @@ impl Client {
         if exchange.route.backend.is_none() {
             let persistence_cookie = cx.runtime.pool.cookie_name();
             let wish = Wish {
-                client: self.address.ip(),
+                client: exchange.client(self.address.ip()),
                 cookie: persistence_cookie
                     .and_then(|name| exchange.request.cookie(name.as_bytes())),
                 tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
@@ -66,7 +66,7 @@ impl Client {
                 }
                 Choice::Unavailable => {
                     self.log_failure(Some(503), &UNAVAILABLE, cx);
-                    return self.reply(503, UNAVAILABLE, cx);
+                    return self.reply(503, Some(UNAVAILABLE), cx);
                 }
                 Choice::Exhausted => return self.give_up(cx),
             }
@@ -158,8 +158,9 @@ impl Client {
         };
         let config = &cx.runtime.config;
         let how = RequestForwarding {
-            client: self.address.ip(),
-            trusted: config.proxy.trust_forwarded.trusts(self.address.ip()),
+            peer: self.address.ip(),
+            trusted: exchange.is_trusted,
+            scheme: exchange.scheme,
             via: config.proxy.via,
             base_path: backend.settings.url.base_path.as_bytes(),
             authority: backend.settings.url.authority.as_bytes(),
@@ -262,10 +263,10 @@ impl Client {
             ..
         }) = last
         else {
-            return self.reply(502, UNAVAILABLE, cx);
+            return self.reply(502, Some(UNAVAILABLE), cx);
         };
         self.log_failure(Some(status), &failure, cx);
-        self.reply(status, reason, cx)
+        self.reply(status, Some(reason), cx)
     }
 
     /// Closes the backend's connection.

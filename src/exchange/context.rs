@@ -13,6 +13,7 @@ use crate::net::clock::Clock;
 use crate::net::poller::Poller;
 use crate::net::waker::Bell;
 use crate::pool::trace::Decisions;
+use crate::text::timestamp::HttpDate;
 
 /// Exchanges kept for the next request; more are given back to the allocator.
 const SPARE_MAX: usize = 256;
@@ -26,6 +27,8 @@ pub(crate) struct Context {
     pub poller: Poller,
     /// The time, as of this batch of events.
     pub clock: Clock,
+    /// The time of day for Date fields.
+    pub date: HttpDate,
     /// Buffers and pipes.
     pub tools: Tools,
     /// Connections to backends.
@@ -52,6 +55,7 @@ impl Context {
         Ok(Self {
             poller: Poller::new(bell)?,
             clock: Clock::new(runtime.epoch),
+            date: HttpDate::default(),
             tools: Tools::default(),
             backends: BackendConnections::default(),
             request_ids: RequestIds::default(),

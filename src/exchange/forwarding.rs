@@ -13,12 +13,12 @@ use crate::exchange::context::Context;
 use crate::exchange::failure::Failure;
 use crate::exchange::relay::{Flow, Relay, RelayError, Tools, Writer};
 use crate::exchange::{
-    Client, CloseReason, Exchange, RequestSide, ResponseSide, Stage, Step, Wait, WaitFor,
+    Client, CloseReason, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
 use crate::http::reply::CONTINUE;
-use crate::http::{HeadError, Version};
+use crate::http::{Grammar, HeadError, Scheme, Version};
 use crate::live::Runtime;
 use crate::net::clock::Clock;
 use crate::net::connection::{Connection, Received};
@@ -352,6 +352,16 @@ enum Trouble {
     Client(io::Error),
 }
 
+impl Route {
+    /// How the backend's answers are read.
+    fn response_grammar(&self) -> Grammar {
+        match &self.backend {
+            Some(backend) if backend.settings.lenient => Grammar::LenientResponse,
+            _ => Grammar::Response,
+        }
+    }
+}
+
 impl Exchange {
     /// Takes one response head from the backend and passes it on, with as much of the body as came
     /// with it. False: nothing whole is there yet.
@@ -365,9 +375,16 @@ impl Exchange {
             runtime,
             tools: Tools { scratch, out, .. },
             draining,
+            date,
+            clock,
             ..
         } = cx;
         let limits = &runtime.head_limits;
+        let date = date.at(clock.now());
+        let grammar = self.route.response_grammar();
+        if self.holds_switch {
+            return self.pass_upgrade_on(client, out);
+        }
         let refused = |bytes: &[u8], error: HeadError| {
             Trouble::Failed(Failure::of_head(error.reason(), bytes))
         };
@@ -375,11 +392,15 @@ impl Exchange {
         if !buffered.is_empty()
             && let Some(used) = self
                 .response
-                .take(buffered, limits)
+                .take_as(buffered, limits, grammar)
                 .map_err(|error| refused(buffered, error))?
         {
+            if self.response.status() == 101 {
+                backend.consume_buffered(used);
+                return self.pass_upgrade_on(client, out);
+            }
             let rest = &backend.buffered()[used..];
-            let body_used = self.pass_on(rest, client, out, runtime, *draining)?;
+            let body_used = self.pass_on(rest, client, out, runtime, *draining, date)?;
             backend.consume_buffered(used + body_used);
             return Ok(true);
         }
@@ -392,10 +413,15 @@ impl Exchange {
             };
             if let Some(used) = self
                 .response
-                .take(bytes, limits)
+                .take_as(bytes, limits, grammar)
                 .map_err(|error| refused(bytes, error))?
             {
-                let body_used = self.pass_on(&bytes[used..], client, out, runtime, *draining)?;
+                if self.response.status() == 101 {
+                    backend.consume(used, scratch);
+                    return self.pass_upgrade_on(client, out);
+                }
+                let body_used =
+                    self.pass_on(&bytes[used..], client, out, runtime, *draining, date)?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
             }
@@ -412,6 +438,7 @@ impl Exchange {
         out: &mut Vec<u8>,
         runtime: &Runtime,
         draining: bool,
+        date: &[u8],
     ) -> Result<usize, Trouble> {
         out.clear();
         if self.response.is_interim() {
@@ -426,9 +453,6 @@ impl Exchange {
             self.continued |= is_continue;
             self.response.clear();
             return Ok(0);
-        }
-        if self.response.status() == 101 {
-            return self.pass_upgrade_on(client, out);
         }
         let body = self.response.body(self.request.is_head());
         let (framing, writer) = self.frame_for_client(body);
@@ -448,7 +472,7 @@ impl Exchange {
             (false, Version::Http11) => ClientConnection::KeepAlive,
         };
         let set_cookie = match (&self.route.backend, self.route.set_cookie) {
-            (Some(backend), true) => backend.set_cookie(),
+            (Some(backend), true) => backend.set_cookie(self.scheme == Scheme::Https),
             _ => None,
         };
         let trailers = matches!(writer, Writer::Chunked { trailers: true });
@@ -457,10 +481,12 @@ impl Exchange {
             keep_length_field: body == Body::None,
             connection,
             set_cookie,
+            date: Some(date),
             trailers,
         };
         write_response(&self.response, &how, out);
         self.response_relay = Relay::new(body, writer, u64::MAX, &runtime.head_limits);
+        self.response_relay.read_as(self.route.response_grammar());
         if trailers {
             self.response_relay
                 .leave_out_trailers(self.response.connection_options());
@@ -485,25 +511,39 @@ impl Exchange {
         Ok(used)
     }
 
-    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2).
+    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2). False: it waits until the request's body has gone out, for a
+    /// client changes the protocol only behind its whole request (RFC 9110 7.8).
     fn pass_upgrade_on(
         &mut self,
         client: &mut Connection,
         out: &mut Vec<u8>,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<bool, Trouble> {
         let asked = self
             .response
             .upgrade()
             .is_some_and(|chosen| self.request.offers(chosen));
-        if !asked || self.request_side != RequestSide::Sent {
+        if !asked {
             let reason = "it switched protocols unasked";
             return Err(Trouble::Failed(Failure::RefusedHead(reason)));
         }
+        match self.request_side {
+            RequestSide::Sending => {
+                self.holds_switch = true;
+                return Ok(false);
+            }
+            RequestSide::Sent => {}
+            RequestSide::Refused => {
+                let reason = "it switched protocols and did not take the request";
+                return Err(Trouble::Failed(Failure::RefusedHead(reason)));
+            }
+        }
+        out.clear();
         let how = ResponseForwarding {
             body: Body::None,
             keep_length_field: false,
             connection: ClientConnection::Upgrade,
             set_cookie: None,
+            date: None,
             trailers: false,
         };
         write_response(&self.response, &how, out);
@@ -511,7 +551,7 @@ impl Exchange {
         self.status = Some(101);
         self.response_side = ResponseSide::Done;
         self.response_wait = Wait::default();
-        Ok(0)
+        Ok(true)
     }
 
     /// Whether the client was never told to send its body, and needs not: its connection ends with the answer.

@@ -32,7 +32,7 @@ mod reply;
 mod request_head;
 mod tunnel;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ use crate::exchange::failure::Failure;
 use crate::exchange::record::Moments;
 use crate::exchange::relay::Relay;
 use crate::http::Body;
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::pipes::Pipes;
@@ -72,7 +72,10 @@ pub(crate) struct Client {
     /// Whether the worker has this connection on its list of those whose turn comes.
     pub is_queued: bool,
     key: Key,
+    /// The peer's, or the one that its PROXY protocol header names.
     address: SocketAddr,
+    /// How the client speaks, where that header says it.
+    scheme: Option<Scheme>,
     stage: Stage,
     exchange: Option<Box<Exchange>>,
 }
@@ -132,6 +135,12 @@ pub(crate) enum Turn {
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     request: RequestHead,
+    /// Whether what the peer says about the client is believed.
+    is_trusted: bool,
+    /// The client's address, where a trusted peer says it.
+    client: Option<IpAddr>,
+    /// How the client speaks, maybe to a proxy before us.
+    scheme: Scheme,
     request_id: [u8; REQUEST_ID_LEN],
     /// When the request's first byte came.
     started: Millis,
@@ -140,6 +149,8 @@ pub(crate) struct Exchange {
     decision: Decision,
     /// What the client's connection had sent before this exchange.
     sent_before: u64,
+    /// What was received of the client's, but for what `request_relay` has taken.
+    received: u64,
     /// Body bytes that arrived with the head, in case the request must be sent again.
     held: Vec<u8>,
     request_side: RequestSide,
@@ -162,6 +173,8 @@ pub(crate) struct Exchange {
     continued: bool,
     /// The backend has sent an interim response.
     interim_came: bool,
+    /// A 101 has come before the request's body was sent, and waits for that in `response`.
+    holds_switch: bool,
     /// The relays carry a tunnel.
     tunnels: bool,
     /// There is no request: tcp mode.
@@ -306,6 +319,7 @@ impl Client {
             is_queued: false,
             key,
             address,
+            scheme: None,
             stage,
             exchange: None,
         }
@@ -485,11 +499,15 @@ impl Exchange {
         // every request: building a new value and moving it in cost 900 instructions more.
         let Self {
             request,
+            is_trusted,
+            client,
+            scheme,
             request_id: _,
             started: _,
             moments,
             decision,
             sent_before: _,
+            received,
             held,
             request_side,
             request_relay,
@@ -505,6 +523,7 @@ impl Exchange {
             ends_with_connection,
             continued,
             interim_came,
+            holds_switch,
             tunnels,
             is_tcp,
         } = self;
@@ -524,13 +543,18 @@ impl Exchange {
         *moments = Moments::default();
         (*request_side, *response_side) = Default::default();
         (*request_wait, *response_wait) = Default::default();
+        *client = None;
+        *received = 0;
+        *scheme = Scheme::default();
         *status = None;
         *reason = None;
         for flag in [
+            is_trusted,
             close_client,
             ends_with_connection,
             continued,
             interim_came,
+            holds_switch,
             tunnels,
             is_tcp,
         ] {
@@ -550,6 +574,11 @@ impl Exchange {
     fn has_read_request(&self) -> bool {
         self.request.body() == Body::None
             || (self.route.body_begun && self.request_relay.has_read_all())
+    }
+
+    /// The client's address, which is the peer's where nothing else is told.
+    fn client(&self, peer: IpAddr) -> IpAddr {
+        self.client.unwrap_or(peer)
     }
 
     /// The id under which the request is logged and forwarded: the client's own if it is fit.

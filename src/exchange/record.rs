@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Exchange, Route};
-use crate::log::access::AccessLine;
+use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::pool::backend::Backend;
 use crate::pool::trace::{Outcome, Stage};
@@ -40,10 +40,11 @@ fn between(from_us: u64, to_us: u64) -> Duration {
 
 impl Exchange {
     /// The request's head is whole.
-    pub(super) fn record_request(&mut self, client: IpAddr, cx: &Context) {
+    pub(super) fn record_request(&mut self, peer: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
         self.moments.understood = now;
         let at_unix_ms = cx.runtime.unix_ms(cx.clock.now());
+        let client = self.client(peer);
         let request_id = self.request.request_id().unwrap_or(&self.request_id);
         self.decision
             .begin(at_unix_ms, client, request_id, self.request.request_line());
@@ -64,6 +65,31 @@ impl Exchange {
         self.decision
             .stage(Stage::ResponseHead, between(self.moments.sent, now_us));
         self.record_outcome(Outcome::Answered(status), now_us);
+    }
+
+    /// What a JSON line shows besides. `waiting`: bytes that the client's connection holds.
+    fn details(&self, waiting: u64, now_us: u64) -> Details<'_> {
+        let field = |wanted: &[u8]| {
+            let mut fields = self.request.fields();
+            let found = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map_or(&b""[..], |(_, value)| value)
+        };
+        let moments = &self.moments;
+        let is_understood = moments.understood != 0;
+        Details {
+            host: self.request.host().unwrap_or_default(),
+            user_agent: field(b"user-agent"),
+            referer: field(b"referer"),
+            // Behind a whole head there may be the next request; before it there is nothing but this one.
+            bytes_received: if is_understood {
+                self.received + self.request_relay.taken()
+            } else {
+                waiting
+            },
+            head_us: (moments.answered != 0)
+                .then(|| moments.answered.saturating_sub(moments.began)),
+            backend_us: (moments.chosen != 0).then(|| now_us.saturating_sub(moments.chosen)),
+        }
     }
 
     /// A try has ended.
@@ -105,7 +131,7 @@ impl Client {
         let line = FailureLine {
             backend: backend.map(|backend| &*backend.settings.name),
             status,
-            client: self.address.ip(),
+            client: exchange.client(self.address.ip()),
             request_line: exchange.request.request_line(),
             cause,
             held_back,
@@ -152,8 +178,12 @@ impl Client {
             return;
         };
         let backend = exchange.route.last_backend();
+        let details = match format {
+            Format::Json => exchange.details(self.connection.buffered().len() as u64, now),
+            Format::Text => Details::NONE,
+        };
         let line = AccessLine {
-            client: self.address.ip(),
+            client: exchange.client(self.address.ip()),
             request_line: exchange.request.request_line(),
             status: exchange.status.unwrap_or(0),
             bytes_sent: self.connection.sent() - exchange.sent_before,
@@ -162,6 +192,7 @@ impl Client {
             tries: exchange.route.attempts,
             request_id: exchange.request_id(),
             reason,
+            details,
         };
         writer.write(*format, &line);
     }

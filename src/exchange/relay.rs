@@ -12,7 +12,7 @@ use std::io;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
-use crate::http::{Body, ChunkError, Decoder, HeadLimits, Step, encode_chunk, encode_end};
+use crate::http::{Body, ChunkError, Decoder, Grammar, HeadLimits, Step, encode_chunk, encode_end};
 use crate::net::connection::{Connection, Received};
 use crate::net::pipes::{Pipe, Pipes};
 use crate::net::syscalls::splice;
@@ -182,6 +182,13 @@ impl Relay {
             writer,
             data_max,
             ..Self::default()
+        }
+    }
+
+    /// Reads chunks in this way instead of as a request's.
+    pub(crate) fn read_as(&mut self, grammar: Grammar) {
+        if let Reader::Chunked(decoder) = &mut self.reader {
+            decoder.read_as(grammar);
         }
     }
 

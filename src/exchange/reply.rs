@@ -13,14 +13,19 @@ use crate::net::connection::Connection;
 const RETRY_AFTER_S: u32 = 1;
 
 impl Client {
-    /// Begins to answer with `status`, and says why in the log. Nothing of a response may have gone
-    /// out before.
-    pub(super) fn reply(&mut self, status: u16, reason: &'static str, cx: &mut Context) -> Step {
+    /// Begins to answer with `status`; `reason` is for the log, where something failed. Nothing of a
+    /// response may have gone out before.
+    pub(super) fn reply(
+        &mut self,
+        status: u16,
+        reason: Option<&'static str>,
+        cx: &mut Context,
+    ) -> Step {
         self.drop_backend_connection(cx);
         let Some(exchange) = self.exchange.as_deref_mut() else {
             return Step::Close(CloseReason::Finished);
         };
-        exchange.reason = Some(reason);
+        exchange.reason = reason;
         if exchange.is_tcp {
             return Step::Close(CloseReason::NoBackend);
         }
@@ -34,6 +39,7 @@ impl Client {
         exchange.response_wait = Wait::default();
         let reply = Reply {
             status,
+            date: cx.date.at(cx.clock.now()),
             request_id: exchange.request_id(),
             close: exchange.close_client,
             head_only: exchange.request.is_head(),

@@ -5,6 +5,7 @@
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
+use crate::http::forwarded::{Forwarded, forwarded};
 use crate::net::connection::Received;
 
 impl Client {
@@ -31,6 +32,7 @@ impl Client {
         if !buffered.is_empty() {
             match exchange.request.take(buffered, limits) {
                 Ok(Some(used)) => {
+                    exchange.received = used as u64;
                     self.connection.consume_buffered(used);
                     return self.begin(cx);
                 }
@@ -47,6 +49,7 @@ impl Client {
             };
             match exchange.request.take(bytes, limits) {
                 Ok(Some(used)) => {
+                    exchange.received = used as u64;
                     self.connection.consume(used, &cx.tools.scratch);
                     return self.begin(cx);
                 }
@@ -118,7 +121,7 @@ impl Client {
         if let Some(exchange) = self.exchange.as_deref_mut() {
             exchange.close_client = true;
         }
-        self.reply(status, reason, cx)
+        self.reply(status, Some(reason), cx)
     }
 
     /// The head is whole.
@@ -128,11 +131,28 @@ impl Client {
         };
         exchange.request_wait = Wait::default();
         exchange.close_client = !exchange.request.keep_alive() || cx.draining;
+        let proxy = &cx.runtime.config.proxy;
+        let mut told = Forwarded::default();
+        exchange.is_trusted = proxy.trust_forwarded.trusts(self.address.ip());
+        if exchange.is_trusted {
+            let is_proxy = |address| proxy.trust_forwarded.is_proxy(address);
+            told = forwarded(&exchange.request, is_proxy);
+        }
+        exchange.client = told.client;
+        let scheme = told.scheme.or(self.scheme).or(proxy.forwarded_proto);
+        exchange.scheme = scheme.unwrap_or_default();
         exchange.record_request(self.address.ip(), cx);
         match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
             (Body::Length(length), Some(max)) if length > max => {
-                self.refuse(413, "the request's body is too long", cx)
+                return self.refuse(413, "the request's body is too long", cx);
             }
+            _ => {}
+        }
+        match exchange.request.max_forwards() {
+            // RFC 9110 7.6.2: the request goes no further, so the answer is ours. A TRACE would show the client what the
+            // proxies before us have added.
+            Some(0) if exchange.request.method() == b"OPTIONS" => self.reply(200, None, cx),
+            Some(0) => self.reply(405, Some("Max-Forwards does not let a TRACE pass"), cx),
             _ => Step::Go(Stage::Connecting),
         }
     }

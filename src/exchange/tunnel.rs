@@ -21,6 +21,7 @@ impl Client {
         if !exchange.tunnels {
             exchange.tunnels = true;
             exchange.request_wait = Wait::default();
+            exchange.received += exchange.request_relay.taken();
             exchange.request_relay = Relay::tunnel();
             exchange.response_relay = Relay::tunnel();
             exchange.request_side = RequestSide::Sending;

@@ -3,10 +3,10 @@
 //! The decoder gives out data where it lies in the caller's buffer and copies nothing but trailer fields. Chunk extensions
 //! are checked and dropped, as an intermediary may that does not know them. Next: `reply`.
 
-use crate::http::HeadLimits;
 use crate::http::fields::{is_tchar, members};
 use crate::http::forward::may_be_trailer;
 use crate::http::head::{HEAD_BYTES_CEILING, Head, HeadError, take_fields};
+use crate::http::{Grammar, HeadLimits, strict_reason};
 use std::fmt;
 
 /// Extension bytes may outweigh the data that came with them by this much. Honest ones are some bytes a chunk;
@@ -22,6 +22,7 @@ const LEFT_OUT_BYTES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
+    grammar: Grammar,
     /// The size read so far, then the bytes of the chunk that are still to come.
     left: u64,
     /// How far extensions are ahead of data, in bytes.
@@ -132,12 +133,18 @@ impl Decoder {
     pub fn new(trailer_limits: &HeadLimits) -> Self {
         Self {
             state: State::Size { digits: 0 },
+            grammar: Grammar::Request,
             left: 0,
             extension_bytes_ahead: 0,
             trailer_limits: *trailer_limits,
             trailers: None,
             left_out: LeftOut::None,
         }
+    }
+
+    /// Reads in this way instead of as a request.
+    pub fn read_as(&mut self, grammar: Grammar) {
+        self.grammar = grammar;
     }
 
     /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1). `options` are the values of
@@ -213,7 +220,8 @@ impl Decoder {
         let before = bytes.len();
         let room = bytes_max - before;
         bytes.extend_from_slice(&input[at..input.len().min(at + room)]);
-        let end = take_fields(lines, fields, bytes, self.trailer_limits.fields_max)
+        let fields_max = self.trailer_limits.fields_max;
+        let end = take_fields(lines, fields, bytes, fields_max, self.grammar)
             .map_err(ChunkError::Trailers)?;
         match end {
             Some(end) => {
@@ -251,15 +259,13 @@ impl Decoder {
             (State::Size { .. } | State::Name | State::Value | State::AfterQuoted, b'\r') => {
                 return Ok(State::SizeLf);
             }
-            (State::SizeLf, b'\n') => {
-                return Ok(if self.left == 0 {
-                    State::TrailerStart
-                } else {
-                    State::Data
-                });
-            }
+            (State::SizeLf, b'\n') => return Ok(self.after_size_line()),
             (State::DataCr, b'\r') => return Ok(State::DataLf),
             (State::DataLf, b'\n') => return Ok(State::Size { digits: 0 }),
+            (State::DataCr, b'\n') => {
+                self.forgive(strict_reason!(self.grammar, "bare LF behind chunk data"))?;
+                return Ok(State::Size { digits: 0 });
+            }
             (State::DataCr | State::DataLf, _) => {
                 return Err(ChunkError::Malformed("chunk data without CRLF at its end"));
             }
@@ -291,6 +297,24 @@ impl Decoder {
             (State::Quoted | State::QuotedPair, b'\t' | b' '..=b'~' | 0x80..) => State::Quoted,
             (State::BeforeName | State::Name, _) if is_tchar(byte) => State::Name,
             (State::BeforeValue | State::Value, _) if is_tchar(byte) => State::Value,
+            (State::BeforeSemicolon, b'\r') => {
+                self.forgive(strict_reason!(
+                    self.grammar,
+                    "white space behind a chunk size"
+                ))?;
+                return Ok(State::SizeLf);
+            }
+            (
+                State::Size { .. }
+                | State::BeforeSemicolon
+                | State::Name
+                | State::Value
+                | State::AfterQuoted,
+                b'\n',
+            ) => {
+                self.forgive(strict_reason!(self.grammar, "bare LF behind a chunk size"))?;
+                return Ok(self.after_size_line());
+            }
             (State::Size { .. }, _) => {
                 return Err(ChunkError::Malformed("invalid character in a chunk size"));
             }
@@ -302,6 +326,22 @@ impl Decoder {
             return Err(ChunkError::Malformed("chunk extensions too long"));
         }
         Ok(next)
+    }
+
+    fn after_size_line(&self) -> State {
+        if self.left == 0 {
+            State::TrailerStart
+        } else {
+            State::Data
+        }
+    }
+
+    /// Refuses what breaks the grammar, unless it is read leniently.
+    fn forgive(&self, reason: &'static str) -> Result<(), ChunkError> {
+        match self.grammar {
+            Grammar::LenientResponse => Ok(()),
+            Grammar::Request | Grammar::Response => Err(ChunkError::Malformed(reason)),
+        }
     }
 
     /// The trailer fields that may be forwarded, once the end was reached: without those that would change framing,

@@ -213,6 +213,82 @@ fn extensions_follow_their_grammar_and_are_dropped() {
 }
 
 #[test]
+fn a_lenient_reader_takes_white_space_behind_a_size_and_line_ends_without_cr() {
+    let read = |input: &str, grammar| {
+        let mut decoder = Decoder::new(&LIMITS);
+        decoder.read_as(grammar);
+        let (mut data, mut at) = (Vec::new(), 0);
+        loop {
+            match decoder.decode(&input.as_bytes()[at..])? {
+                Step::Data { used, data: part } => {
+                    data.extend_from_slice(part);
+                    at += used;
+                }
+                Step::End { used } => {
+                    return Ok::<_, ChunkError>((data, input[at + used..].to_owned()));
+                }
+                Step::More { .. } => return Ok((data, "more".to_owned())),
+            }
+        }
+    };
+    for (input, reason) in [
+        (
+            "5 \r\nhello\r\n0\r\n\r\nrest",
+            "white space behind a chunk size",
+        ),
+        (
+            "5\t \nhello\r\n0  \r\n\r\nrest",
+            "bare LF behind a chunk size",
+        ),
+        (
+            "5;a=b \r\nhello\r\n0\r\n\r\nrest",
+            "white space behind a chunk size",
+        ),
+        ("5\nhello\r\n0\r\n\r\nrest", "bare LF behind a chunk size"),
+        (
+            "5;a=\"b\"\nhello\r\n0\r\n\r\nrest",
+            "bare LF behind a chunk size",
+        ),
+        ("5;a\nhello\n0\n\nrest", "bare LF behind a chunk size"),
+        ("5\r\nhello\n0\r\n\r\nrest", "bare LF behind chunk data"),
+        ("5\r\nhello\r\n0\n\r\nrest", "bare LF behind a chunk size"),
+        ("5\r\nhello\r\n0\r\n\nrest", "bare LF"),
+        ("5\r\nhello\r\n0\r\nA: b\n\r\nrest", "bare LF"),
+    ] {
+        let data = b"hello".to_vec();
+        assert_eq!(
+            read(input, Grammar::LenientResponse),
+            Ok((data, "rest".to_owned())),
+            "{input:?}"
+        );
+        let strict = read(input, Grammar::Request).unwrap_err();
+        assert_eq!(strict.reason(), reason, "{input:?}");
+        let named = read(input, Grammar::Response).unwrap_err();
+        let expected = format!("{reason} (backends[].lenient would accept it)");
+        assert_eq!(named.reason(), expected, "{input:?}");
+    }
+    for input in [
+        "\n5\r\nhello\r\n",
+        " 5\r\nhello\r\n",
+        "5 5\r\nhello\r\n",
+        "5\rhello\r\n",
+        "5\r\nhello0\r\n",
+        "5\r\nhello\r0\r\n",
+        "5\r\nhello\n\n0\r\n",
+        "5;a \r\nhello\r\n",
+        "5;a=\nhello\r\n",
+        "5;a=\"\nhello\r\n",
+        "0\r\nA : b\n\n",
+    ] {
+        let refused = read(input, Grammar::LenientResponse).unwrap_err();
+        assert!(
+            !refused.reason().contains("lenient"),
+            "{input:?}: {refused}"
+        );
+    }
+}
+
+#[test]
 fn extensions_without_end_are_refused() {
     let mut decoder = Decoder::new(&LIMITS);
     assert_eq!(decoder.decode(b"5;"), Ok(Step::More { used: 2 }));
@@ -381,5 +457,5 @@ fn chunks_are_written_in_the_plainest_form() {
 
 #[test]
 fn a_decoder_is_small() {
-    assert!(size_of::<Decoder>() <= 88, "{}", size_of::<Decoder>());
+    assert!(size_of::<Decoder>() <= 96, "{}", size_of::<Decoder>());
 }

@@ -6,17 +6,19 @@
 use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
 use crate::http::head::Head;
-use crate::http::{RequestHead, ResponseHead, Version};
+use crate::http::{RequestHead, ResponseHead, Scheme, Version};
 use crate::text::format::{write_address, write_decimal};
 use std::net::IpAddr;
 
 /// What is known about a request beyond its head.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestForwarding<'a> {
-    /// The client's address, for X-Forwarded-For.
-    pub client: IpAddr,
-    /// Whether the client's own X-Forwarded-*, Forwarded and X-Real-IP are believed.
+    /// The peer's address, which X-Forwarded-For ends with.
+    pub peer: IpAddr,
+    /// Whether the peer's own X-Forwarded-*, Forwarded and X-Real-IP are believed.
     pub trusted: bool,
+    /// For X-Forwarded-Proto, where the peer has not set it.
+    pub scheme: Scheme,
     /// Whether to add Via.
     pub via: bool,
     /// Goes before the path; without its final slash.
@@ -38,6 +40,8 @@ pub struct ResponseForwarding<'a> {
     pub connection: ClientConnection,
     /// The value of a Set-Cookie field to add.
     pub set_cookie: Option<&'a [u8]>,
+    /// The value of a Date field to add where there is none (RFC 9110 6.6.1).
+    pub date: Option<&'a [u8]>,
     /// Whether trailer fields will be passed on; without them their announcement (Trailer) goes too.
     pub trailers: bool,
 }
@@ -93,6 +97,8 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
         Known::Expect => when(head.version() == Version::Http11),
         // RFC 9110 7.6.3: the hops before us.
         Known::Via => Rule::Keep,
+        // RFC 9110 7.6.2: counted down where it counts.
+        Known::MaxForwards if head.max_forwards().is_some() => Rule::Keep,
         // Replaced unless it is the one that we would write.
         Known::XRequestId => when(head.request_id() == Some(how.request_id)),
         // RFC 7239 8.1: only from those whom we trust. X-Forwarded-For is written anew, longer.
@@ -101,7 +107,7 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
         | Known::XForwardedHost
         | Known::XForwardedProto
         | Known::XForwardedOther => when(how.trusted),
-        Known::Cookie | Known::Other => Rule::Pass,
+        Known::Cookie | Known::Date | Known::MaxForwards | Known::Other => Rule::Pass,
     }
 }
 
@@ -198,6 +204,14 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
             Known::XForwardedHost => has_host = true,
             Known::XForwardedProto => has_proto = true,
             Known::XRequestId => has_id = true,
+            Known::MaxForwards => {
+                if let Some(left) = head.max_forwards() {
+                    out.extend_from_slice(b"Max-Forwards: ");
+                    write_decimal(left.saturating_sub(1), out);
+                    out.extend_from_slice(b"\r\n");
+                    continue;
+                }
+            }
             _ => {}
         }
         pass_on(received, *field, out);
@@ -206,7 +220,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     write_framing(head.body(), out);
     write_forwarded_for(head, how, out);
     if !has_proto {
-        out.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+        write_field(b"X-Forwarded-Proto", how.scheme.name().as_bytes(), out);
     }
     if let Some(host) = head.host().filter(|_| !has_host) {
         write_field(b"X-Forwarded-Host", host, out);
@@ -227,7 +241,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     out.extend_from_slice(b"\r\n");
 }
 
-/// One field, however many came (RFC 9110 5.3 lets lists be combined), with our client at the end.
+/// One field, however many came (RFC 9110 5.3 lets lists be combined), with the peer at the end.
 fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     if how.trusted {
@@ -239,7 +253,7 @@ fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mu
             out.extend_from_slice(b", ");
         }
     }
-    write_address(how.client.to_canonical(), out);
+    write_address(how.peer.to_canonical(), out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -258,20 +272,16 @@ fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
         write_field(b"TE", b"trailers", out);
     }
     if head.upgrade() {
-        out.extend_from_slice(b"Upgrade: ");
-        for (i, protocol) in head.offered_protocols().enumerate() {
-            if i > 0 {
-                out.extend_from_slice(b", ");
-            }
-            out.extend_from_slice(protocol);
-        }
-        out.extend_from_slice(b"\r\n");
+        write_upgrade(head.offered_protocols(), out);
     }
 }
 
 /// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC 9110 2.5).
 pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &mut Vec<u8>) {
-    write_status_line_and_fields(head, how.trailers, out);
+    let has_date = write_status_line_and_fields(head, how.trailers, out);
+    if let Some(date) = how.date.filter(|_| !has_date) {
+        write_field(b"Date", date, out);
+    }
     match how.body {
         Body::None if how.keep_length_field => {
             // RFC 9110 8.6: it says what a GET would have brought; 1xx and 204 must not have one.
@@ -282,17 +292,7 @@ pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &m
         }
         body => write_framing(body, out),
     }
-    match how.connection {
-        ClientConnection::KeepAlive => {}
-        ClientConnection::KeepAliveExplicit => write_field(b"Connection", b"keep-alive", out),
-        ClientConnection::Close => write_field(b"Connection", b"close", out),
-        ClientConnection::Upgrade => {
-            write_field(b"Connection", b"Upgrade", out);
-            if let Some(protocols) = head.upgrade() {
-                write_field(b"Upgrade", protocols, out);
-            }
-        }
-    }
+    write_response_connection(head, how.connection, out);
     if let Some(cookie) = how.set_cookie {
         write_field(b"Set-Cookie", cookie, out);
     }
@@ -305,7 +305,38 @@ pub fn write_interim(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut Vec<u8>) {
+/// What becomes of the client's connection, and Upgrade where it is needed: in a 101, and in a 426 (RFC 9110 15.5.22), which
+/// says what the server would rather speak.
+fn write_response_connection(head: &ResponseHead, connection: ClientConnection, out: &mut Vec<u8>) {
+    let upgrades = connection == ClientConnection::Upgrade
+        || head.status() == 426 && head.offered_protocols().next().is_some();
+    let options: &[u8] = match (connection, upgrades) {
+        (ClientConnection::KeepAlive, false) => return,
+        (ClientConnection::KeepAlive | ClientConnection::Upgrade, _) => b"Upgrade",
+        (ClientConnection::KeepAliveExplicit, false) => b"keep-alive",
+        (ClientConnection::KeepAliveExplicit, true) => b"keep-alive, Upgrade",
+        (ClientConnection::Close, false) => b"close",
+        (ClientConnection::Close, true) => b"close, Upgrade",
+    };
+    write_field(b"Connection", options, out);
+    if upgrades {
+        write_upgrade(head.offered_protocols(), out);
+    }
+}
+
+fn write_upgrade<'a>(protocols: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Upgrade: ");
+    for (i, protocol) in protocols.enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(protocol);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Says whether a Date field was among them.
+fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut Vec<u8>) -> bool {
     let received = head.complete();
     out.reserve(received.bytes.len() + 128);
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -314,14 +345,17 @@ fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut V
     out.push(b' ');
     out.extend_from_slice(head.reason());
     out.extend_from_slice(b"\r\n");
+    let mut has_date = false;
     for field in &received.fields {
         match response_rule(field, trailers) {
             Rule::Drop => continue,
             Rule::Pass if field.named_by_connection => continue,
             Rule::Pass | Rule::Keep => {}
         }
+        has_date |= field.known == Known::Date;
         pass_on(received, *field, out);
     }
+    has_date
 }
 
 fn write_framing(body: Body, out: &mut Vec<u8>) {

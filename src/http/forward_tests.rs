@@ -9,8 +9,9 @@ const LIMITS: HeadLimits = HeadLimits {
 };
 
 const HOW: RequestForwarding<'static> = RequestForwarding {
-    client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 105)),
+    peer: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 105)),
     trusted: false,
+    scheme: Scheme::Http,
     via: true,
     base_path: b"",
     authority: b"backend:8081",
@@ -27,6 +28,7 @@ const RESPONSE: ResponseForwarding<'static> = ResponseForwarding {
     keep_length_field: false,
     connection: ClientConnection::KeepAlive,
     set_cookie: None,
+    date: None,
     trailers: false,
 };
 
@@ -267,7 +269,7 @@ fn the_clients_address_is_written_plainly() {
         ("::ffff:192.0.2.1", "192.0.2.1"),
     ] {
         let how = RequestForwarding {
-            client: address.parse().unwrap(),
+            peer: address.parse().unwrap(),
             ..HOW
         };
         assert!(forward_lines("", &how).contains(&format!("X-Forwarded-For: {text}\r\n")));
@@ -534,4 +536,95 @@ fn trailer_fields_that_change_the_message_are_not_written() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn max_forwards_is_counted_down_in_its_place() {
+    let lines = |method: &str, value: &str| {
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: h\r\nA: 1\r\nMAX-Forwards: {value}\r\nConnection: max-forwards\r\nB: 2\r\n\r\n"
+        );
+        let written = forward(&request, &HOW);
+        let start = format!("{method} / HTTP/1.1\r\nHost: h\r\n");
+        written
+            .strip_prefix(&start)
+            .and_then(|rest| rest.strip_suffix(&format!("{ADDED}\r\n")))
+            .unwrap()
+            .to_owned()
+    };
+    for method in ["OPTIONS", "TRACE"] {
+        assert_eq!(lines(method, "7"), "A: 1\r\nMax-Forwards: 6\r\nB: 2\r\n");
+        assert_eq!(lines(method, "1"), "A: 1\r\nMax-Forwards: 0\r\nB: 2\r\n");
+        assert_eq!(
+            lines(method, "99999999999999999999"),
+            "A: 1\r\nMax-Forwards: 18446744073709551614\r\nB: 2\r\n"
+        );
+    }
+    // Elsewhere it means nothing, and is a field like others.
+    assert_eq!(lines("GET", "7"), "A: 1\r\nB: 2\r\n");
+    let request = "GET / HTTP/1.1\r\nHost: h\r\nMax-Forwards: x\r\n\r\n";
+    assert!(forward(request, &HOW).contains("Max-Forwards: x\r\n"));
+}
+
+#[test]
+fn a_date_is_added_where_there_is_none() {
+    let how = ResponseForwarding {
+        date: Some(b"now"),
+        ..RESPONSE
+    };
+    let length = "Content-Length: 5\r\n";
+    assert_eq!(
+        respond_lines("A: b\r\n", &how),
+        format!("A: b\r\nDate: now\r\n{length}")
+    );
+    assert_eq!(
+        respond_lines("date: then\r\nA: b\r\n", &how),
+        format!("date: then\r\nA: b\r\n{length}")
+    );
+    // One that belongs to the backend's connection is left out, and replaced.
+    assert_eq!(
+        respond_lines("Date: then\r\nConnection: date\r\n", &how),
+        format!("Date: now\r\n{length}")
+    );
+}
+
+#[test]
+fn an_answer_that_asks_for_another_protocol_says_which() {
+    let written = |connection, lines: &str| {
+        let response = format!("HTTP/1.1 426 Upgrade Required\r\n{lines}\r\n");
+        let how = ResponseForwarding {
+            body: Body::None,
+            connection,
+            ..RESPONSE
+        };
+        let written = respond(&response, &how);
+        let start = "HTTP/1.1 426 Upgrade Required\r\n";
+        let lines = written.strip_prefix(start).unwrap();
+        lines.strip_suffix("\r\n").unwrap().to_owned()
+    };
+    let (keep, close) = (ClientConnection::KeepAlive, ClientConnection::Close);
+    assert_eq!(
+        written(
+            keep,
+            "Upgrade: websocket, TLS/1.3\r\nConnection: Upgrade\r\n"
+        ),
+        "Connection: Upgrade\r\nUpgrade: websocket, TLS/1.3\r\n"
+    );
+    // What it asks for is clear without the option, too.
+    assert_eq!(
+        written(close, "Upgrade: a\r\nUpgrade: b\r\n"),
+        "Connection: close, Upgrade\r\nUpgrade: a, b\r\n"
+    );
+    assert_eq!(
+        written(ClientConnection::KeepAliveExplicit, "Upgrade: a\r\n"),
+        "Connection: keep-alive, Upgrade\r\nUpgrade: a\r\n"
+    );
+    for nothing in ["", "Upgrade: h2c\r\n", "Upgrade:\r\n", "Upgrade: a b\r\n"] {
+        assert_eq!(written(keep, nothing), "", "{nothing}");
+        assert_eq!(written(close, nothing), "Connection: close\r\n");
+    }
+    assert_eq!(
+        written(keep, "Upgrade: h2c, websocket\r\n"),
+        "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    );
 }

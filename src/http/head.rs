@@ -7,8 +7,8 @@
 //! about errors, in the order of the bytes, so that the same bytes give the same answer however they were cut.
 //! Both ways fill the same fields; a property test holds them to each other. Next: `fields`.
 
-use crate::http::Version;
 use crate::http::fields::{Field, Span};
+use crate::http::{Grammar, Version, strict_reason};
 use std::fmt;
 use std::ops::Range;
 
@@ -163,8 +163,9 @@ pub(crate) fn take_fields(
     fields: &mut Vec<Field>,
     input: &[u8],
     fields_max: usize,
+    grammar: Grammar,
 ) -> Result<Option<usize>, HeadError> {
-    while let Some(line) = lines.next(input)? {
+    while let Some(line) = lines.next(input, grammar)? {
         if line.is_empty() {
             return Ok(Some(lines.start));
         }
@@ -186,29 +187,37 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// The next complete line without its CRLF. RFC 9112 2.2 would let a recipient take a bare LF for the end of
-    /// a line and a bare CR for a space: exactly where readers differ, so both are refused, as is any other control.
-    pub(crate) fn next(&mut self, input: &[u8]) -> Result<Option<Range<usize>>, HeadError> {
+    /// The next complete line without its end, which is CRLF. RFC 9112 2.2 would let a recipient take a bare LF for the end
+    /// of a line and a bare CR for a space: exactly where readers differ, so both are refused, as is any other control,
+    /// but for the LF of a backend that is read leniently.
+    pub(crate) fn next(
+        &mut self,
+        input: &[u8],
+        grammar: Grammar,
+    ) -> Result<Option<Range<usize>>, HeadError> {
         let Some(ahead) = text_end(&input[self.seen..]) else {
             self.seen = input.len();
             return Ok(None);
         };
         let at = self.seen + ahead;
-        match (input[at], input.get(at + 1)) {
-            (b'\r', Some(b'\n')) => {
-                let line = self.start..at;
-                self.start = at + 2;
-                self.seen = at + 2;
-                Ok(Some(line))
-            }
+        let end = match (input[at], input.get(at + 1)) {
+            (b'\r', Some(b'\n')) => at + 2,
+            (b'\n', _) if grammar == Grammar::LenientResponse => at + 1,
             (b'\r', None) => {
                 self.seen = at;
-                Ok(None)
+                return Ok(None);
             }
-            (b'\r', Some(_)) => Err(HeadError::Malformed("bare CR")),
-            (b'\n', _) => Err(HeadError::Malformed("bare LF")),
-            _ => Err(HeadError::Malformed("control character")),
-        }
+            (b'\r', Some(_)) => return Err(HeadError::Malformed("bare CR")),
+            (b'\n', _) => {
+                let reason = strict_reason!(grammar, "bare LF");
+                return Err(HeadError::Malformed(reason));
+            }
+            _ => return Err(HeadError::Malformed("control character")),
+        };
+        let line = self.start..at;
+        self.start = end;
+        self.seen = end;
+        Ok(Some(line))
     }
 }
 

@@ -5,7 +5,7 @@
 //! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
 //! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
-//! ends), `options`, `request`, `response`, [`forward`] (what a proxy changes), [`chunked`], [`reply`].
+//! ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what a proxy changes), [`chunked`], [`reply`].
 //!
 //! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of the head it took, so that
 //! the buffer may move on and the head can be written again for another backend; its memory is used again for
@@ -14,6 +14,7 @@
 pub mod chunked;
 mod fields;
 pub mod forward;
+pub(crate) mod forwarded;
 mod framing;
 mod head;
 mod options;
@@ -42,6 +43,59 @@ pub enum Version {
     /// HTTP/1.1 to HTTP/1.9.
     #[default]
     Http11,
+}
+
+/// Whose message is read, and how strictly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// A client's, by the letter.
+    Request,
+    /// A backend's, by the letter too; the reason for a refusal says where `backends[].lenient` would help.
+    Response,
+    /// A backend's that has `lenient`: a line may end in LF alone, empty lines may come before the status line, and white
+    /// space behind a chunk size. RFC 9112 2.2 lets a recipient take the first two, and nothing of it moves the end of a
+    /// message; all of it is written anew.
+    LenientResponse,
+}
+
+/// The reason for refusing what a lenient reader takes.
+macro_rules! strict_reason {
+    ($grammar:expr, $reason:literal) => {
+        if $grammar == crate::http::Grammar::Response {
+            concat!($reason, " (backends[].lenient would accept it)")
+        } else {
+            $reason
+        }
+    };
+}
+pub(crate) use strict_reason;
+
+/// How a client speaks, maybe to a proxy before us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    #[default]
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As a proxy names it. Of a WebSocket some say `wss`.
+    pub(crate) fn of(name: &[u8]) -> Self {
+        if name.eq_ignore_ascii_case(b"https") || name.eq_ignore_ascii_case(b"wss") {
+            Self::Https
+        } else {
+            Self::Http
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// How large one head, or one trailer section, may be.

@@ -2,9 +2,9 @@
 //! again as what it was.
 
 use crate::http::{
-    Body, ClientConnection, Decoder, HeadError, HeadLimits, RequestForwarding, RequestHead,
-    ResponseForwarding, ResponseHead, Step, encode_chunk, encode_end, write_request,
-    write_response,
+    Body, ClientConnection, Decoder, Grammar, HeadError, HeadLimits, RequestForwarding,
+    RequestHead, ResponseForwarding, ResponseHead, Scheme, Step, encode_chunk, encode_end,
+    write_request, write_response,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -27,8 +27,9 @@ fn owned<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<(Vec<u8>
 
 fn how(head: &RequestHead) -> RequestForwarding<'_> {
     RequestForwarding {
-        client: "10.1.2.3".parse().unwrap(),
+        peer: "10.1.2.3".parse().unwrap(),
         trusted: false,
+        scheme: Scheme::Http,
         via: true,
         base_path: b"/base",
         authority: b"backend",
@@ -73,9 +74,18 @@ fn take_response(
     input: &[u8],
     cuts: &[usize],
 ) -> Result<Option<Facts>, HeadError> {
+    take_response_as(head, input, cuts, Grammar::Response)
+}
+
+fn take_response_as(
+    head: &mut ResponseHead,
+    input: &[u8],
+    cuts: &[usize],
+    grammar: Grammar,
+) -> Result<Option<Facts>, HeadError> {
     head.clear();
     for cut in cuts.iter().chain([&input.len()]) {
-        if let Some(used) = head.take(&input[..*cut], &LIMITS)? {
+        if let Some(used) = head.take_as(&input[..*cut], &LIMITS, grammar)? {
             assert!(used <= *cut);
             let mut out = Vec::new();
             write_response(head, &plain(head.body(false)), &mut out);
@@ -99,6 +109,7 @@ fn plain(body: Body) -> ResponseForwarding<'static> {
         keep_length_field: true,
         connection: ClientConnection::KeepAlive,
         set_cookie: None,
+        date: None,
         trailers: true,
     }
 }
@@ -390,6 +401,51 @@ proptest! {
     }
 
     #[test]
+    fn a_lenient_reader_reads_sloppy_lines_as_the_clean_ones(
+        input in head_like(RESPONSES),
+        sloppy in vec(any::<bool>(), 1..20),
+        empty in 0_usize..4,
+        cuts in vec(any::<usize>(), 1..3),
+    ) {
+        let mut head = ResponseHead::default();
+        let Ok(Some(clean)) = take_response(&mut head, &input, &[]) else { return Ok(()) };
+        // Some lines of the head lose their CR, and some empty lines come before them.
+        let mut lines = "\n".repeat(empty).into_bytes();
+        let mut drop = sloppy.iter().cycle();
+        for line in input[..clean.0].split_inclusive(|byte| *byte == b'\n') {
+            let end = if *drop.next().unwrap() { "\r\n".len() } else { "\n".len() };
+            lines.extend_from_slice(&line[..line.len() - end]);
+            lines.push(b'\n');
+        }
+        let used = lines.len();
+        lines.extend_from_slice(&input[clean.0..]);
+        for cuts in [vec![], (0..lines.len()).collect(), sorted(&cuts, lines.len())] {
+            let read = take_response_as(&mut head, &lines, &cuts, Grammar::LenientResponse);
+            let (sloppy_used, out, fields, facts) = read.unwrap().unwrap();
+            prop_assert_eq!(sloppy_used, used);
+            prop_assert_eq!((&out, &fields, &facts), (&clean.1, &clean.2, &clean.3));
+        }
+    }
+
+    #[test]
+    fn a_lenient_reader_changes_nothing_of_what_a_strict_one_takes(
+        input in head_like(RESPONSES),
+        cuts in vec(any::<usize>(), 1..3),
+    ) {
+        let mut head = ResponseHead::default();
+        let strict = take_response(&mut head, &input, &[]);
+        cutting_changes_nothing(
+            &input,
+            &cuts,
+            |input, cuts| take_response_as(&mut head, input, cuts, Grammar::LenientResponse),
+            |facts| facts.0,
+        );
+        if strict.is_ok() {
+            prop_assert_eq!(take_response_as(&mut head, &input, &[], Grammar::LenientResponse), strict);
+        }
+    }
+
+    #[test]
     fn chunks_come_out_as_they_went_in(
         chunks in vec(vec(any::<u8>(), 0..40), 0..6),
         trailers in vec(("[a-z]{1,8}-x", "[!-~]{1,8}"), 0..3),
@@ -420,6 +476,12 @@ proptest! {
         let every: Vec<usize> = (0..input.len()).collect();
         prop_assert_eq!(&strip(decode(&input, &every)), &whole);
         prop_assert_eq!(&strip(decode(&input, &sorted(&cuts, input.len()))), &whole);
+        let lenient = |cuts: &[usize]| strip(decode_as(&input, cuts, Grammar::LenientResponse));
+        prop_assert_eq!(lenient(&every), lenient(&[]));
+        prop_assert_eq!(lenient(&sorted(&cuts, input.len())), lenient(&[]));
+        if whole.is_ok() {
+            prop_assert_eq!(&lenient(&[]), &whole, "what is strict is read as ever");
+        }
         // Whatever is accepted is the same body when written anew.
         if let Ok((data, Some(_))) = whole {
             let mut anew = Vec::new();
@@ -472,11 +534,20 @@ fn decode(
     input: &[u8],
     cuts: &[usize],
 ) -> Result<(Vec<u8>, Option<usize>, Decoder), crate::http::ChunkError> {
+    decode_as(input, cuts, Grammar::Request)
+}
+
+fn decode_as(
+    input: &[u8],
+    cuts: &[usize],
+    grammar: Grammar,
+) -> Result<(Vec<u8>, Option<usize>, Decoder), crate::http::ChunkError> {
     let limits = HeadLimits {
         head_bytes_max: 64,
         fields_max: 3,
     };
     let mut decoder = Decoder::new(&limits);
+    decoder.read_as(grammar);
     let (mut data_seen, mut at) = (Vec::new(), 0);
     for end in cuts.iter().copied().chain([input.len()]) {
         loop {

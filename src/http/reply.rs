@@ -10,8 +10,10 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// One answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply<'a> {
-    /// 400 or higher.
+    /// 200, which has no body, or 400 or higher.
     pub status: u16,
+    /// The value of the Date field (RFC 9110 6.6.1).
+    pub date: &'a [u8],
     /// The id under which the logs know the request; empty: not shown. Visible ASCII only.
     pub request_id: &'a [u8],
     /// Whether the connection is closed after it.
@@ -30,9 +32,15 @@ pub fn write_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
     out.push(b' ');
     out.extend_from_slice(reason);
     out.extend_from_slice(b"\r\n");
-    // The id may be the client's: it is text, and no browser may guess otherwise.
-    write_field(b"Content-Type", b"text/plain; charset=utf-8", out);
-    write_field(b"X-Content-Type-Options", b"nosniff", out);
+    write_field(b"Date", reply.date, out);
+    if matches!(reply.status, 200 | 405) {
+        write_field(b"Allow", METHODS, out);
+    }
+    if reply.status != 200 {
+        // The id may be the client's: it is text, and no browser may guess otherwise.
+        write_field(b"Content-Type", b"text/plain; charset=utf-8", out);
+        write_field(b"X-Content-Type-Options", b"nosniff", out);
+    }
     write_field(b"Cache-Control", b"no-store", out);
     if let Some(seconds) = reply.retry_after_s {
         out.extend_from_slice(b"Retry-After: ");
@@ -42,6 +50,10 @@ pub fn write_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
     let connection: &[u8] = if reply.close { b"close" } else { b"keep-alive" };
     write_field(b"Connection", connection, out);
 
+    if reply.status == 200 {
+        out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+        return;
+    }
     let id_line_len = if reply.request_id.is_empty() {
         0
     } else {
@@ -65,12 +77,17 @@ pub fn write_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// What we take where the request stops here (RFC 9110 7.6.2, 9.3.7, 15.5.6): what we would forward, but for TRACE.
+const METHODS: &[u8] = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 const ID_LABEL: &[u8] = b"Request id: ";
 
 /// The reason phrases of the statuses that we answer with (RFC 9110 15, RFC 6585).
 fn reason(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
+        405 => "Method Not Allowed",
         408 => "Request Timeout",
         413 => "Content Too Large",
         414 => "URI Too Long",
@@ -92,6 +109,7 @@ mod tests {
 
     const REPLY: Reply<'static> = Reply {
         status: 502,
+        date: b"Sun, 06 Nov 1994 08:49:37 GMT",
         request_id: b"abc",
         close: true,
         head_only: false,
@@ -107,6 +125,7 @@ mod tests {
     #[test]
     fn a_reply_is_short_plain_text_with_status_and_request_id() {
         let expected = "HTTP/1.1 502 Bad Gateway\r\n\
+            Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
             Content-Type: text/plain; charset=utf-8\r\n\
             X-Content-Type-Options: nosniff\r\n\
             Cache-Control: no-store\r\n\
@@ -118,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_status_has_its_reason_and_the_exact_length() {
-        for status in [400, 408, 413, 414, 431, 500, 501, 502, 503, 504, 505] {
+        for status in [400, 405, 408, 413, 414, 431, 500, 501, 502, 503, 504, 505] {
             for request_id in [&b""[..], b"x"] {
                 let text = write(&Reply {
                     status,
@@ -147,6 +166,28 @@ mod tests {
             ..REPLY
         });
         assert!(without.ends_with("\r\n\r\n") && with_body.starts_with(&without));
+    }
+
+    #[test]
+    fn an_answer_in_the_backends_place_says_what_is_taken() {
+        let ok = write(&Reply {
+            status: 200,
+            close: false,
+            ..REPLY
+        });
+        let expected = "HTTP/1.1 200 OK\r\n\
+            Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n\
+            Cache-Control: no-store\r\n\
+            Connection: keep-alive\r\n\
+            Content-Length: 0\r\n\r\n";
+        assert_eq!(ok, expected);
+        let refused = write(&Reply {
+            status: 405,
+            ..REPLY
+        });
+        assert!(refused.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
+        assert!(refused.contains("\r\nAllow: GET, ") && !refused.contains("TRACE"));
     }
 
     #[test]

@@ -10,12 +10,12 @@ use crate::http::head::{
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::target::{Resource, Target, is_authority};
-use crate::http::{HeadLimits, Version};
+use crate::http::{Grammar, HeadLimits, Version};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// RFC 9112 2.2 asks to ignore at least one empty line before a request; this many bytes of them are.
-const EMPTY_LINES_BYTES_MAX: usize = 8;
+pub(crate) const EMPTY_LINES_BYTES_MAX: usize = 8;
 /// So much of the first line of an incomplete or refused head is kept for the log.
 const LOGGED_LINE_BYTES_MAX: usize = 1024;
 /// A longer X-Request-Id is replaced.
@@ -64,6 +64,8 @@ struct Facts {
     offers_upgrade: bool,
     accepts_trailers: bool,
     request_id: Option<Span>,
+    /// Of OPTIONS and TRACE only.
+    max_forwards: Option<u64>,
 }
 
 impl RequestHead {
@@ -200,13 +202,14 @@ impl RequestHead {
             }
         }
         if self.stage == Stage::RequestLine {
-            let Some(line) = lines.next(input)? else {
+            let Some(line) = lines.next(input, Grammar::Request)? else {
                 return Ok(None);
             };
             self.line = RequestLine::parse(&input[line])?;
             self.stage = Stage::Fields;
         }
-        take_fields(lines, &mut self.head.fields, input, limits.fields_max)
+        let fields = &mut self.head.fields;
+        take_fields(lines, fields, input, limits.fields_max, Grammar::Request)
     }
 
     /// What can be judged only with the whole head: target and Host, framing, connection options.
@@ -224,6 +227,9 @@ impl RequestHead {
         let mut facts = Facts::gather(&self.head, limits)?;
         facts.framing.check(self.line.version)?;
         facts.settle_host(bytes, self.line.version, authority.is_some())?;
+        if matches!(method, b"OPTIONS" | b"TRACE") {
+            facts.max_forwards = max_forwards(&self.head)?;
+        }
 
         let place = |range: Range<usize>| {
             let start = self.line.target.start();
@@ -373,6 +379,12 @@ impl RequestHead {
             .map(|place| place.of(&self.head.bytes))
     }
 
+    /// How many more intermediaries may forward it (RFC 9110 7.6.2): of OPTIONS and TRACE alone, where 0 means that it is
+    /// to be answered and not forwarded.
+    pub fn max_forwards(&self) -> Option<u64> {
+        self.facts.max_forwards
+    }
+
     /// The value of the first cookie of this name (RFC 6265 4.2).
     pub fn cookie(&self, name: &[u8]) -> Option<&[u8]> {
         self.values(Known::Cookie)
@@ -399,6 +411,31 @@ impl RequestHead {
             .filter(move |field| field.known == known)
             .map(|field| field.value.of(bytes))
     }
+}
+
+/// The only Max-Forwards field. What is no number could not be counted down, so it is refused, as Apache does. One that is
+/// too large for us counts as the largest that we know, as RFC 9110 7.6.2 has it.
+fn max_forwards(head: &Head) -> Result<Option<u64>, HeadError> {
+    let mut values = head
+        .fields
+        .iter()
+        .filter(|field| field.known == Known::MaxForwards)
+        .map(|field| field.value.of(&head.bytes));
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(HeadError::Malformed("repeated Max-Forwards"));
+    }
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(HeadError::Malformed("malformed Max-Forwards"));
+    }
+    let number = value.iter().fold(0_u64, |number, digit| {
+        number
+            .saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
+    });
+    Ok(Some(number))
 }
 
 impl RequestLine {

@@ -432,3 +432,41 @@ fn a_cookie_is_found_by_its_whole_name() {
     assert_eq!(cookie("Rondo"), None);
     assert_eq!(cookie("rond"), None);
 }
+
+#[test]
+fn max_forwards_counts_in_options_and_trace_alone() {
+    let counted = |method: &str, lines: &str| {
+        take(format!("{method} / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"))
+            .map(|head| head.max_forwards())
+    };
+    for method in ["OPTIONS", "TRACE"] {
+        assert_eq!(counted(method, ""), Ok(None));
+        for (value, expected) in [
+            ("0", 0),
+            ("1", 1),
+            ("007", 7),
+            ("18446744073709551615", u64::MAX),
+            ("99999999999999999999999", u64::MAX),
+        ] {
+            let lines = format!("max-forwards: {value}\r\n");
+            assert_eq!(counted(method, &lines), Ok(Some(expected)), "{value}");
+        }
+        for value in ["", "-1", "+1", "1.0", "0x1", "1, 1", "one", "1 1"] {
+            let lines = format!("Max-Forwards: {value}\r\n");
+            let error = counted(method, &lines).unwrap_err();
+            assert_eq!(
+                error,
+                HeadError::Malformed("malformed Max-Forwards"),
+                "{value}"
+            );
+        }
+        assert_eq!(
+            counted(method, "Max-Forwards: 1\r\nMax-Forwards: 1\r\n"),
+            Err(HeadError::Malformed("repeated Max-Forwards"))
+        );
+    }
+    for method in ["GET", "options", "POST"] {
+        assert_eq!(counted(method, "Max-Forwards: 0\r\n"), Ok(None));
+        assert_eq!(counted(method, "Max-Forwards: x\r\n"), Ok(None));
+    }
+}

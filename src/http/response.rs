@@ -1,4 +1,4 @@
-//! The head of a response: taken from a backend's bytes with the same suspicion as a client's. Next: `forward`.
+//! The head of a response: taken from a backend's bytes with the same suspicion as a client's. Next: `forwarded`.
 
 use crate::http::fields::{Field, Known, Span, members};
 use crate::http::framing::{Body, Framing, Message};
@@ -7,7 +7,8 @@ use crate::http::head::{
     take_fields,
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
-use crate::http::{HeadLimits, Version};
+use crate::http::request::EMPTY_LINES_BYTES_MAX;
+use crate::http::{Grammar, HeadLimits, Version, strict_reason};
 use std::mem::MaybeUninit;
 
 /// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`]; its memory stays.
@@ -15,6 +16,8 @@ use std::mem::MaybeUninit;
 pub struct ResponseHead {
     head: Head,
     stage: Stage,
+    /// Bytes of empty lines before the status line.
+    skipped: usize,
     line: StatusLine,
     framing: Framing,
     connection: ConnectionOptions,
@@ -43,12 +46,22 @@ impl ResponseHead {
     /// Takes one head from the front of `input`, as [`RequestHead::take`](crate::http::RequestHead::take) does; but
     /// nothing may come before the status line. Nothing is known before the head is complete.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        self.take_as(input, limits, Grammar::Response)
+    }
+
+    /// The same, strictly or leniently: always in the same way until the value is cleared.
+    pub fn take_as(
+        &mut self,
+        input: &[u8],
+        limits: &HeadLimits,
+        grammar: Grammar,
+    ) -> Result<Option<usize>, HeadError> {
         match self.stage {
             Stage::Refused(error) => return Err(error),
             Stage::Complete => self.clear(),
             Stage::StatusLine | Stage::Fields => {}
         }
-        let result = self.advance(input, limits);
+        let result = self.advance(input, limits, grammar);
         if let Err(error) = result {
             self.stage = Stage::Refused(error);
         }
@@ -65,13 +78,22 @@ impl ResponseHead {
         };
     }
 
-    fn advance(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+    fn advance(
+        &mut self,
+        input: &[u8],
+        limits: &HeadLimits,
+        grammar: Grammar,
+    ) -> Result<Option<usize>, HeadError> {
+        if !self.skip_empty_lines(input, grammar)? {
+            return Ok(None);
+        }
         let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
+        let input = &input[self.skipped..];
         let input = &input[..input.len().min(bytes_max)];
         let fresh = self.stage == Stage::StatusLine && self.head.lines.seen == 0;
         let used = if fresh && let Some(used) = self.take_whole(input, limits) {
             used
-        } else if let Some(used) = self.take_lines(input, limits)? {
+        } else if let Some(used) = self.take_lines(input, limits, grammar)? {
             self.head.bytes.extend_from_slice(&input[..used]);
             used
         } else if input.len() < bytes_max {
@@ -80,7 +102,30 @@ impl ResponseHead {
             return Err(HeadError::TooLong);
         };
         self.finish(limits)?;
-        Ok(Some(used))
+        Ok(Some(self.skipped + used))
+    }
+
+    /// Whether the first byte of the status line is there. An empty line before it is what some write after the body of the
+    /// answer before, or after a 1xx.
+    fn skip_empty_lines(&mut self, input: &[u8], grammar: Grammar) -> Result<bool, HeadError> {
+        loop {
+            let length = match &input[self.skipped.min(input.len())..] {
+                [] | [b'\r'] => return Ok(false),
+                [b'\r', b'\n', ..] => 2,
+                [b'\n', ..] => 1,
+                _ => return Ok(true),
+            };
+            if grammar != Grammar::LenientResponse {
+                let reason = strict_reason!(grammar, "an empty line before the status line");
+                return Err(HeadError::Malformed(reason));
+            }
+            self.skipped += length;
+            if self.skipped > EMPTY_LINES_BYTES_MAX {
+                return Err(HeadError::Malformed(
+                    "too many empty lines before the status line",
+                ));
+            }
+        }
     }
 
     /// The common case, see [`RequestHead`](crate::http::RequestHead); `None` says only that it is not this one.
@@ -131,6 +176,7 @@ impl ResponseHead {
         &mut self,
         input: &[u8],
         limits: &HeadLimits,
+        grammar: Grammar,
     ) -> Result<Option<usize>, HeadError> {
         if self.stage == Stage::StatusLine {
             // An answer without a status line (HTTP/0.9, another protocol) is refused at its first byte.
@@ -141,7 +187,7 @@ impl ResponseHead {
             {
                 return Err(HeadError::Malformed("not an HTTP/1 status line"));
             }
-            let Some(line) = self.head.lines.next(input)? else {
+            let Some(line) = self.head.lines.next(input, grammar)? else {
                 return Ok(None);
             };
             self.line = StatusLine::parse(&input[line])?;
@@ -152,6 +198,7 @@ impl ResponseHead {
             &mut self.head.fields,
             input,
             limits.fields_max,
+            grammar,
         )
     }
 
@@ -185,7 +232,7 @@ impl ResponseHead {
         Ok(())
     }
 
-    /// 100 to 599.
+    /// 100 to 999. Above 599 the classes are unknown, and are left to the client (RFC 9110 15).
     pub fn status(&self) -> u16 {
         self.line.status
     }
@@ -235,6 +282,16 @@ impl ResponseHead {
     pub fn upgrade(&self) -> Option<&[u8]> {
         let place = self.upgrade.filter(|_| self.connection.upgrade)?;
         Some(place.of(&self.head.bytes))
+    }
+
+    /// The protocols in its Upgrade fields, without h2c.
+    pub(crate) fn offered_protocols(&self) -> impl Iterator<Item = &[u8]> {
+        let Head { bytes, fields, .. } = self.complete();
+        fields
+            .iter()
+            .filter(|field| field.known == Known::Upgrade)
+            .flat_map(|field| members(field.value.of(bytes)))
+            .filter(|member| is_protocol(member))
     }
 
     /// The values of the Connection fields, if they name fields: trailer fields of these names are not forwarded either
@@ -288,9 +345,9 @@ impl StatusLine {
     }
 }
 
-/// RFC 9110 15: anything outside is invalid.
+/// Three digits of which the first is not 0 (RFC 9110 15).
 fn is_status(code: u16) -> bool {
-    (100..=599).contains(&code)
+    (100..=999).contains(&code)
 }
 
 #[cfg(test)]

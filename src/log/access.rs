@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::net::thread;
 use crate::text::timestamp::Clock;
 
-pub(crate) use crate::log::line::{AccessLine, Format};
+pub(crate) use crate::log::line::{AccessLine, Details, Format};
 
 /// What one worker's lines may take while they wait, in bytes. Allocated once, touched only as far as it is used.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -292,6 +292,7 @@ mod tests {
         tries: 1,
         request_id: b"id-1",
         reason: None,
+        details: Details::NONE,
     };
 
     #[test]

@@ -8,8 +8,10 @@ use crate::text::timestamp::{Clock, since_epoch};
 
 /// How much of a request line is logged, before escaping.
 const REQUEST_LINE_BYTES_MAX: usize = 2048;
-/// The same for the backend's name and the request id.
+/// The same for the backend's name, the request id and the reason.
 const WORD_BYTES_MAX: usize = 128;
+/// The same for each field of the request that a JSON line shows.
+const FIELD_BYTES_MAX: usize = 1024;
 
 /// One exchange, or what there was of it.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,25 @@ pub(crate) struct AccessLine<'a> {
     pub request_id: &'a [u8],
     /// Why the exchange failed or was cut.
     pub reason: Option<&'static str>,
+    /// What only a JSON line shows.
+    pub details: Details<'a>,
+}
+
+/// What a JSON line shows besides. Fields are as received, and empty where there are none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Details<'a> {
+    /// The authority that was asked.
+    pub host: &'a [u8],
+    /// User-Agent.
+    pub user_agent: &'a [u8],
+    /// Referer.
+    pub referer: &'a [u8],
+    /// Bytes received from the client, head included.
+    pub bytes_received: u64,
+    /// From the request's first byte to the head of the response that was forwarded, in microseconds.
+    pub head_us: Option<u64>,
+    /// From the choice of the last backend to the end, in microseconds.
+    pub backend_us: Option<u64>,
 }
 
 /// How a line is written.
@@ -46,12 +67,16 @@ pub enum Format {
 impl AccessLine<'_> {
     /// More than the line can take in either format.
     pub(crate) fn bytes_max(&self) -> usize {
-        // No byte becomes more than the six of `\u00HH`; all other fields and the names of all take less than 360.
+        // No byte becomes more than the six of `\u00HH`; all other fields and the names of all take less than 560.
+        let details = &self.details;
         let escaped = self.request_line().len()
             + bounded_word(self.backend.as_bytes()).len()
             + bounded_word(self.request_id).len()
-            + bounded_word(self.reason.unwrap_or("").as_bytes()).len();
-        360 + 6 * escaped
+            + bounded_word(self.reason.unwrap_or("").as_bytes()).len()
+            + bounded_field(details.host).len()
+            + bounded_field(details.user_agent).len()
+            + bounded_field(details.referer).len();
+        560 + 6 * escaped
     }
 
     /// Appends the line with its end, and with the time of now.
@@ -80,7 +105,7 @@ impl AccessLine<'_> {
         out.push(b' ');
         write_decimal(self.bytes_sent, out);
         out.push(b' ');
-        self.write_total_ms(out);
+        write_ms(self.total_us, out);
         out.push(b' ');
         text_word(self.backend.as_bytes(), out);
         out.push(b' ');
@@ -112,7 +137,7 @@ impl AccessLine<'_> {
         out.extend_from_slice(b",\"bytes_sent\":");
         write_decimal(self.bytes_sent, out);
         out.extend_from_slice(b",\"total_ms\":");
-        self.write_total_ms(out);
+        write_ms(self.total_us, out);
         out.extend_from_slice(b",\"backend\":");
         json_text(bounded_word(self.backend.as_bytes()), out);
         out.extend_from_slice(b",\"tries\":");
@@ -121,16 +146,8 @@ impl AccessLine<'_> {
         json_text(bounded_word(self.request_id), out);
         out.extend_from_slice(b",\"reason\":");
         json_text(bounded_word(self.reason.unwrap_or("").as_bytes()), out);
+        self.details.write_json(out);
         out.extend_from_slice(b"}\n");
-    }
-
-    /// Milliseconds with three decimals.
-    fn write_total_ms(&self, out: &mut Vec<u8>) {
-        write_decimal(self.total_us / 1000, out);
-        // The digits behind a 1, so that none of them is left out, and a point in its place.
-        let point = out.len();
-        write_decimal(1000 + self.total_us % 1000, out);
-        out[point] = b'.';
     }
 
     fn request_line(&self) -> &[u8] {
@@ -138,8 +155,55 @@ impl AccessLine<'_> {
     }
 }
 
+impl Details<'_> {
+    /// For a line of text.
+    pub(crate) const NONE: Details<'static> = Details {
+        host: b"",
+        user_agent: b"",
+        referer: b"",
+        bytes_received: 0,
+        head_us: None,
+        backend_us: None,
+    };
+
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b",\"host\":");
+        json_text(bounded_field(self.host), out);
+        out.extend_from_slice(b",\"user_agent\":");
+        json_text(bounded_field(self.user_agent), out);
+        out.extend_from_slice(b",\"referer\":");
+        json_text(bounded_field(self.referer), out);
+        out.extend_from_slice(b",\"bytes_received\":");
+        write_decimal(self.bytes_received, out);
+        out.extend_from_slice(b",\"head_ms\":");
+        json_ms(self.head_us, out);
+        out.extend_from_slice(b",\"backend_ms\":");
+        json_ms(self.backend_us, out);
+    }
+}
+
 fn bounded_word(word: &[u8]) -> &[u8] {
     &word[..word.len().min(WORD_BYTES_MAX)]
+}
+
+fn bounded_field(value: &[u8]) -> &[u8] {
+    &value[..value.len().min(FIELD_BYTES_MAX)]
+}
+
+/// Milliseconds with three decimals.
+fn write_ms(us: u64, out: &mut Vec<u8>) {
+    write_decimal(us / 1000, out);
+    // The digits behind a 1, so that none of them is left out, and a point in its place.
+    let point = out.len();
+    write_decimal(1000 + us % 1000, out);
+    out[point] = b'.';
+}
+
+fn json_ms(us: Option<u64>, out: &mut Vec<u8>) {
+    match us {
+        Some(us) => write_ms(us, out),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 fn text_word(word: &[u8], out: &mut Vec<u8>) {
@@ -173,6 +237,7 @@ mod tests {
         tries: 1,
         request_id: b"id-1",
         reason: None,
+        details: Details::NONE,
     };
 
     fn text(format: Format, line: &AccessLine<'_>) -> String {
@@ -197,6 +262,7 @@ mod tests {
         tries: 0,
         request_id: b"",
         reason: None,
+        details: Details::NONE,
     };
 
     #[test]
@@ -215,7 +281,15 @@ mod tests {
 
     #[test]
     fn a_json_line_has_the_same_fields() {
-        let line = text(Format::Json, &LINE);
+        let details = Details {
+            host: b"shop.example:8080",
+            user_agent: b"curl/8 \"x\"",
+            referer: b"http://shop.example/",
+            bytes_received: 321,
+            head_us: Some(4_000),
+            backend_us: Some(4_321),
+        };
+        let line = text(Format::Json, &AccessLine { details, ..LINE });
         let mut value: serde_json::Value = serde_json::from_str(&line).unwrap();
         let time = value["time"].take();
         assert_eq!(time.as_str().map(str::len), Some(24));
@@ -223,7 +297,9 @@ mod tests {
             value,
             serde_json::json!({
                 "time": null, "client": "127.0.0.1", "request": "GET /a HTTP/1.1", "status": 200, "bytes_sent": 1234,
-                "total_ms": 5.007, "backend": "localhost:8081", "tries": 1, "request_id": "id-1", "reason": null
+                "total_ms": 5.007, "backend": "localhost:8081", "tries": 1, "request_id": "id-1", "reason": null,
+                "host": "shop.example:8080", "user_agent": "curl/8 \"x\"", "referer": "http://shop.example/",
+                "bytes_received": 321, "head_ms": 4.0, "backend_ms": 4.321
             })
         );
         let mut nothing: serde_json::Value =
@@ -233,7 +309,8 @@ mod tests {
             nothing,
             serde_json::json!({
                 "time": null, "client": "::1", "request": null, "status": null, "bytes_sent": 0, "total_ms": 0.0,
-                "backend": null, "tries": 0, "request_id": null, "reason": null
+                "backend": null, "tries": 0, "request_id": null, "reason": null,
+                "host": null, "user_agent": null, "referer": null, "bytes_received": 0, "head_ms": null, "backend_ms": null
             })
         );
     }
@@ -269,6 +346,14 @@ mod tests {
             tries: u32::MAX,
             request_id: &hostile,
             reason: Some("its response head cannot be forwarded"),
+            details: Details {
+                host: &hostile,
+                user_agent: &hostile,
+                referer: &hostile,
+                bytes_received: u64::MAX,
+                head_us: Some(u64::MAX),
+                backend_us: Some(u64::MAX),
+            },
         };
         assert_eq!(
             text(Format::Text, &line).matches("\\xff").count(),
@@ -276,7 +361,7 @@ mod tests {
         );
         assert_eq!(
             text(Format::Json, &line).matches("\\u00ff").count(),
-            2048 + 128
+            2048 + 128 + 3 * 1024
         );
         let empty = AccessLine {
             request_line: b"",

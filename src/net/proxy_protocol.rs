@@ -28,6 +28,8 @@ pub(crate) struct Header {
     /// The client's address; `None` where the sender speaks for itself (LOCAL) or does not know, so
     /// that the connection's own address holds.
     pub client: Option<SocketAddr>,
+    /// Whether the client came over TLS, where the sender says it (version 2, `PP2_TYPE_SSL`).
+    pub tls: Option<bool>,
 }
 
 /// The bytes are not the beginning of a header.
@@ -79,6 +81,7 @@ fn take_line(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
     Ok(Some(Header {
         used: end + 2,
         client,
+        tls: None,
     }))
 }
 
@@ -142,10 +145,34 @@ fn take_binary(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => None,
         _ => return Err(NotAHeader),
     };
+    let addresses_bytes = match fixed[13] >> 4 {
+        0x1 => 12,
+        0x2 => 36,
+        0x3 => 216,
+        _ => 0,
+    };
+    let extensions = variable.get(addresses_bytes..).filter(|_| !is_local);
     Ok(Some(Header {
         used: FIXED_BYTES + length,
         client,
+        tls: extensions.and_then(came_over_tls),
     }))
+}
+
+/// Looks for `PP2_TYPE_SSL` among the extensions: a type, a length, a value each (section 2.2). One that is malformed ends
+/// them, and says nothing.
+fn came_over_tls(mut extensions: &[u8]) -> Option<bool> {
+    const PP2_TYPE_SSL: u8 = 0x20;
+    const PP2_CLIENT_SSL: u8 = 0x01;
+    while let [kind, high, low, rest @ ..] = extensions {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (value, rest) = rest.split_at_checked(length)?;
+        if *kind == PP2_TYPE_SSL {
+            return value.first().map(|client| client & PP2_CLIENT_SSL != 0);
+        }
+        extensions = rest;
+    }
+    None
 }
 
 /// Bytes from `at` of an address block that must have at least `block` bytes.
@@ -261,6 +288,42 @@ mod tests {
         ] {
             assert_eq!(client(&binary(command, family, &v4)), None);
         }
+    }
+
+    #[test]
+    fn a_binary_header_says_whether_the_client_came_over_tls() {
+        let tls = |command: u8, family: u8, addresses: usize, extensions: &[u8]| {
+            let mut variable = vec![0; addresses];
+            variable.extend(extensions);
+            take(&binary(command, family, &variable))
+                .unwrap()
+                .unwrap()
+                .tls
+        };
+        // The bits of the client, what its certificate came to, and the version as a text.
+        let ssl = b"\x20\0\x0c\x01\0\0\0\0\x21\0\x04TLS1";
+        let clear = b"\x20\0\x05\0\0\0\0\0";
+        let other = b"\x04\0\x02ab";
+        for (family, addresses) in [(0x11, 12), (0x21, 36), (0x31, 216), (0, 0)] {
+            let tls = |extensions: &[u8]| tls(0x21, family, addresses, extensions);
+            assert_eq!(tls(b""), None);
+            assert_eq!(tls(other), None);
+            assert_eq!(tls(ssl), Some(true));
+            assert_eq!(tls(clear), Some(false));
+            assert_eq!(tls(&[&other[..], ssl, other].concat()), Some(true));
+            // Malformed: no value, or one that goes on behind the header.
+            assert_eq!(tls(b"\x20\0\0"), None);
+            assert_eq!(tls(b"\x20\0"), None);
+            assert_eq!(tls(&ssl[..ssl.len() - 1]), None);
+            assert_eq!(tls(&[&other[..4], ssl].concat()), None);
+        }
+        assert_eq!(
+            tls(0x20, 0x11, 12, ssl),
+            None,
+            "the sender's own connection"
+        );
+        let line = take(b"PROXY TCP4 192.0.2.1 192.0.2.9 56324 443\r\n");
+        assert_eq!(line.unwrap().unwrap().tls, None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::{Arc, RwLock};
 use crate::log::limit::LineLimit;
 use crate::net::lock::{read, write};
 use crate::pool::health::{Event, Health, Rules};
+use crate::pool::persist::SetCookie;
 use crate::pool::settings::BackendSettings;
 
 /// What an operator wants of a backend.
@@ -32,7 +33,7 @@ pub struct Backend {
     pub settings: BackendSettings,
     /// Its place in the pool.
     pub index: usize,
-    set_cookie: Option<Box<[u8]>>,
+    set_cookie: Option<SetCookie>,
     health: RwLock<Health>,
     operator: AtomicU8,
     in_flight: AtomicUsize,
@@ -55,7 +56,7 @@ impl Backend {
     pub(in crate::pool) fn new(
         settings: BackendSettings,
         index: usize,
-        set_cookie: Option<Box<[u8]>>,
+        set_cookie: Option<SetCookie>,
     ) -> Backend {
         let addresses = settings.url.host.fixed_addresses(settings.url.port);
         let operator = if settings.disabled {
@@ -248,9 +249,11 @@ impl Backend {
         self.idle.load(Ordering::Relaxed)
     }
 
-    /// The value of the `Set-Cookie` field that binds a client to it; `None` where cookies bind nobody.
-    pub fn set_cookie(&self) -> Option<&[u8]> {
-        self.set_cookie.as_deref()
+    /// The value of the `Set-Cookie` field that binds a client to it, one that came by https or not; `None` where no cookies
+    /// bind.
+    pub fn set_cookie(&self, https: bool) -> Option<&[u8]> {
+        let set_cookie = self.set_cookie.as_ref()?;
+        Some(set_cookie.value(https))
     }
 }
 
@@ -320,6 +323,7 @@ pub(crate) mod tests {
             backup: false,
             max_connections: None,
             check: true,
+            lenient: false,
             send_proxy_protocol: false,
             disabled: false,
         }

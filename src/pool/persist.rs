@@ -71,13 +71,34 @@ impl Cookies {
         self.values.iter().position(|known| known == value)
     }
 
-    /// The value of the `Set-Cookie` field that binds a client to a backend. No `Secure`: the last hop is plain HTTP.
-    pub(crate) fn set_cookie(&self, backend: usize) -> Box<[u8]> {
+    /// The value of the `Set-Cookie` field that binds a client to a backend.
+    pub(crate) fn set_cookie(&self, backend: usize) -> SetCookie {
         let mut field = self.name.clone().into_bytes();
         field.push(b'=');
         field.extend_from_slice(&self.values[backend]);
         field.extend_from_slice(b"; Path=/; HttpOnly; SameSite=Lax");
-        field.into()
+        field.extend_from_slice(SECURE);
+        SetCookie(field.into())
+    }
+}
+
+/// Keeps the cookie from being sent in the clear: right for a client that came by https, useless for any other, which
+/// would not send it at all.
+const SECURE: &[u8] = b"; Secure";
+
+/// A `Set-Cookie` field value for each scheme.
+#[derive(Debug)]
+pub(crate) struct SetCookie(Box<[u8]>);
+
+impl SetCookie {
+    /// For a client that came by https, or not.
+    pub(crate) fn value(&self, https: bool) -> &[u8] {
+        let end = if https {
+            self.0.len()
+        } else {
+            self.0.len() - SECURE.len()
+        };
+        &self.0[..end]
     }
 }
 
@@ -130,12 +151,15 @@ mod tests {
     #[test]
     fn the_field_is_opaque_and_has_its_attributes() {
         let cookies = Cookies::new("rondo", ["10.1.2.3:8081"].into_iter());
-        let field = String::from_utf8(cookies.set_cookie(0).into()).unwrap();
+        let set_cookie = cookies.set_cookie(0);
+        let field = String::from_utf8(set_cookie.value(false).into()).unwrap();
         let value = String::from_utf8(cookie_value("10.1.2.3:8081").to_vec()).unwrap();
         assert_eq!(
             field,
             format!("rondo={value}; Path=/; HttpOnly; SameSite=Lax")
         );
+        let secure = String::from_utf8(set_cookie.value(true).into()).unwrap();
+        assert_eq!(secure, format!("{field}; Secure"));
         assert!(!field.contains("10.1") && !field.contains("8081"));
     }
 
@@ -145,7 +169,8 @@ mod tests {
             Cookies::new("n", ["a", "b"].into_iter()),
             Cookies::new("n", ["b", "a"].into_iter()),
         );
-        assert_eq!(one.set_cookie(0), two.set_cookie(1));
-        assert_eq!(one.set_cookie(1), two.set_cookie(0));
+        let (one_0, one_1) = (one.set_cookie(0), one.set_cookie(1));
+        assert_eq!(one_0.value(true), two.set_cookie(1).value(true));
+        assert_eq!(one_1.value(true), two.set_cookie(0).value(true));
     }
 }

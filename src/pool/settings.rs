@@ -22,6 +22,8 @@ pub struct BackendSettings {
     pub max_connections: Option<usize>,
     /// Whether it is checked; if not, it is treated as with [`Kind::None`].
     pub check: bool,
+    /// Its answers may have line ends without CR, empty lines before the status line, and white space behind a chunk size.
+    pub lenient: bool,
     /// Begin each connection with a PROXY protocol v2 header.
     pub send_proxy_protocol: bool,
     /// Start as disabled (`IsDead`).

@@ -620,7 +620,7 @@ fn a_client_without_a_cookie_is_bound_and_then_stays() {
         (1, true),
         "an unknown cookie is replaced"
     );
-    let field = pool.backends()[1].set_cookie().unwrap();
+    let field = pool.backends()[1].set_cookie(false).unwrap();
     assert!(field.starts_with(b"rondo=") && field[6..38] == b);
 }
 

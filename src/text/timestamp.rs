@@ -1,5 +1,6 @@
 //! Wall-clock time as log lines show it: UTC, RFC 3339, milliseconds.
 
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::text::format::digit;
@@ -47,25 +48,90 @@ pub(crate) fn since_epoch() -> Duration {
         .unwrap_or(Duration::ZERO)
 }
 
-fn second_text(second: u64) -> [u8; 19] {
-    let (year, month, day) = civil_from_days(second / 86_400);
-    let of_day = second % 86_400;
-    let mut text = *b"0000-00-00T00:00:00";
-    for (at, places, number) in [
-        (0, 4, year),
-        (5, 2, month),
-        (8, 2, day),
-        (11, 2, of_day / 3600),
-        (14, 2, of_day / 60 % 60),
-        (17, 2, of_day % 60),
-    ] {
-        let mut number = number;
-        for place in (at..at + places).rev() {
-            text[place] = digit(number);
-            number /= 10;
+/// The value of a Date field (RFC 9110 5.6.7), written once a second.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpDate {
+    text: [u8; HTTP_DATE_BYTES],
+    /// When the next second begins, on the caller's clock.
+    until_ms: u64,
+}
+
+/// Every date has this length.
+pub(crate) const HTTP_DATE_BYTES: usize = "Thu, 01 Jan 1970 00:00:00 GMT".len();
+
+impl HttpDate {
+    /// The date at `now_ms`, a time on the caller's own steady clock: the machine's is read only when a second is over.
+    pub(crate) fn at(&mut self, now_ms: u64) -> &[u8; HTTP_DATE_BYTES] {
+        if now_ms >= self.until_ms {
+            let now = since_epoch();
+            self.text = http_date(now.as_secs());
+            self.until_ms = now_ms + 1000 - u64::from(now.subsec_millis());
+        }
+        &self.text
+    }
+}
+
+impl Default for HttpDate {
+    fn default() -> HttpDate {
+        HttpDate {
+            text: http_date(0),
+            until_ms: 0,
         }
     }
+}
+
+/// IMF-fixdate, the one form that is sent (RFC 9110 5.6.7).
+fn http_date(second: u64) -> [u8; HTTP_DATE_BYTES] {
+    const DAYS: &[u8; 7 * 3] = b"ThuFriSatSunMonTueWed";
+    const MONTHS: &[u8; 12 * 3] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    let [year, month, day, hour, minute, second_of_minute] = parts(second);
+    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    let name = |names: &[u8], number: u64| -> [u8; 3] {
+        let (all, _) = names.as_chunks::<3>();
+        all[usize::try_from(number).unwrap_or(0) % all.len()]
+    };
+    text[..3].copy_from_slice(&name(DAYS, second / 86_400 % 7));
+    text[8..11].copy_from_slice(&name(MONTHS, month - 1));
+    put_digits(&mut text, 5..7, day);
+    put_digits(&mut text, 12..16, year);
+    put_digits(&mut text, 17..19, hour);
+    put_digits(&mut text, 20..22, minute);
+    put_digits(&mut text, 23..25, second_of_minute);
     text
+}
+
+fn second_text(second: u64) -> [u8; 19] {
+    let [year, month, day, hour, minute, second] = parts(second);
+    let mut text = *b"0000-00-00T00:00:00";
+    put_digits(&mut text, 0..4, year);
+    put_digits(&mut text, 5..7, month);
+    put_digits(&mut text, 8..10, day);
+    put_digits(&mut text, 11..13, hour);
+    put_digits(&mut text, 14..16, minute);
+    put_digits(&mut text, 17..19, second);
+    text
+}
+
+/// Year, month, day, hour, minute and second of a second since the Unix epoch.
+fn parts(second: u64) -> [u64; 6] {
+    let (year, month, day) = civil_from_days(second / 86_400);
+    let of_day = second % 86_400;
+    [
+        year,
+        month,
+        day,
+        of_day / 3600,
+        of_day / 60 % 60,
+        of_day % 60,
+    ]
+}
+
+/// Writes a number at a place of a text, with zeros before it.
+fn put_digits(text: &mut [u8], places: Range<usize>, mut number: u64) {
+    for place in places.rev() {
+        text[place] = digit(number);
+        number /= 10;
+    }
 }
 
 /// Year, month and day of the Gregorian calendar, days counted from 1970-01-01 (Howard Hinnant's `civil_from_days`: years
@@ -143,5 +209,36 @@ mod tests {
     #[test]
     fn no_time_is_too_late_to_be_written() {
         assert_eq!(text(Duration::MAX).len(), 24);
+        assert_eq!(http_date(u64::MAX).len(), HTTP_DATE_BYTES);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (second, expected) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (951_868_799, "Tue, 29 Feb 2000 23:59:59 GMT"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00 GMT"),
+            (1_704_067_199, "Sun, 31 Dec 2023 23:59:59 GMT"),
+            (1_704_067_200, "Mon, 01 Jan 2024 00:00:00 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (253_402_300_799, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(http_date(second).escape_ascii().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_date_is_written_again_when_its_second_is_over() {
+        let mut date = HttpDate::default();
+        let first = *date.at(5_000);
+        let until = date.until_ms;
+        assert!((5_001..=6_000).contains(&until), "{until}");
+        date.text = *b"unchanged within one second..";
+        assert_eq!(date.at(until - 1), b"unchanged within one second..");
+        let next = *date.at(until);
+        assert!(next.ends_with(b" GMT") && first.ends_with(b" GMT"));
+        assert!(date.until_ms > until);
     }
 }

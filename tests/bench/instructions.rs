@@ -8,7 +8,7 @@
 
 use rondo::http::{
     Body, ClientConnection, Decoder, HeadLimits, RequestForwarding, RequestHead,
-    ResponseForwarding, ResponseHead, Step, encode_chunk, encode_end, write_request,
+    ResponseForwarding, ResponseHead, Scheme, Step, encode_chunk, encode_end, write_request,
     write_response,
 };
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
@@ -135,8 +135,9 @@ fn forward_request(bytes: &[u8], times: usize) {
         "the request is whole and valid"
     );
     let how = RequestForwarding {
-        client: CLIENT,
+        peer: CLIENT,
         trusted: false,
+        scheme: Scheme::Http,
         via: true,
         base_path: b"",
         authority: b"127.0.0.1:8081",
@@ -161,6 +162,7 @@ fn forward_response(times: usize) {
         keep_length_field: false,
         connection: ClientConnection::KeepAlive,
         set_cookie: None,
+        date: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
         trailers: false,
     };
     let mut out = Vec::new();
@@ -248,6 +250,7 @@ fn pool_of_4(method: Method) -> Pool {
             backup: false,
             max_connections: None,
             check: true,
+            lenient: false,
             send_proxy_protocol: false,
             disabled: false,
         })

@@ -195,3 +195,118 @@ fn a_client_that_left_has_its_line() {
     wire.expect_gone();
     assert!(proxy.wait_for_access("/left-alone").contains("left"));
 }
+
+/// The JSON line of the request for `target`.
+fn json_line(proxy: &Proxy, target: &str) -> serde_json::Value {
+    serde_json::from_str(&proxy.wait_for_access(target)).unwrap()
+}
+
+#[test]
+fn a_json_line_says_more_about_the_request_and_its_times() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend])
+        .set("proxy.access_log", "json")
+        .one_worker()
+        .start();
+    let mut client = proxy.client();
+    let request = "POST /one HTTP/1.1\r\nHost: shop.example:80\r\nUSER-AGENT: curl/8 \"\u{e9}\"\r\n\
+                   Referer: http://shop.example/\r\nContent-Length: 5\r\n\r\nhello";
+    // The next request's bytes, which came at once with it, are not this one's.
+    client.send(format!("{request}{}", get("/two")));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.answer("first");
+    client.read_response();
+    let mut wire = backend.accept_or(Some(wire));
+    wire.serve("second");
+    client.read_response();
+    let line = json_line(&proxy, "/one");
+    assert_eq!(line["host"], "shop.example:80");
+    assert_eq!(
+        line["user_agent"], "curl/8 \"\u{c3}\u{a9}\"",
+        "byte by byte"
+    );
+    assert_eq!(line["referer"], "http://shop.example/");
+    assert_eq!(line["bytes_received"], request.len());
+    assert_eq!(line["reason"], serde_json::Value::Null);
+    let ms = |key: &str| line[key].as_f64().unwrap();
+    assert!(
+        ms("head_ms") <= ms("total_ms") && ms("backend_ms") <= ms("total_ms"),
+        "{line}"
+    );
+    assert!(ms("backend_ms") > 0.0, "{line}");
+    let line = json_line(&proxy, "/two");
+    assert_eq!(line["bytes_received"], get("/two").len());
+    assert_eq!(line["host"], "example.test");
+    for key in ["user_agent", "referer", "reason"] {
+        assert_eq!(line[key], serde_json::Value::Null, "{key}");
+    }
+}
+
+#[test]
+fn a_json_line_has_nothing_where_there_was_nothing() {
+    let dead = Refusing::start();
+    let proxy = Proxy::over(&[&dead])
+        .set("proxy.access_log", "json")
+        .start();
+    assert_eq!(proxy.client().get("/refused").status, 502);
+    let line = json_line(&proxy, "/refused");
+    assert_eq!(line["head_ms"], serde_json::Value::Null, "no head came");
+    assert!(line["backend_ms"].is_f64(), "one was tried: {line}");
+    let request = "GET /malformed HTTP/1.1\r\nHost: a b\r\nUser-Agent: x\r\n\r\n";
+    let mut client = proxy.client();
+    client.send(request);
+    assert_eq!(client.read_response().status, 400);
+    let line = json_line(&proxy, "/malformed");
+    assert_eq!(line["bytes_received"], request.len());
+    for key in ["host", "user_agent", "referer", "head_ms", "backend_ms"] {
+        assert_eq!(line[key], serde_json::Value::Null, "{key}");
+    }
+}
+
+#[test]
+fn what_passed_a_tunnel_is_counted_in_both_directions() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend])
+        .set("proxy.access_log", "json")
+        .start();
+    let mut client = proxy.client();
+    let request = "POST /tunnel HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\nbody";
+    client.send(request);
+    let mut wire: Wire = backend.accept();
+    wire.expect_request();
+    wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+    assert_eq!(client.read_response().status, 101);
+    client.send("ping");
+    assert_eq!(wire.read_exact(4), b"ping");
+    wire.close();
+    client.expect_closed();
+    client.close();
+    let line = json_line(&proxy, "/tunnel");
+    assert_eq!(line["bytes_received"], request.len() + 4);
+    assert!(line["head_ms"].is_f64(), "{line}");
+}
+
+#[test]
+fn a_line_ends_with_why_an_exchange_was_cut() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend]).start();
+    let mut client = proxy.client();
+    client.send(get("/whole"));
+    let mut wire = backend.accept();
+    wire.serve("all of it");
+    client.read_response();
+    let line = proxy.wait_for_access("/whole");
+    assert!(line.ends_with(" -"), "{line}");
+    client.send(get("/cut"));
+    let mut wire = backend.accept_or(Some(wire));
+    wire.expect_request();
+    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel");
+    wire.close();
+    client.read_until_gone();
+    let line = proxy.wait_for_access("/cut");
+    assert!(
+        line.ends_with(" \"the backend's response broke off\""),
+        "{line}"
+    );
+}

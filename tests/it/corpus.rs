@@ -282,6 +282,7 @@ fn settings(case: &Case) -> Settings {
             "fields" => settings.limits.fields_max = value.parse().unwrap(),
             "trust_forwarded" => settings.trusted = value == "true",
             "via" => settings.via = value == "true",
+            "lenient" => settings.grammar = rondo::http::Grammar::LenientResponse,
             "base" => value
                 .trim_end_matches('/')
                 .clone_into(&mut settings.base_path),

@@ -20,8 +20,14 @@ fn exchange(address: SocketAddr, request: &str) -> String {
 
 /// What is recorded of `request`, sent to a balancer over `backends`.
 fn recorded(backends: &str, request: &str) -> (Decision, String) {
+    recorded_by("false", backends, request)
+}
+
+/// The same by a balancer that trusts `trust`.
+fn recorded_by(trust: &str, backends: &str, request: &str) -> (Decision, String) {
     let text = format!(
-        r#"{{ "proxy": {{ "port": 0, "address": "127.0.0.1", "access_log": false, "workers": 1 }},
+        r#"{{ "proxy": {{ "port": 0, "address": "127.0.0.1", "access_log": false, "workers": 1,
+             "trust_forwarded": {trust} }},
              "health_check": {{ "kind": "none" }}, "backends": [{backends}] }}"#
     );
     let (stop, stopped) = crossbeam_channel::unbounded();
@@ -99,4 +105,16 @@ fn an_answer_of_our_own_is_recorded_with_what_stood_in_the_way() {
     assert_eq!(decision.status, Some(502));
     assert_eq!(decision.reason, Some(Outcome::ConnectFailed.text()));
     assert_eq!(decision.tries().0[0].outcome, Outcome::ConnectFailed);
+}
+
+#[test]
+fn the_client_is_the_one_that_a_trusted_proxy_names() {
+    let origin = Origin::start("one");
+    let backends = format!(r#"{{ "url": "{}" }}"#, origin.url());
+    let request =
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: close\r\n\r\n";
+    for (trust, expected) in [("true", "1.2.3.4"), ("false", "127.0.0.1")] {
+        let (decision, _) = recorded_by(trust, &backends, request);
+        assert_eq!(decision.client, Some(expected.parse().unwrap()), "{trust}");
+    }
 }

@@ -178,9 +178,13 @@ fn trust_may_be_for_networks() {
 
 #[test]
 fn an_ipv4_client_of_a_listener_for_both_is_known_by_its_ipv4_address() {
-    for (networks, expected) in [
-        (serde_json::json!(["127.0.0.0/8"]), "1.2.3.4, 127.0.0.1"),
-        (serde_json::json!(["::/0"]), "127.0.0.1"),
+    for (networks, expected, logged) in [
+        (
+            serde_json::json!(["127.0.0.0/8"]),
+            "1.2.3.4, 127.0.0.1",
+            "1.2.3.4",
+        ),
+        (serde_json::json!(["::/0"]), "127.0.0.1", "127.0.0.1"),
     ] {
         let backend = Backend::start();
         let proxy = Proxy::over(&[&backend])
@@ -192,7 +196,7 @@ fn an_ipv4_client_of_a_listener_for_both_is_known_by_its_ipv4_address() {
         client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
         let request = backend.accept().serve("ok");
         assert_eq!(request.fields.all("x-forwarded-for").join(", "), expected);
-        proxy.wait_for_access(" 127.0.0.1 \"GET / ");
+        proxy.wait_for_access(&format!(" {logged} \"GET / "));
     }
 }
 
@@ -450,4 +454,64 @@ fn host_of_a_http_1_0_request_is_the_backends_that_gets_it() {
 fn the_authority_of_the_url_stands_as_it_was_written_without_port_80() {
     let seen = send_with("GET / HTTP/1.0\r\n\r\n", "/", &[], OK);
     assert_eq!(seen.request.fields.one("host"), Some(seen.backend.as_str()));
+}
+
+#[test]
+fn max_forwards_is_counted_down() {
+    for method in ["OPTIONS", "TRACE"] {
+        let request = send(&format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n\r\n"
+        ));
+        assert_eq!(request.fields.one("max-forwards"), Some("1"), "{method}");
+    }
+    let request = send("GET / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 2\r\n\r\n");
+    assert_eq!(request.fields.one("max-forwards"), Some("2"));
+}
+
+#[test]
+fn a_date_is_added_to_a_response_without_one() {
+    let response = answered("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno");
+    let date = response.fields.one("date").unwrap();
+    let before_or_after = |seconds: i64| {
+        let output = std::process::Command::new("date")
+            .args([
+                "-u",
+                "-d",
+                &format!("{seconds} seconds"),
+                "+%a, %d %b %Y %H:%M:%S GMT",
+            ])
+            .env("LC_ALL", "C")
+            .output()
+            .expect("date is everywhere");
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    };
+    assert!(
+        (-60..=1)
+            .rev()
+            .any(|seconds| before_or_after(seconds) == date),
+        "{date:?} is not now, {:?}",
+        before_or_after(0)
+    );
+    let theirs = "Thu, 01 Jan 1970 00:00:00 GMT";
+    let response = answered(&format!(
+        "HTTP/1.1 200 OK\r\nDATE: {theirs}\r\nContent-Length: 0\r\n\r\n"
+    ));
+    assert_eq!(response.fields.all("date"), [theirs]);
+}
+
+#[test]
+fn statuses_of_every_class_pass() {
+    for status in [200, 299, 499, 599, 600, 799, 999] {
+        let response = answered(&format!(
+            "HTTP/1.1 {status} Any\r\nContent-Length: 2\r\n\r\nok"
+        ));
+        assert_eq!((response.status, response.text().as_str()), (status, "ok"));
+    }
+    assert_eq!(
+        answered("HTTP/1.1 099 Any\r\nContent-Length: 2\r\n\r\nok").status,
+        502
+    );
 }

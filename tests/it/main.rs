@@ -14,6 +14,7 @@ mod support;
 mod access_log;
 mod architecture;
 mod balancing;
+mod behind_a_proxy;
 mod bodies;
 mod checks;
 mod config_and_command_line;

@@ -356,3 +356,58 @@ fn a_mistake_costs_only_its_own_connection() {
     assert_eq!(good.get("/").status, 200);
     proxy.expect_no_event(&[&origin.name(), "is down"]);
 }
+
+#[test]
+fn answers_of_our_own_have_a_date() {
+    let (_origin, proxy) = with_origin();
+    let response = expect_refused(&proxy, "GET / HTTP/1.1\r\n\r\n", 400);
+    let date = response.fields.one("date").unwrap();
+    assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
+    let dead = Refusing::start();
+    let proxy = Proxy::over(&[&dead]).start();
+    assert!(proxy.client().get("/").fields.has("date"));
+}
+
+#[test]
+fn what_may_go_no_further_is_answered_here() {
+    let (origin, proxy) = with_origin();
+    let mut client = proxy.client();
+    for target in ["*", "/x"] {
+        client.send(format!(
+            "OPTIONS {target} HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n"
+        ));
+        let response = client.read_response();
+        assert_eq!((response.status, response.body.len()), (200, 0));
+        assert_eq!(response.fields.one("content-length"), Some("0"));
+        assert!(response.fields.has("allow") && response.fields.has("date"));
+        assert!(!response.says_close(), "the request was read to its end");
+    }
+    client.send("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nCookie: secret\r\n\r\n");
+    let response = client.read_response();
+    assert_eq!(response.status, 405);
+    assert!(!response.text().contains("secret"));
+    let allowed = response.fields.one("allow").unwrap();
+    assert!(
+        allowed.contains("GET") && !allowed.contains("TRACE"),
+        "{allowed}"
+    );
+    // With a body that has come, and with one that has not.
+    client.send("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(origin.requests(), 0);
+    assert_eq!(client.get("/").text(), "one");
+    client.send("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nContent-Length: 2\r\n\r\n");
+    let response = client.read_response();
+    assert!(
+        response.status == 200 && response.says_close(),
+        "{response:?}"
+    );
+    assert_eq!(origin.requests(), 1);
+    expect_refused(
+        &proxy,
+        "OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: x\r\n\r\n",
+        400,
+    );
+    let line = proxy.wait_for_access("TRACE / HTTP/1.1");
+    assert!(line.contains(" 405 ") && line.contains(" - 0 "), "{line}");
+}

@@ -159,10 +159,8 @@ pub(crate) fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen,
         "a response of ours is HTTP/1.1 (RFC 9110 2.5)",
     )?;
     check(
-        status.len() == 3
-            && status.iter().all(u8::is_ascii_digit)
-            && (b'1'..=b'5').contains(&status[0]),
-        "status is not 100 to 599",
+        status.len() == 3 && status.iter().all(u8::is_ascii_digit) && status[0] != b'0',
+        "status is not 100 to 999",
     )?;
     check(
         reason.iter().all(|b| is_field_byte(*b)),

@@ -203,6 +203,7 @@ fn an_upgrade_that_is_declined_leaves_a_plain_connection() {
     wire.send("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\nUpgrade: other/2\r\nConnection: Upgrade\r\n\r\nno");
     let response = client.read_response();
     assert_eq!((response.status, response.text().as_str()), (426, "no"));
+    assert_eq!(response.fields.one("upgrade"), Some("other/2"));
     client.send(get("/next"));
     let mut wire = backend.accept_or(Some(wire));
     wire.serve("plain");
@@ -313,4 +314,125 @@ fn an_upgrade_without_an_answer_is_refused_when_no_backend_is_left() {
     let mut client = proxy.client();
     client.send(UPGRADE);
     assert_eq!(client.read_response().status, 502);
+}
+
+const UPGRADE_WITH_BODY: &str =
+    "POST /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+
+#[test]
+fn a_switch_waits_until_the_requests_body_has_gone_out() {
+    let (backend, proxy) = scripted();
+    for (framing, first, rest, body) in [
+        ("Content-Length: 10", "hello", "world", "helloworld"),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n",
+            "5\r\nworld\r\n0\r\n\r\n",
+            "5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n",
+        ),
+    ] {
+        let mut client = proxy.client();
+        client.send(format!("{UPGRADE_WITH_BODY}{framing}\r\n\r\n{first}"));
+        let mut wire = backend.accept();
+        while !wire.read_line().is_empty() {}
+        // A backend that answers before it has all of it.
+        wire.send(format!("{SWITCH}early from the backend"));
+        let seen = wire.read_exact(first.len());
+        assert_eq!(seen, first.as_bytes());
+        // Another exchange's answer shows that the one worker has read what was sent before.
+        let mut other = proxy.client();
+        other.send(get("/other"));
+        backend.accept().serve("other");
+        other.read_response();
+        client.expect_nothing_yet();
+        client.send(format!("{rest}early from the client"));
+        assert_eq!(wire.read_exact(rest.len()), body.as_bytes()[first.len()..]);
+        assert_eq!(client.read_response().status, 101);
+        assert_eq!(client.read_exact(22), b"early from the backend");
+        assert_eq!(wire.read_exact(21), b"early from the client");
+        wire.send("later");
+        assert_eq!(client.read_exact(5), b"later");
+    }
+}
+
+#[test]
+fn a_switch_after_the_whole_request_needs_no_wait() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    let body = pattern(100_000);
+    client.send(format!(
+        "{UPGRADE_WITH_BODY}Content-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    client.send(&body);
+    let mut wire = backend.accept();
+    let request = wire.expect_request();
+    assert_eq!(request.fields.one("upgrade"), Some("websocket"));
+    assert!(request.body == body);
+    wire.send(SWITCH);
+    assert_eq!(client.read_response().status, 101);
+    client.send("ping");
+    assert_eq!(wire.read_exact(4), b"ping");
+}
+
+#[test]
+fn a_client_that_expects_100_gets_it_before_the_switch() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    client.send(format!(
+        "{UPGRADE_WITH_BODY}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    ));
+    let mut wire = backend.accept();
+    while !wire.read_line().is_empty() {}
+    wire.send(SWITCH);
+    assert_eq!(client.read_response().status, 100);
+    client.send("hello");
+    assert_eq!(client.read_response().status, 101);
+    assert_eq!(wire.read_exact(5), b"hello");
+}
+
+#[test]
+fn a_switch_that_was_not_asked_for_is_refused_before_the_body_has_come() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    let mut wire = backend.accept();
+    while !wire.read_line().is_empty() {}
+    wire.send(SWITCH);
+    assert_eq!(client.read_response().status, 502);
+}
+
+#[test]
+fn a_body_that_does_not_come_ends_the_wait_for_the_switch() {
+    let backend = Backend::start();
+    let proxy = Proxy::over(&[&backend])
+        .set("timeouts.client_body", "300ms")
+        .start();
+    let mut client = proxy.client();
+    client.send(format!(
+        "{UPGRADE_WITH_BODY}Content-Length: 10\r\n\r\nhello"
+    ));
+    let mut wire = backend.accept();
+    while !wire.read_line().is_empty() {}
+    wire.send(SWITCH);
+    assert_eq!(client.read_response().status, 408);
+    assert_eq!(wire.read_until_gone().0, b"hello");
+}
+
+#[test]
+fn a_426_names_the_protocols_that_it_asks_for() {
+    let (backend, proxy) = scripted();
+    let mut client = proxy.client();
+    client.send(get("/"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.send("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\nUpgrade: h2c, websocket\r\nConnection: Upgrade\r\n\r\n");
+    let response = client.read_response();
+    assert_eq!(response.status, 426);
+    assert_eq!(response.fields.one("upgrade"), Some("websocket"));
+    assert_eq!(response.fields.one("connection"), Some("Upgrade"));
+    // The connection persists, and is still one of HTTP.
+    client.send(get("/next"));
+    wire.serve("plain");
+    assert_eq!(client.read_response().text(), "plain");
 }

@@ -10,7 +10,7 @@ mod strict;
 
 use libfuzzer_sys::fuzz_target;
 use memory::{Asked, Outcome, Requests, Response, Settings};
-use rondo::http::HeadLimits;
+use rondo::http::{Grammar, HeadLimits};
 
 /// Between the client's bytes and the backend's.
 const MARKER: &[u8] = b"\xff---\xff";
@@ -32,6 +32,11 @@ fuzz_target!(|input: (u16, u16, &[u8])| {
         limits,
         trusted: request.len() % 2 == 1,
         via: true,
+        grammar: if response.len() % 2 == 1 {
+            Grammar::LenientResponse
+        } else {
+            Grammar::Response
+        },
         base_path: "/base".to_owned(),
     };
 

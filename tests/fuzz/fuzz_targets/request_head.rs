@@ -6,7 +6,7 @@
 mod strict;
 
 use libfuzzer_sys::fuzz_target;
-use rondo::http::{HeadLimits, RequestForwarding, RequestHead, write_request};
+use rondo::http::{HeadLimits, RequestForwarding, RequestHead, Scheme, write_request};
 use std::net::{IpAddr, Ipv6Addr};
 
 const LIMITS: HeadLimits = HeadLimits {
@@ -44,8 +44,9 @@ fuzz_target!(|input: (u16, &[u8])| {
 
     for trusted in [false, true] {
         let how = RequestForwarding {
-            client: IpAddr::V6(Ipv6Addr::LOCALHOST),
+            peer: IpAddr::V6(Ipv6Addr::LOCALHOST),
             trusted,
+            scheme: Scheme::Http,
             via: true,
             base_path: b"/base",
             authority: b"backend:80",

@@ -16,6 +16,8 @@
 //! --- response                   (what the client must get, byte for byte; left out: only its status counts)
 //! ```
 //!
+//! Each final response must have a Date. Where the backend sends none, rondo's is checked and left out of the comparison.
+//!
 //! The ends of the file's lines are not part of a message: `\r\n` is written where it is meant. Escapes: `\r \n \t \0
 //! \\ \{ \xNN`; `{text*N}` repeats. Other header lines, each at its field in [`Case`]. Read next: `corpus.rs`.
 

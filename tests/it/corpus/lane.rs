@@ -9,6 +9,7 @@ use crate::strict::{self, Message, Seen};
 use crate::support::Proxy;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
 
 const PROBE: &[u8] = b"GET /rondo-probe HTTP/1.1\r\nHost: probe\r\n\r\n";
-const PROBE_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nprobe";
+/// With a date, so that what comes back is what was sent.
+const PROBE_RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 5\r\n\r\nprobe";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// How one message is cut before it is sent.
@@ -54,6 +57,7 @@ impl Lane {
                     &format!("limits.{key}"),
                     value.parse::<u64>().expect("a number"),
                 ),
+                "lenient" => plan.set("backends.0.lenient", value == "true"),
                 "trust_forwarded" | "via" => plan.set(&format!("proxy.{key}"), value == "true"),
                 "base" => plan.set("backends.0.url", format!("http://{address}{value}")),
                 _ => panic!("config: no such key: {key}"),
@@ -265,6 +269,19 @@ impl AtClient {
             );
             return Err(at(&why, "client got", &self.bytes));
         }
+        let keeps_date = has_date(case.backend_response.as_deref().unwrap_or(OK));
+        let mut responses = Vec::new();
+        for response in &self.responses {
+            let added = added_date(response);
+            if is_final(response) && added.is_none() && !(keeps_date && has_date(response)) {
+                return Err(at(
+                    "a final response without a date",
+                    "client got",
+                    response,
+                ));
+            }
+            responses.push(without(response, added.filter(|_| !keeps_date)));
+        }
         let (Some(expected), false) = (
             &case.response,
             self.outcomes.last() == Some(&Outcome::Status(502)),
@@ -277,9 +294,11 @@ impl AtClient {
             .map_err(|e| format!("the case's own response: {e}"))?;
         // A body that breaks off may be cut anywhere; what came of it must be its beginning.
         let same = if broken {
-            is_cut_of(&self.bytes, &expected)
+            responses
+                .last()
+                .is_some_and(|last| is_cut_of(last, &expected))
         } else {
-            wanted == self.responses
+            wanted == responses
         };
         if same {
             return Ok(());
@@ -290,6 +309,40 @@ impl AtClient {
             escape(&self.bytes)
         ))
     }
+}
+
+fn is_final(response: &[u8]) -> bool {
+    !response.starts_with(b"HTTP/1.1 1")
+}
+
+/// Whether a Date field stands in the head.
+fn has_date(response: &[u8]) -> bool {
+    let head = response.split(|byte| *byte == b'\n');
+    head.take_while(|line| line.len() > 1)
+        .any(|line| line.to_ascii_lowercase().starts_with(b"date:"))
+}
+
+/// Where the Date line stands that rondo added to a head: the only one, in the one form that is sent.
+fn added_date(response: &[u8]) -> Option<Range<usize>> {
+    const FORM: &[u8] = b"Date: Aaa, 00 Aaa 0000 00:00:00 GMT\r\n";
+    let head_bytes = response.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
+    let fits = |line: &[u8]| {
+        line.iter().zip(FORM).all(|(byte, form)| match form {
+            b'0' => byte.is_ascii_digit(),
+            b'A' => byte.is_ascii_uppercase(),
+            b'a' => byte.is_ascii_lowercase() || form == byte,
+            _ => byte == form,
+        })
+    };
+    let lines = response[..head_bytes].windows(FORM.len());
+    let mut places = lines.enumerate().filter(|(_, line)| fits(line));
+    let (start, _) = places.next()?;
+    places.next().is_none().then(|| start..start + FORM.len())
+}
+
+fn without(response: &[u8], part: Option<Range<usize>>) -> Vec<u8> {
+    let part = part.unwrap_or(0..0);
+    [&response[..part.start], &response[part.end..]].concat()
 }
 
 /// Whether both have the same head and the content of one begins that of the other.

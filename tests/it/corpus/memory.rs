@@ -10,9 +10,9 @@
 )]
 
 use rondo::http::{
-    Body, ClientConnection, Decoder, HeadLimits, RequestForwarding, RequestHead,
-    ResponseForwarding, ResponseHead, Step, Version, encode_chunk, encode_end, write_interim,
-    write_request, write_response,
+    Body, ClientConnection, Decoder, Grammar, HeadLimits, RequestForwarding, RequestHead,
+    ResponseForwarding, ResponseHead, Scheme, Step, Version, encode_chunk, encode_end,
+    write_interim, write_request, write_response,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) limits: HeadLimits,
     pub(crate) trusted: bool,
     pub(crate) via: bool,
+    /// How the backend's answers are read.
+    pub(crate) grammar: Grammar,
     pub(crate) base_path: String,
 }
 
@@ -35,10 +37,14 @@ impl Default for Settings {
             limits,
             trusted: false,
             via: true,
+            grammar: Grammar::Response,
             base_path: String::new(),
         }
     }
 }
+
+/// The value of a Date field that rondo adds.
+const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// The backend's authority and the generated request id in every message written here.
 pub(crate) const AUTHORITY: &[u8] = b"127.0.0.1:8081";
@@ -159,8 +165,9 @@ impl<'a> Requests<'a> {
 
     fn begin(&mut self) {
         let how = RequestForwarding {
-            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             trusted: self.settings.trusted,
+            scheme: Scheme::Http,
             via: self.settings.via,
             base_path: self.settings.base_path.as_bytes(),
             authority: AUTHORITY,
@@ -341,15 +348,20 @@ impl<'a> Response<'a> {
 
     fn step(&mut self) -> bool {
         match &mut self.stage {
-            ResponseStage::Head => match self.head.take(&self.pending, &self.settings.limits) {
-                Err(_) => self.bad(),
-                Ok(None) => false,
-                Ok(Some(used)) => {
-                    assert!(used <= self.pending.len(), "the head ends beyond its input");
-                    self.pending.drain(..used);
-                    self.begin()
+            ResponseStage::Head => {
+                match self
+                    .head
+                    .take_as(&self.pending, &self.settings.limits, self.settings.grammar)
+                {
+                    Err(_) => self.bad(),
+                    Ok(None) => false,
+                    Ok(Some(used)) => {
+                        assert!(used <= self.pending.len(), "the head ends beyond its input");
+                        self.pending.drain(..used);
+                        self.begin()
+                    }
                 }
-            },
+            }
             ResponseStage::Length(left) => {
                 let count = self
                     .pending
@@ -438,6 +450,7 @@ impl<'a> Response<'a> {
             keep_length_field: asked.is_head || self.head.status() == 304,
             connection,
             set_cookie: None,
+            date: Some(DATE),
             trailers: asked.accepts_trailers && body == Body::Chunked,
         };
         write_response(&self.head, &how, &mut self.written);
@@ -448,6 +461,7 @@ impl<'a> Response<'a> {
             Body::Length(length) => ResponseStage::Length(length),
             Body::Chunked => {
                 let mut decoder = Decoder::new(&self.settings.limits);
+                decoder.read_as(self.settings.grammar);
                 decoder.leave_out(self.head.connection_options());
                 ResponseStage::Chunked(decoder)
             }
