@@ -371,10 +371,10 @@ impl Exchange {
         client: &mut Connection,
         cx: &mut Context,
     ) -> Result<bool, Trouble> {
+        let closes = cx.closes_after_answer();
         let Context {
             runtime,
             tools: Tools { scratch, out, .. },
-            draining,
             ..
         } = cx;
         let limits = &runtime.head_limits;
@@ -382,7 +382,7 @@ impl Exchange {
             && let Some(used) = self.response.take(backend.buffered(), limits)?
         {
             let rest = &backend.buffered()[used..];
-            let body_used = self.pass_on(rest, client, out, runtime, *draining)?;
+            let body_used = self.pass_on(rest, client, out, runtime, closes)?;
             backend.consume_buffered(used + body_used);
             return Ok(true);
         }
@@ -396,7 +396,7 @@ impl Exchange {
                 Err(error) => return Err(Trouble::Ended(error.to_string())),
             };
             if let Some(used) = self.response.take(bytes, limits)? {
-                let body_used = self.pass_on(&bytes[used..], client, out, runtime, *draining)?;
+                let body_used = self.pass_on(&bytes[used..], client, out, runtime, closes)?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
             }
@@ -412,7 +412,7 @@ impl Exchange {
         client: &mut Connection,
         out: &mut Vec<u8>,
         runtime: &Runtime,
-        draining: bool,
+        closes: bool,
     ) -> Result<usize, Trouble> {
         out.clear();
         if self.response.is_interim() {
@@ -438,7 +438,7 @@ impl Exchange {
         // A client that was told to wait before its body may send it or not; nobody can know.
         let unasked =
             self.request.expects_continue() && !self.continued && self.request_relay.taken() == 0;
-        self.close_client |= draining
+        self.close_client |= closes
             || framing == Body::UntilClose
             || (!request_is_whole
                 && (!self.route.reusable || unasked || self.request_side == RequestSide::Refused));
