@@ -1,7 +1,8 @@
 //! The listener's thread: accepts connections and hands each to the worker that has the fewest.
 //!
 //! It does as little as it can: of a rush of connections it takes many at a time. And it never spins: out of descriptors
-//! it pauses, at `proxy.max_connections` it asks for room and leaves new clients in the kernel's backlog.
+//! it pauses. At `proxy.max_connections` it leaves new clients in the kernel's backlog until a connection closes, and asks
+//! the worker with the longest idle client to close that one: one at a time, so never more than there are newcomers.
 //!
 //! Read next: net/mailbox.rs, how they are handed over; then worker.rs.
 
@@ -17,8 +18,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Proxy;
 use crate::live::Runtime;
-use crate::net::clock::NEVER;
+use crate::net::clock::Clock;
 use crate::net::mailbox::MailboxSender;
+use crate::net::waker::timespec;
 
 /// The kernel cuts this down to `net.core.somaxconn`; std would ask for 128.
 const BACKLOG: i32 = 65_535;
@@ -37,7 +39,7 @@ const AT_ONCE_MAX: u32 = 256;
 /// How long accepting pauses when the process is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a listener that waits for room looks again, should nobody wake it.
+/// How often a listener that waits for room looks again, should no worker wake it.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// Opens the listening socket that `proxy` describes.
@@ -89,11 +91,13 @@ fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
 pub(crate) fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime) {
     let mut last_look = Instant::now();
     while runtime.draining_since().is_none() {
-        if runtime.open.has_room() {
+        if runtime.admission.has_room() {
             match accept_all(listener, workers, runtime) {
                 Ok(count) => {
                     let before = std::mem::replace(&mut last_look, Instant::now());
-                    if last_look - before < RUSH * count {
+                    if !runtime.admission.has_room() {
+                        // Which clients wait now is for the next round to see.
+                    } else if last_look - before < RUSH * count {
                         thread::sleep(GATHER);
                     } else {
                         wait(listener, runtime);
@@ -101,9 +105,12 @@ pub(crate) fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &R
                 }
                 Err(error) => pause(&error, runtime),
             }
-        } else {
-            wait(listener, runtime);
+        } else if has_newcomers(listener) {
+            runtime.admission.set_newcomers_wait(true);
             make_room(workers, runtime);
+        } else {
+            runtime.admission.set_newcomers_wait(false);
+            wait(listener, runtime);
         }
     }
     // Each error or refusal ends this: what cannot be taken now is reset by the close.
@@ -127,7 +134,7 @@ fn hand_over_all(
     runtime: &Runtime,
 ) -> io::Result<u32> {
     let mut count = 0;
-    while count < AT_ONCE_MAX && runtime.open.has_room() {
+    while count < AT_ONCE_MAX && runtime.admission.has_room() {
         match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((socket, address)) => {
                 let Some(address) = address.and_then(|address| SocketAddr::try_from(address).ok())
@@ -140,10 +147,13 @@ fn hand_over_all(
                     return Ok(count);
                 };
                 count += 1;
-                runtime.open.add();
+                runtime.admission.add();
                 worker.send((TcpStream::from(socket), address));
             }
-            Err(Errno::AGAIN) => return Ok(count),
+            Err(Errno::AGAIN) => {
+                runtime.admission.set_newcomers_wait(false);
+                return Ok(count);
+            }
             // This connection is gone or was filtered out; the next one may be fine.
             Err(Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -154,7 +164,7 @@ fn hand_over_all(
 
 /// Waits for a new connection or for the bell.
 fn wait(listener: &TcpListener, runtime: &Runtime) {
-    let bell = &runtime.open.listener;
+    let bell = &runtime.admission.listener;
     // Whatever it says, the caller looks for itself.
     let _ = poll(
         &mut [
@@ -166,21 +176,37 @@ fn wait(listener: &TcpListener, runtime: &Runtime) {
     bell.silence();
 }
 
-/// At the limit, with somebody waiting: has the client closed that has been idle longest.
+/// Whether clients wait in the backlog.
+fn has_newcomers(listener: &TcpListener) -> bool {
+    let at_once = timespec(Duration::ZERO);
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+/// At the limit, with a client waiting: waits until a connection has closed, and asks for the longest idle one to be
+/// closed if there is one that may be.
 fn make_room(workers: &[MailboxSender], runtime: &Runtime) {
-    runtime.open.listener_waits();
-    if runtime.open.has_room() {
-        return;
+    let admission = &runtime.admission;
+    admission.want_room();
+    if !admission.has_room() {
+        let now = Clock::new(runtime.epoch).now();
+        let longest = workers
+            .iter()
+            .filter_map(|worker| Some((worker.idle_ms(now)?, worker)))
+            .max_by_key(|(idle_ms, _)| *idle_ms);
+        if let Some((_, worker)) = longest {
+            worker.ask_for_room();
+        }
+        let next = workers.iter().filter_map(|worker| worker.may_close_in(now));
+        let patience = next.fold(ROOM_LOOK, Duration::min);
+        admission.listener.wait(patience);
     }
-    let longest = workers.iter().min_by_key(|worker| worker.oldest_idle());
-    if let Some(worker) = longest.filter(|worker| worker.oldest_idle() != NEVER) {
-        worker.ask_for_room();
-    }
-    runtime.open.listener.wait(ROOM_LOOK);
+    // Taken back: a worker that has not closed a connection for it yet need not.
+    admission.take_wish_for_room();
 }
 
 /// Out of descriptors or memory: accepting again at once would only burn the processor.
 fn pause(error: &io::Error, runtime: &Runtime) {
     log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
-    runtime.open.listener.wait(PAUSE);
+    runtime.admission.listener.wait(PAUSE);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::http::HeadLimits;
-use crate::net::admission::Open;
+use crate::net::admission::Admission;
 use crate::net::clock::Millis;
 use crate::net::lock::lock;
 use crate::pool::trace::{Decision, Decisions};
@@ -26,8 +26,8 @@ pub(crate) struct Runtime {
     pub head_limits: HeadLimits,
     /// When the process started; the workers' clocks count from here.
     pub epoch: Instant,
-    /// The client connections that are open.
-    pub open: Open,
+    /// The client connections that are open, and the limit.
+    pub admission: Admission,
     epoch_unix_ms: u64,
     decisions: Mutex<Vec<Arc<Decisions>>>,
     draining: Mutex<Option<Instant>>,
@@ -51,7 +51,7 @@ impl Runtime {
             pool: Arc::new(pool),
             head_limits,
             epoch: Instant::now(),
-            open: Open::new(connections_max)?,
+            admission: Admission::new(connections_max)?,
             epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             decisions: Mutex::default(),
             draining: Mutex::new(None),

@@ -155,14 +155,17 @@ impl Server {
         let timeouts = &self.runtime.config.timeouts;
         // An end without a message means that nobody is left to ask for more.
         let _ = self.stop.recv();
-        log::info!("stopping: {} connections open", self.runtime.open.count());
+        log::info!(
+            "stopping: {} connections open",
+            self.runtime.admission.count()
+        );
         match self.stop.recv_timeout(timeouts.drain_delay) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => stop_at_once(),
         }
         let since = Instant::now();
         self.runtime.drain();
-        self.runtime.open.listener.ring();
+        self.runtime.admission.listener.ring();
         self.mailboxes
             .iter()
             .for_each(|mailbox| mailbox.bell.ring());

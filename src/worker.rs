@@ -14,18 +14,22 @@ use std::time::Duration;
 
 use crate::config::Mode;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Turn};
+use crate::exchange::{Client, CloseReason, Idle, Stage, Turn};
 use crate::live::Runtime;
 use crate::log::access::{AccessLogWriter, Format};
+use crate::net::admission::{PAUSE, SILENCE};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::idle_list::IdleList;
 use crate::net::mailbox::{Accepted, Mailbox};
-use crate::net::poller::{Events, Source};
+use crate::net::poller::{Brought, EVENTS_MAX, Events, Readiness, Source};
 use crate::net::slab::{Key, Slab};
 use crate::net::timers::Alarms;
 
 /// New connections taken over before those that are open have their turn.
 const TAKEN_OVER_MAX: usize = 64;
+
+/// Idle clients looked at when the listener asks for room, before all others have their turn again.
+const ROOM_TRIES_MAX: usize = 64;
 
 /// How long an idle connection is kept open while the process drains, in case a request is on its way.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -41,7 +45,10 @@ pub(crate) struct Worker {
     /// Those whose turn it is.
     queue: VecDeque<Key>,
     alarms: Alarms,
-    idle: IdleList,
+    /// Idle clients that have had an answer.
+    answered: IdleList,
+    /// Idle clients that have had none.
+    silent: IdleList,
     context: Context,
 }
 
@@ -58,7 +65,8 @@ impl Worker {
             clients: Slab::default(),
             queue: VecDeque::new(),
             alarms: Alarms::default(),
-            idle: IdleList::default(),
+            answered: IdleList::default(),
+            silent: IdleList::default(),
         })
     }
 
@@ -70,40 +78,48 @@ impl Worker {
             let all_came = self.take_over();
             self.take_turns();
             self.close_late_ones();
+            self.make_room();
             if self.drain(all_came) {
                 return;
             }
-            self.publish_oldest_idle();
         }
     }
 
-    fn publish_oldest_idle(&self) {
-        let since = self.oldest_idle().map_or(NEVER, |(_, since)| since);
-        self.mailbox.publish_oldest_idle(since);
-    }
-
-    /// Waits, and notes what the events say before anybody acts on them: an idle connection to a
+    /// Waits, and notes what the events say before any connection acts on them: an idle connection to a
     /// backend that has just ended must not be lent to the request that came in the same moment.
     fn take_events(&mut self, events: &mut Events) {
+        let idle_until = self.publish_idle();
         let may_sleep = self.queue.is_empty() && self.mailbox.fall_asleep();
-        let timeout = if may_sleep {
-            self.sleep_time()
+        let mut timeout = if may_sleep {
+            self.sleep_time(idle_until)
         } else {
             Some(Duration::ZERO)
         };
-        let waited = self.context.poller.wait(events, timeout);
-        waited.expect("epoll_wait fails only for arguments that are never given here");
+        let mut looks = 0;
+        loop {
+            let waited = self.context.poller.wait(events, timeout);
+            let brought =
+                waited.expect("epoll_wait fails only for arguments that are never given here");
+            self.note(events);
+            // The kernel gives events in their order, each socket once at a time: after so many full batches it has
+            // given all that were there at the first.
+            looks += 1;
+            if brought == Brought::All || looks > 1 + self.sockets() / EVENTS_MAX {
+                break;
+            }
+            timeout = Some(Duration::ZERO);
+        }
         self.mailbox.wake_up();
+        self.context.clock.read();
+        // Before any request is answered: what is answered from now on says that the connection ends.
+        self.context.draining = self.context.runtime.draining_since().is_some();
+    }
+
+    /// Notes what events say, and puts their connections into the queue.
+    fn note(&mut self, events: &Events) {
         let Context {
-            clock,
-            backends,
-            runtime,
-            draining,
-            ..
+            backends, runtime, ..
         } = &mut self.context;
-        clock.read();
-        // Before anybody answers: what is answered from now on says that the connection ends.
-        *draining = runtime.draining_since().is_some();
         for (source, readiness) in events.iter() {
             let key = match source {
                 Source::Client(key) => Some(key),
@@ -122,22 +138,34 @@ impl Worker {
         }
     }
 
+    /// How many sockets the poller knows.
+    fn sockets(&self) -> usize {
+        self.clients.len() + self.context.backends.len() + 1
+    }
+
+    /// Tells the listener since when the longest idle clients have been idle, and gives when the next one will have
+    /// been idle for too long.
+    fn publish_idle(&self) -> Millis {
+        let since = |list| self.longest_idle(list).map(|(_, since)| since);
+        let (answered, silent) = (since(&self.answered), since(&self.silent));
+        self.mailbox.publish_idle(answered, silent);
+        let client_idle = self.context.runtime.config.timeouts.client_idle;
+        let longest = answered.unwrap_or(NEVER).min(silent.unwrap_or(NEVER));
+        Clock::after(longest, client_idle)
+    }
+
     /// How long nothing has to be done without an event. `None`: for ever.
-    fn sleep_time(&self) -> Option<Duration> {
+    fn sleep_time(&self, idle_until: Millis) -> Option<Duration> {
         if self.context.draining {
             return Some(DRAIN_LOOK);
         }
-        let client_idle = self.context.runtime.config.timeouts.client_idle;
-        let idle = self
-            .oldest_idle()
-            .map_or(NEVER, |(_, since)| Clock::after(since, client_idle));
         let next = self
             .alarms
             .next()
-            .min(idle)
+            .min(idle_until)
             .min(self.context.backends.next_expiry());
         (next != NEVER)
-            .then(|| Duration::from_millis(next.saturating_sub(self.context.clock.now()).max(1)))
+            .then(|| Duration::from_millis(next.saturating_sub(self.context.clock.now())))
     }
 
     /// Takes new connections over. True: no more will come.
@@ -170,9 +198,8 @@ impl Worker {
             self.remove(key);
             return;
         }
-        if stage == Stage::Idle {
-            self.idle.touch(key.index);
-        } else {
+        self.silent.touch(key.index);
+        if stage != Stage::Idle {
             client.is_queued = true;
             self.queue.push_back(key);
         }
@@ -207,7 +234,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        let idle_since = (client.is_idle(), client.idle_since);
+        let idle_before = client.idle();
         let context = &mut self.context;
         let turn = catch_unwind(AssertUnwindSafe(|| act(client, context))).unwrap_or_else(|_| {
             log::error!("internal error: connection dropped; please report it");
@@ -224,39 +251,106 @@ impl Worker {
         }
         let deadline = client.deadline();
         self.alarms.ensure(key.index, &mut client.alarm, deadline);
-        if (client.is_idle(), client.idle_since) != idle_since {
-            if client.is_idle() {
-                self.idle.touch(key.index);
-                self.publish_oldest_idle();
-                self.context.runtime.open.room_may_be_made();
-            } else {
-                self.idle.remove(key.index);
+        let idle_now = client.idle();
+        if idle_now == idle_before {
+            return;
+        }
+        if let Some(idle) = idle_before {
+            self.idle_list(idle).remove(key.index);
+        }
+        if let Some(idle) = idle_now {
+            self.idle_list(idle).touch(key.index);
+            if self.context.runtime.admission.is_room_wanted() {
+                self.publish_idle();
+                self.context.runtime.admission.room_may_be_made();
             }
+        }
+    }
+
+    fn idle_list(&mut self, idle: Idle) -> &mut IdleList {
+        if idle.had_answer {
+            &mut self.answered
+        } else {
+            &mut self.silent
         }
     }
 
     /// Drops a connection that is over.
     fn remove(&mut self, key: Key) {
-        self.idle.remove(key.index);
+        self.answered.remove(key.index);
+        self.silent.remove(key.index);
         if let Some(mut client) = self.clients.remove(key) {
             self.alarms.cancel(key.index, &mut client.alarm);
             // The descriptor is free before the place is: the limit must not be exceeded even for a moment.
             drop(client);
             self.mailbox.closed_one();
-            self.context.runtime.open.remove();
+            self.context.runtime.admission.remove();
         }
     }
 
-    fn oldest_idle(&self) -> Option<(Key, Millis)> {
-        let index = self.idle.oldest()?;
-        self.clients
-            .at(index)
-            .map(|(key, client)| (key, client.idle_since))
+    /// The client that has been idle longest in one of the two lists.
+    fn longest_idle(&self, list: &IdleList) -> Option<(Key, Millis)> {
+        let (key, client) = self.clients.at(list.oldest()?)?;
+        Some((key, client.idle()?.since))
     }
 
-    /// Closes whatever has waited too long, and what must make room.
-    fn close_late_ones(&mut self) {
+    /// The client that has been idle longest.
+    fn oldest_idle(&self) -> Option<(Key, Millis)> {
+        let both = [&self.answered, &self.silent].map(|list| self.longest_idle(list));
+        both.into_iter().flatten().min_by_key(|(_, since)| *since)
+    }
+
+    /// Closes the longest idle client if the listener has asked for room: one that has had an answer, or that has been
+    /// silent long enough. A request that has arrived on it meanwhile is served instead.
+    fn make_room(&mut self) {
+        if !self.mailbox.is_room_asked() {
+            return;
+        }
+        let admission = &self.context.runtime.clone().admission;
+        for _ in 0..ROOM_TRIES_MAX {
+            if !admission.is_room_wanted() {
+                return;
+            }
+            let Some(key) = self.client_to_close() else {
+                break;
+            };
+            let Some(client) = self.clients.get_mut(key) else {
+                break;
+            };
+            if client.connection.is_silent() {
+                if admission.take_wish_for_room() {
+                    self.close(key, CloseReason::MadeRoom);
+                    admission.listener.ring();
+                }
+                return;
+            }
+            // Its event is on the way. The request is begun now, so that the connection is no longer idle.
+            client.connection.note(Readiness::IN);
+            self.turn(key, Client::advance);
+        }
+        // None here; the listener may find one in another worker.
+        self.publish_idle();
+        admission.room_may_be_made();
+    }
+
+    /// The client that would make room for another.
+    fn client_to_close(&self) -> Option<Key> {
         let now = self.context.clock.now();
+        let may_close = |list, pause| {
+            self.longest_idle(list)
+                .filter(|(_, since)| Clock::after(*since, pause) <= now)
+        };
+        let both = [
+            may_close(&self.answered, PAUSE),
+            may_close(&self.silent, SILENCE),
+        ];
+        let longest = both.into_iter().flatten().min_by_key(|(_, since)| *since);
+        longest.map(|(key, _)| key)
+    }
+
+    /// Closes whatever has waited too long.
+    fn close_late_ones(&mut self) {
+        let now = self.context.clock.settled();
         while let Some(index) = self.alarms.rung(now) {
             let Some((key, _)) = self.clients.at(index) else {
                 continue;
@@ -272,12 +366,6 @@ impl Worker {
                 break;
             }
             self.close(key, CloseReason::IdleTimeout);
-        }
-        for _ in 0..self.mailbox.take_evictions() {
-            let Some((key, _)) = self.oldest_idle() else {
-                break;
-            };
-            self.close(key, CloseReason::MadeRoom);
         }
         let Context {
             backends, runtime, ..
@@ -298,7 +386,9 @@ impl Worker {
             return false;
         };
         let drain = self.context.runtime.config.timeouts.drain;
-        let drained_for = since.elapsed();
+        let clock = &self.context.clock;
+        let drained_ms = clock.settled().saturating_sub(clock.at(since));
+        let drained_for = Duration::from_millis(drained_ms);
         if drained_for >= drain.min(DRAIN_IDLE) {
             while let Some((key, _)) = self.oldest_idle() {
                 self.close(key, CloseReason::Stopping);
@@ -310,5 +400,160 @@ impl Worker {
             }
         }
         all_came && self.clients.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::net::mailbox::{MailboxSender, mailbox};
+
+    /// A worker whose turns the test takes, over a backend that refuses every connection: each request gets a 502, and
+    /// its connection is kept.
+    struct Fixture {
+        worker: Worker,
+        listener: MailboxSender,
+        runtime: Arc<Runtime>,
+        events: Events,
+        accepting: TcpListener,
+        _refusing: socket2::Socket,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let refusing =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+            refusing.bind(&any_port.into()).unwrap();
+            let port = refusing.local_addr().unwrap().as_socket().unwrap().port();
+            let text = format!(
+                r#"{{"proxy": {{"port": 0}}, "backends": [{{"url": "http://127.0.0.1:{port}/"}}]}}"#
+            );
+            let config = Config::from_text("test", &text).unwrap();
+            let runtime = Arc::new(Runtime::new(config, 2).unwrap());
+            let (mailbox, listener) = mailbox().unwrap();
+            Fixture {
+                worker: Worker::new(runtime.clone(), mailbox, None).unwrap(),
+                listener,
+                runtime,
+                events: Events::default(),
+                accepting: TcpListener::bind(any_port).unwrap(),
+                _refusing: refusing,
+            }
+        }
+
+        /// A client that has connected, and that the worker has taken over.
+        fn client(&mut self) -> TcpStream {
+            let client = TcpStream::connect(self.accepting.local_addr().unwrap()).unwrap();
+            let (stream, address) = self.accepting.accept().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            self.runtime.admission.add();
+            self.worker.open((stream, address));
+            client
+        }
+
+        /// Lets the worker act until `client` has something to read.
+        fn answer(&mut self, client: &mut TcpStream) -> String {
+            client.set_nonblocking(true).unwrap();
+            while client.peek(&mut [0]).is_err() {
+                self.worker.take_events(&mut self.events);
+                self.worker.take_turns();
+            }
+            client.set_nonblocking(false).unwrap();
+            let mut bytes = [0; 1024];
+            let count = client.read(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..count]).into_owned()
+        }
+
+        /// A client that has had an answer and has been idle for long enough to make room.
+        fn kept_client(&mut self) -> TcpStream {
+            let mut client = self.client();
+            client.write_all(REQUEST).unwrap();
+            assert!(self.answer(&mut client).contains("Connection: keep-alive"));
+            thread::sleep(PAUSE);
+            self.worker.context.clock.read();
+            client
+        }
+
+        fn ask_for_room(&mut self) {
+            self.runtime.admission.want_room();
+            self.listener.ask_for_room();
+            self.worker.make_room();
+        }
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[test]
+    fn the_longest_idle_client_makes_room() {
+        let mut fixture = Fixture::new();
+        let mut first = fixture.kept_client();
+        let _second = fixture.kept_client();
+        fixture.ask_for_room();
+        assert_eq!(first.read(&mut [0]).unwrap(), 0);
+        assert_eq!(fixture.worker.clients.len(), 1);
+        assert!(fixture.runtime.admission.has_room());
+    }
+
+    #[test]
+    fn a_client_whose_request_has_arrived_is_served_instead_of_closed() {
+        let mut fixture = Fixture::new();
+        let mut first = fixture.kept_client();
+        let mut second = fixture.kept_client();
+        // No event has been taken since: the worker still has it for idle.
+        first.write_all(REQUEST).unwrap();
+        fixture.ask_for_room();
+        assert_eq!(second.read(&mut [0]).unwrap(), 0, "the next one goes");
+        assert!(fixture.answer(&mut first).starts_with("HTTP/1.1 502 "));
+    }
+
+    #[test]
+    fn a_client_that_has_gone_makes_the_room_that_was_asked_for() {
+        let mut fixture = Fixture::new();
+        let first = fixture.kept_client();
+        let _second = fixture.kept_client();
+        drop(first);
+        fixture.ask_for_room();
+        assert_eq!(fixture.worker.clients.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_closed_for_a_listener_that_has_found_room_meanwhile() {
+        let mut fixture = Fixture::new();
+        let _client = fixture.kept_client();
+        fixture.listener.ask_for_room();
+        fixture.worker.make_room();
+        assert_eq!(fixture.worker.clients.len(), 1);
+    }
+
+    #[test]
+    fn clients_that_may_not_make_room_yet_stay_and_the_listener_is_told() {
+        let mut fixture = Fixture::new();
+        let _silent = fixture.client();
+        let mut answered = fixture.client();
+        answered.write_all(REQUEST).unwrap();
+        fixture.answer(&mut answered);
+        fixture.ask_for_room();
+        assert_eq!(fixture.worker.clients.len(), 2);
+        // Would wait for an hour if it had not been rung.
+        let bell = &fixture.runtime.admission.listener;
+        bell.wait(Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_client_is_listed_as_answered_from_its_first_answer_on() {
+        let mut fixture = Fixture::new();
+        let mut client = fixture.client();
+        let worker = &fixture.worker;
+        assert!(worker.silent.oldest().is_some() && worker.answered.oldest().is_none());
+        client.write_all(REQUEST).unwrap();
+        fixture.answer(&mut client);
+        let worker = &fixture.worker;
+        assert!(worker.silent.oldest().is_none() && worker.answered.oldest().is_some());
     }
 }

@@ -55,6 +55,11 @@ struct Idle {
 }
 
 impl BackendConnections {
+    /// How many there are, idle and lent.
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
     /// Begins to connect for `client`. The connection is there once the poller says it is writable.
     pub(crate) fn open(
         &mut self,

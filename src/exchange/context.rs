@@ -39,7 +39,7 @@ pub(crate) struct Context {
     pub decisions: Arc<Decisions>,
     /// Where access lines go, and how they are written.
     pub access_log: Option<(AccessLogWriter, Format)>,
-    /// Whether the process is stopping: connections are closed after their answer.
+    /// Whether the process is stopping.
     pub draining: bool,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
     spare: Vec<Box<Exchange>>,
@@ -65,6 +65,11 @@ impl Context {
             spare: Vec::new(),
             runtime,
         })
+    }
+
+    /// Whether a connection is closed after its answer: the process stops, or other clients wait for a place.
+    pub(crate) fn closes_after_answer(&self) -> bool {
+        self.draining || self.runtime.admission.newcomers_wait()
     }
 
     /// An exchange that nobody uses, as new.

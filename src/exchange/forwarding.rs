@@ -371,10 +371,10 @@ impl Exchange {
         client: &mut Connection,
         cx: &mut Context,
     ) -> Result<bool, Trouble> {
+        let closes = cx.closes_after_answer();
         let Context {
             runtime,
             tools: Tools { scratch, out, .. },
-            draining,
             date,
             clock,
             ..
@@ -400,7 +400,7 @@ impl Exchange {
                 return self.pass_upgrade_on(client, out);
             }
             let rest = &backend.buffered()[used..];
-            let body_used = self.pass_on(rest, client, out, runtime, *draining, date)?;
+            let body_used = self.pass_on(rest, client, out, runtime, closes, date)?;
             backend.consume_buffered(used + body_used);
             return Ok(true);
         }
@@ -420,8 +420,7 @@ impl Exchange {
                     backend.consume(used, scratch);
                     return self.pass_upgrade_on(client, out);
                 }
-                let body_used =
-                    self.pass_on(&bytes[used..], client, out, runtime, *draining, date)?;
+                let body_used = self.pass_on(&bytes[used..], client, out, runtime, closes, date)?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
             }
@@ -437,7 +436,7 @@ impl Exchange {
         client: &mut Connection,
         out: &mut Vec<u8>,
         runtime: &Runtime,
-        draining: bool,
+        closes: bool,
         date: &[u8],
     ) -> Result<usize, Trouble> {
         out.clear();
@@ -461,7 +460,7 @@ impl Exchange {
         // A client that was told to wait before its body may send it or not; nobody can know.
         let unasked =
             self.request.expects_continue() && !self.continued && self.request_relay.taken() == 0;
-        self.close_client |= draining
+        self.close_client |= closes
             || framing == Body::UntilClose
             || (!request_is_whole
                 && (!self.route.reusable || unasked || self.request_side == RequestSide::Refused));

@@ -65,8 +65,8 @@ const STEPS_MAX: usize = 64;
 pub(crate) struct Client {
     /// The socket.
     pub connection: Connection,
-    /// Since when no request is under way.
-    pub idle_since: Millis,
+    /// Since when no request is under way, if none is.
+    idle_since: Millis,
     /// When the worker looks at `deadline` next (see `timers::Alarms`).
     pub alarm: Millis,
     /// Whether the worker has this connection on its list of those whose turn comes.
@@ -104,6 +104,14 @@ pub(crate) enum Stage {
         /// Bytes that may still be thrown away.
         left: u32,
     },
+}
+
+/// A client that has no request under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Idle {
+    pub since: Millis,
+    /// Whether it has had an answer on this connection.
+    pub had_answer: bool,
 }
 
 /// What a stage's step came to.
@@ -350,7 +358,7 @@ impl Client {
 
     /// Acts on a deadline that has passed, if one has.
     pub(crate) fn expire(&mut self, cx: &mut Context) -> Turn {
-        let now = cx.clock.now();
+        let now = cx.clock.settled();
         if self.deadline() > now {
             return Turn::Waiting;
         }
@@ -387,9 +395,17 @@ impl Client {
         }
     }
 
-    /// Whether no request is under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.stage == Stage::Idle
+    /// Since when no request is under way, and whether one was before; `None` while one is.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        let is_idle = match self.stage {
+            Stage::Idle => true,
+            Stage::Accepted => self.connection.buffered().is_empty(),
+            _ => false,
+        };
+        is_idle.then(|| Idle {
+            since: self.idle_since,
+            had_answer: self.connection.sent() > 0,
+        })
     }
 
     /// Passes on what an event said about the backend's socket.
@@ -407,7 +423,10 @@ impl Client {
             if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
                 self.connection.reset_on_close();
             }
-            self.record(&mut exchange, Some(reason), cx);
+            // Before a request there is nothing to record.
+            if self.stage != Stage::Accepted {
+                self.record(&mut exchange, Some(reason), cx);
+            }
             cx.put_back(exchange);
         }
         log::debug!("{}: {}", self.address, reason.text());

@@ -33,7 +33,7 @@ impl Client {
         exchange.request_relay.release_pipe(&mut cx.tools.pipes);
         exchange.discard_body_at_hand(&mut self.connection, cx);
         // What is left of the request would be taken for the next one.
-        exchange.close_client |= !exchange.has_read_request() || cx.draining;
+        exchange.close_client |= !exchange.has_read_request() || cx.closes_after_answer();
         exchange.status = Some(status);
         exchange.request_wait = Wait::default();
         exchange.response_wait = Wait::default();

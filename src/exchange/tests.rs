@@ -104,7 +104,7 @@ impl Table {
             table.peer.set_nonblocking(true).unwrap();
             let length = table.peer.peek(&mut bytes).unwrap_or(0);
             table.peer.set_nonblocking(false).unwrap();
-            length > 0 && (table.client.is_idle() || table.closed.is_some())
+            length > 0 && (table.client.idle().is_some() || table.closed.is_some())
         });
         let mut bytes = [0; 4096];
         let length = self.peer.read(&mut bytes).unwrap();

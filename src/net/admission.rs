@@ -1,28 +1,46 @@
-//! How many client connections are open, and the listener that may be waiting for one to close.
+//! How many client connections are open, and what happens at the limit.
+//!
+//! Only the listener admits. At the limit it says that it waits for room; a worker that closes a connection wakes it.
+//! To close an idle connection for it, a worker must first take this wish, so that no more connections are closed
+//! than the listener still has a use for.
+//!
+//! Read next: listener.rs, which waits; worker.rs, `make_room`.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::net::waker::Bell;
 
+/// For how long a connection that has had no answer must have been idle to make room: its first request may be on its
+/// way.
+pub(crate) const SILENCE: Duration = Duration::from_secs(1);
+
+/// The same for one that has had an answer. A client that goes on at once would otherwise often meet the close.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+
 /// The number of open client connections, and the listener that may be waiting for it to fall.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct Admission {
     /// How many there may be.
     pub max: usize,
     /// Wakes the listener.
     pub listener: Bell,
     count: AtomicUsize,
-    listener_waits: AtomicBool,
+    /// The listener waits for room.
+    room_wanted: AtomicBool,
+    /// The limit is reached and clients wait in the listen backlog.
+    newcomers_wait: AtomicBool,
 }
 
-impl Open {
+impl Admission {
     /// Admits at most `max` connections at once.
     pub(crate) fn new(max: usize) -> std::io::Result<Self> {
         Ok(Self {
             max,
             listener: Bell::new()?,
             count: AtomicUsize::new(0),
-            listener_waits: AtomicBool::new(false),
+            room_wanted: AtomicBool::new(false),
+            newcomers_wait: AtomicBool::new(false),
         })
     }
 
@@ -47,17 +65,80 @@ impl Open {
         self.room_may_be_made();
     }
 
+    /// Whether clients wait in the backlog for a place: then answers say that the connection ends.
+    pub(crate) fn newcomers_wait(&self) -> bool {
+        self.newcomers_wait.load(Ordering::Relaxed)
+    }
+
+    /// The listener says whether clients wait in the backlog for a place.
+    pub(crate) fn set_newcomers_wait(&self, wait: bool) {
+        // Workers read it for every answer: it is written only when it changes.
+        if self.newcomers_wait() != wait {
+            self.newcomers_wait.store(wait, Ordering::Relaxed);
+        }
+    }
+
     /// The listener announces that it waits for room. It must look at `has_room` once more after this.
-    pub(crate) fn listener_waits(&self) {
-        self.listener_waits.store(true, Ordering::SeqCst);
+    pub(crate) fn want_room(&self) {
+        self.room_wanted.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the listener waits for room.
+    pub(crate) fn is_room_wanted(&self) -> bool {
+        self.room_wanted.load(Ordering::SeqCst)
+    }
+
+    /// Takes the listener's wish for room. False: it has none any more, or another worker has taken it. Whoever
+    /// takes it closes a connection, or rings the listener's bell so that it looks again.
+    pub(crate) fn take_wish_for_room(&self) -> bool {
+        self.is_room_wanted() && self.room_wanted.swap(false, Ordering::SeqCst)
     }
 
     /// Wakes the listener if it waits: a connection closed, or became idle and could be.
     pub(crate) fn room_may_be_made(&self) {
-        if self.listener_waits.load(Ordering::SeqCst)
-            && self.listener_waits.swap(false, Ordering::SeqCst)
-        {
+        if self.take_wish_for_room() {
             self.listener.ring();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_below_the_limit_only() {
+        let admission = Admission::new(2).unwrap();
+        for _ in 0..2 {
+            assert!(admission.has_room());
+            admission.add();
+        }
+        assert!(!admission.has_room());
+        admission.remove();
+        assert!(admission.has_room());
+        assert_eq!(admission.count(), 1);
+    }
+
+    #[test]
+    fn a_wish_for_room_is_taken_once_and_can_be_taken_back() {
+        let admission = Admission::new(1).unwrap();
+        assert!(!admission.take_wish_for_room());
+        admission.want_room();
+        assert!(admission.take_wish_for_room() && !admission.take_wish_for_room());
+        admission.want_room();
+        // What the listener does when it has found room without help.
+        assert!(admission.take_wish_for_room());
+        assert!(!admission.is_room_wanted() && !admission.take_wish_for_room());
+    }
+
+    #[test]
+    fn a_connection_that_closes_wakes_a_listener_that_waits() {
+        let admission = Admission::new(1).unwrap();
+        admission.add();
+        admission.want_room();
+        admission.remove();
+        // Would wait for an hour if the bell had not been rung.
+        admission.listener.wait(Duration::from_secs(3600));
+        assert!(!admission.is_room_wanted());
     }
 }

@@ -1,4 +1,8 @@
 //! The worker's clock: read once for each batch of events, so that nothing else asks the kernel for the time.
+//!
+//! Two times follow from it. `now` is what new deadlines count from. `settled` is what deadlines are judged by: all
+//! events up to then have been brought. A process that was paused, or a worker that was late, thus sees first what has
+//! arrived meanwhile, and no deadline ends an exchange whose answer is there.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +17,24 @@ pub(crate) const NEVER: Millis = Millis::MAX;
 pub(crate) struct Clock {
     epoch: Instant,
     now_us: u64,
+    settled: Millis,
 }
 
 impl Clock {
     /// Starts at `epoch`; workers share it so that their times can be compared.
     pub(crate) fn new(epoch: Instant) -> Self {
-        let mut clock = Self { epoch, now_us: 0 };
+        let mut clock = Self {
+            epoch,
+            now_us: 0,
+            settled: 0,
+        };
         clock.read();
         clock
     }
 
-    /// Reads the time.
+    /// Reads the time. To be called when all events up to the last reading have been brought.
     pub(crate) fn read(&mut self) {
+        self.settled = self.now();
         self.now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER - 1);
     }
 
@@ -33,7 +43,18 @@ impl Clock {
         self.now_us / 1000
     }
 
-    /// The same in microseconds, to measure with.
+    /// The time of the reading before: by then, whatever has arrived has also been seen.
+    pub(crate) fn settled(&self) -> Millis {
+        self.settled
+    }
+
+    /// A moment on this clock.
+    pub(crate) fn at(&self, moment: Instant) -> Millis {
+        let since = moment.saturating_duration_since(self.epoch);
+        Self::after(0, since)
+    }
+
+    /// The time when it was last read, in microseconds, to measure with.
     pub(crate) fn now_us(&self) -> u64 {
         self.now_us
     }
@@ -41,5 +62,31 @@ impl Clock {
     /// The moment that lies `duration` after `from`.
     pub(crate) fn after(from: Millis, duration: Duration) -> Millis {
         from.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(NEVER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settled_time_is_that_of_the_reading_before() {
+        let mut clock = Clock::new(Instant::now());
+        let before = clock.now();
+        std::thread::sleep(Duration::from_millis(3));
+        clock.read();
+        assert_eq!(clock.settled(), before);
+        assert!(clock.now() >= before + 3);
+    }
+
+    #[test]
+    fn a_moment_counts_from_the_epoch_and_one_before_it_is_the_epoch() {
+        let epoch = Instant::now();
+        let clock = Clock::new(epoch);
+        assert_eq!(clock.at(epoch + Duration::from_millis(1500)), 1500);
+        assert_eq!(
+            clock.at(epoch.checked_sub(Duration::from_millis(1)).unwrap_or(epoch)),
+            0
+        );
     }
 }

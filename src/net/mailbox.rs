@@ -9,11 +9,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-use crate::net::clock::{Millis, NEVER};
+use crate::net::admission::{PAUSE, SILENCE};
+use crate::net::clock::Millis;
 use crate::net::waker::Bell;
 
 /// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
@@ -31,10 +33,42 @@ pub(crate) struct Mailbox {
     sleeps: AtomicBool,
     /// Connections handed over and not yet closed.
     load: AtomicUsize,
-    /// Since when the worker's longest idle client has been idle.
-    oldest_idle: AtomicU64,
-    /// Idle clients that the worker is asked to close, to make room.
-    to_evict: AtomicU32,
+    /// Since when the longest idle client that has had an answer has been idle.
+    answered_since: Since,
+    /// Since when the longest idle client that has had none has been idle.
+    silent_since: Since,
+    /// The worker is asked to close its longest idle client.
+    room_asked: AtomicBool,
+}
+
+/// A moment on the workers' clock, or none. Its low 32 bits are enough: they turn over after 49 days, and no connection
+/// is idle for more than one.
+#[derive(Debug)]
+struct Since(AtomicU32);
+
+impl Since {
+    const NONE: u32 = u32::MAX;
+
+    fn set(&self, moment: Option<Millis>) {
+        let low = moment.map_or(Self::NONE, |moment| low_bits(moment).min(Self::NONE - 1));
+        self.0.store(low, Ordering::Relaxed);
+    }
+
+    /// The time from this moment to `now`; none where another thread's clock is ahead.
+    fn age(&self, now: Millis) -> Option<Duration> {
+        let since = self.0.load(Ordering::Relaxed);
+        let age = low_bits(now).wrapping_sub(since);
+        let age = if age > u32::MAX / 2 { 0 } else { age };
+        (since != Self::NONE).then_some(Duration::from_millis(age.into()))
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what is cut off is the same for all moments that are compared"
+)]
+fn low_bits(moment: Millis) -> u32 {
+    moment as u32
 }
 
 /// The listener's end of a mailbox. When it is gone, no more connections will come.
@@ -52,8 +86,9 @@ pub(crate) fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> 
         receiver,
         sleeps: AtomicBool::new(false),
         load: AtomicUsize::new(0),
-        oldest_idle: AtomicU64::new(NEVER),
-        to_evict: AtomicU32::new(0),
+        answered_since: Since(AtomicU32::new(Since::NONE)),
+        silent_since: Since(AtomicU32::new(Since::NONE)),
+        room_asked: AtomicBool::new(false),
     });
     Ok((mailbox.clone(), MailboxSender { mailbox, sender }))
 }
@@ -85,14 +120,38 @@ impl MailboxSender {
         self.mailbox.load.load(Ordering::Relaxed)
     }
 
-    /// Since when the worker's longest idle client has been idle.
-    pub(crate) fn oldest_idle(&self) -> Millis {
-        self.mailbox.oldest_idle.load(Ordering::Relaxed)
+    /// For how many milliseconds the worker's client that would make room has been idle, if one may make room now.
+    pub(crate) fn idle_ms(&self, now: Millis) -> Option<u32> {
+        let idle = self.idle(now).into_iter().flatten();
+        idle.filter(|(age, wait)| age >= wait)
+            .map(|(age, _)| u32::try_from(age.as_millis()).unwrap_or(u32::MAX))
+            .max()
+    }
+
+    /// In how much time the worker's next client may make room that may not now.
+    pub(crate) fn may_close_in(&self, now: Millis) -> Option<Duration> {
+        let idle = self.idle(now).into_iter().flatten();
+        idle.map(|(age, wait)| wait.saturating_sub(age))
+            .filter(|left| !left.is_zero())
+            .min()
+    }
+
+    /// Of each kind, for how long the longest idle client has been idle, and for how long it must be.
+    fn idle(&self, now: Millis) -> [Option<(Duration, Duration)>; 2] {
+        let Mailbox {
+            answered_since,
+            silent_since,
+            ..
+        } = &*self.mailbox;
+        [
+            answered_since.age(now).map(|age| (age, PAUSE)),
+            silent_since.age(now).map(|age| (age, SILENCE)),
+        ]
     }
 
     /// Asks the worker to close its longest idle client.
     pub(crate) fn ask_for_room(&self) {
-        self.mailbox.to_evict.fetch_add(1, Ordering::SeqCst);
+        self.mailbox.room_asked.store(true, Ordering::SeqCst);
         self.mailbox.bell.ring();
     }
 }
@@ -121,18 +180,16 @@ impl Mailbox {
         self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Tells the listener how old the longest idle client is.
-    pub(crate) fn publish_oldest_idle(&self, since: Millis) {
-        self.oldest_idle.store(since, Ordering::Relaxed);
+    /// Tells the listener since when the longest idle clients have been idle: of those that have had an answer, and of
+    /// those that have not.
+    pub(crate) fn publish_idle(&self, answered: Option<Millis>, silent: Option<Millis>) {
+        self.answered_since.set(answered);
+        self.silent_since.set(silent);
     }
 
-    /// How many idle clients the listener has asked to close since the last call.
-    pub(crate) fn take_evictions(&self) -> u32 {
-        if self.to_evict.load(Ordering::Relaxed) == 0 {
-            0
-        } else {
-            self.to_evict.swap(0, Ordering::SeqCst)
-        }
+    /// Whether the listener has asked for room since the last call.
+    pub(crate) fn is_room_asked(&self) -> bool {
+        self.room_asked.load(Ordering::Relaxed) && self.room_asked.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -186,10 +243,32 @@ mod tests {
     }
 
     #[test]
-    fn evictions_are_taken_once() {
+    fn to_be_asked_for_room_twice_is_to_be_asked_once() {
         let (mailbox, sender) = mailbox().unwrap();
         sender.ask_for_room();
         sender.ask_for_room();
-        assert_eq!((mailbox.take_evictions(), mailbox.take_evictions()), (2, 0));
+        assert!(mailbox.is_room_asked() && !mailbox.is_room_asked());
+    }
+
+    #[test]
+    fn the_listener_sees_how_long_clients_have_been_idle() {
+        let (mailbox, sender) = mailbox().unwrap();
+        let seen = |now| (sender.idle_ms(now), sender.may_close_in(now));
+        assert_eq!(seen(5), (None, None));
+        for turns in [0, 1, 7] {
+            // Around the moment at which the low bits turn over.
+            let base = (turns << 32) - u64::from(turns > 0) * 10;
+            let ms = |ms| Some(Duration::from_millis(ms));
+            mailbox.publish_idle(Some(base + 15), Some(base));
+            assert_eq!(seen(base + 5), (None, ms(100)), "a clock that is ahead");
+            assert_eq!(seen(base + 114), (None, ms(1)));
+            assert_eq!(seen(base + 115), (Some(100), ms(885)));
+            assert_eq!(seen(base + 1000), (Some(1000), None));
+            mailbox.publish_idle(None, Some(base));
+            assert_eq!(seen(base + 999), (None, ms(1)));
+        }
+        // The one moment that means none is a millisecond earlier.
+        mailbox.publish_idle(Some(u64::from(u32::MAX)), None);
+        assert_eq!(sender.idle_ms(u64::from(u32::MAX) + 200), Some(201));
     }
 }

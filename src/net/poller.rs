@@ -20,7 +20,7 @@ use crate::net::waker::Bell;
 pub(crate) type Readiness = epoll::EventFlags;
 
 /// Events taken from the kernel at once.
-const EVENTS_MAX: usize = 256;
+pub(crate) const EVENTS_MAX: usize = 256;
 
 /// The token of the eventfd; no socket has it, since indices stay below 2^31.
 const WAKE_TOKEN: u64 = u64::MAX;
@@ -69,6 +69,15 @@ pub(crate) struct Poller {
     epoll: OwnedFd,
 }
 
+/// How much a wait has brought of what had happened by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Brought {
+    /// All of it.
+    All,
+    /// There may be more: no deadline may be judged before the next look.
+    Part,
+}
+
 /// The events that a wait brought. It stays on the thread that waits.
 pub(crate) struct Events(Vec<epoll::Event>);
 
@@ -94,9 +103,13 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits for events, at most until `timeout` is over (`None`: for ever). A signal or the bell
-    /// end the wait without an event.
-    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    /// Waits for events, at most until `timeout` is over (`None`: for ever). The bell ends the wait without an event;
+    /// so does a signal, after which nothing is known about events (EINTR).
+    pub(crate) fn wait(
+        &self,
+        events: &mut Events,
+        timeout: Option<Duration>,
+    ) -> io::Result<Brought> {
         events.0.clear();
         let timeout = timeout.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -104,7 +117,8 @@ impl Poller {
         });
         let buffer = rustix::buffer::spare_capacity(&mut events.0);
         match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) if events.0.len() < events.0.capacity() => Ok(Brought::All),
+            Ok(_) | Err(Errno::INTR) => Ok(Brought::Part),
             Err(error) => Err(error.into()),
         }
     }
@@ -131,6 +145,7 @@ impl Events {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -163,9 +178,28 @@ mod tests {
         let poller = Poller::new(&bell).unwrap();
         for _ in 0..3 {
             bell.ring();
-            poller.wait(&mut events, None).unwrap();
+            assert_eq!(poller.wait(&mut events, None).unwrap(), Brought::All);
             assert_eq!(events.iter().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_full_batch_is_told_from_one_that_brought_all() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let bell = Bell::new().unwrap();
+        let poller = Poller::new(&bell).unwrap();
+        let mut events = Events::default();
+        // Each copy of the descriptor is an entry of its own, writable from the start.
+        let copies: Vec<UnixStream> = (0..EVENTS_MAX).map(|_| one.try_clone().unwrap()).collect();
+        for copy in &copies {
+            poller.register(copy, Source::Client(KEY)).unwrap();
+        }
+        let at_once = Some(Duration::ZERO);
+        assert_eq!(poller.wait(&mut events, at_once).unwrap(), Brought::Part);
+        assert_eq!(events.iter().count(), EVENTS_MAX);
+        assert_eq!(poller.wait(&mut events, at_once).unwrap(), Brought::All);
+        assert_eq!(events.iter().count(), 0);
+        drop(other);
     }
 
     #[test]

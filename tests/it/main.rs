@@ -12,6 +12,7 @@
 mod support;
 
 mod access_log;
+mod admission;
 mod architecture;
 mod balancing;
 mod behind_a_proxy;
