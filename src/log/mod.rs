@@ -3,3 +3,4 @@
 pub(crate) mod access;
 pub mod events;
 pub(crate) mod line;
+mod output;
