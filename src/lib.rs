@@ -11,7 +11,7 @@
 //! | listener | [`listener`] | accepts connections and hands each to the worker with the fewest |
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
 //! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
-//! | resolver | [`resolver`] | looks the backends' names up, so that no other thread waits for a name server |
+//! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
 //! | access-log, event-log | [`log`] | write what the others put into bounded queues |
 //! | signals | [`signals`] | turns a signal into a message |
 //!

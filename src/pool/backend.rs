@@ -138,9 +138,10 @@ impl Backend {
         !self.lookup_wanted.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether somebody asked for its name to be looked up again; asking once is answered once.
+    /// Whether a lookup of its name is wanted; asking once is answered once.
     pub fn take_lookup_wish(&self) -> bool {
-        self.lookup_wanted.swap(false, Ordering::AcqRel)
+        self.lookup_wanted.load(Ordering::Acquire)
+            && self.lookup_wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Whether rise and fall say that it is up.
