@@ -6,9 +6,10 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
+use crate::net::atomic::AtomicU64;
 use crate::net::lock::{read, write};
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::settings::BackendSettings;
