@@ -11,7 +11,7 @@
 //! | listener | [`listener`] | accepts connections and hands each to the worker with the fewest |
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
 //! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
-//! | resolver | [`resolver`] | looks the backends' names up, so that no other thread waits for a name server |
+//! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
 //! | access-log, event-log | [`log`] | write what the others put into bounded queues |
 //! | signals | [`signals`] | turns a signal into a message |
 //!
@@ -40,7 +40,8 @@
 //! - A socket has one owner, and an exchange belongs to one thread. What threads share is in
 //!   [`live`] and [`pool`], behind short locks under which nothing is logged, allocated or sent; what they
 //!   tell each other goes through [`net::mailbox`], [`net::waker`] and the two logs.
-//! - Nothing on a worker's path blocks but the one wait in [`net::poller`]. Every wait for a peer has a deadline.
+//! - Nothing on a worker's path blocks but the one wait in [`net::poller`], and for a moment the access log where it has
+//!   room and the worker is faster ([`log::access`]). Every wait for a peer has a deadline.
 //! - The received head is never edited: what goes out is written anew from what was understood.
 //! - Everything that grows has a bound, named where it is defined.
 //! - No panic is reachable from the network; one in an exchange would cost that connection, one elsewhere ends the

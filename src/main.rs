@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use log::LevelFilter;
 use rondo::cli::{self, Command, HELP, Source, VERSION};
 use rondo::config::{Config, ConfigError, descriptor_limit, summary, warnings};
-use rondo::log::events::EventLog;
+use rondo::log::events;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};
 
@@ -17,9 +17,6 @@ use rondo::{demo, server};
 const CANNOT_RUN: u8 = 1;
 /// The command line or the configuration is wrong.
 const WRONG_INPUT: u8 = 2;
-
-/// How long a stop waits for the last events to be printed.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -37,7 +34,7 @@ fn main() -> ExitCode {
             Ok(config) => with_event_log(log, || run(config)),
             Err(error) => fail(WRONG_INPUT, &error),
         },
-        Command::Demo { log } => with_event_log(log, demo),
+        Command::Demo { log } => with_event_log(log, demo::run),
     }
 }
 
@@ -69,28 +66,24 @@ fn configuration(source: &Source) -> Result<Config, ConfigError> {
     }
 }
 
-fn with_event_log(level: LevelFilter, work: impl FnOnce() -> ExitCode) -> ExitCode {
-    let event_log = match EventLog::start(level) {
-        Ok(event_log) => event_log,
-        Err(error) => return fail(CANNOT_RUN, &format!("cannot start the event log: {error}")),
-    };
-    let status = work();
-    event_log.flush(FLUSH_TIMEOUT);
-    status
-}
-
-fn run(config: Config) -> ExitCode {
+fn run(config: Config) -> Result<(), server::StartError> {
     for warning in warnings(&config) {
         log::warn!("warning: {warning}");
     }
-    match server::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(CANNOT_RUN, &error),
-    }
+    server::run(config)
 }
 
-fn demo() -> ExitCode {
-    match demo::run() {
+fn with_event_log<E: Display>(
+    level: LevelFilter,
+    work: impl FnOnce() -> Result<(), E>,
+) -> ExitCode {
+    if let Err(error) = events::start(level) {
+        return fail(CANNOT_RUN, &format!("cannot start the event log: {error}"));
+    }
+    let outcome = work();
+    // Before the error: what led to it stands above it.
+    log::logger().flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(CANNOT_RUN, &error),
     }
@@ -105,7 +98,8 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// One line on standard error, closed or not.
-fn fail(status: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    let _ = writeln!(io::stderr(), "rondo: {error}");
+fn fail(status: u8, error: &dyn Display) -> ExitCode {
+    // In one write, so that it stays one where other processes share the output.
+    let _ = io::stderr().write_all(format!("rondo: {error}\n").as_bytes());
     ExitCode::from(status)
 }

@@ -1,14 +1,20 @@
-//! The thread that turns backends' names into addresses, so that nobody else ever waits for a name server.
+//! The thread that turns backends' names into addresses, so that no other thread waits for a name server.
 //!
-//! It looks every name up at start, again and again, and when a connect failed; what it finds it puts into the
-//! backend. A failed lookup changes nothing but the log: old addresses are better than none. Addresses and `localhost`
-//! are never looked up (`pool/backend.rs`), and without other names there is no such thread.
+//! It has every name looked up at start, every 30 s and when a connect failed, each name once for all its backends; what
+//! is found it puts into the backends. A failed lookup changes nothing but the log: old addresses are better than none.
+//! Addresses and `localhost` are never looked up (`pool/settings.rs`), and without other names there is no such thread.
+//!
+//! A lookup blocks its thread for as long as the C library likes (5 to 40 s where the name server is silent) and cannot
+//! be interrupted. So each has a short-lived thread of its own, a fixed number at a time, and names that were slow or
+//! failed the last time may not take all of them: a name whose server answers never waits for one whose server does not.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::net::thread;
 use crate::net::waker::Bell;
@@ -16,16 +22,22 @@ use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::settings::Host;
 
-/// Between two lookups of a name that nobody asked for.
+/// Between two lookups of a name for which no connect failed.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Between two lookups of a name at least, however often it is asked for.
+/// Between two lookups of a name at least, however often its connects fail.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Lookups at once. Each takes about 30 KiB while it waits (glibc; musl 14 KiB).
+const LOOKUPS_MAX: usize = 16;
+/// How many of them may be doubtful.
+const DOUBTFUL_MAX: usize = 12;
+/// A lookup that takes longer than this is doubtful.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How a name is looked up; a test brings its own.
-pub(crate) type Lookup = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send>;
+pub(crate) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
-/// A running resolver. Dropping it tells the thread to end, which it does when its last lookup has returned; nobody
-/// waits for that, since a lookup may take many seconds and cannot be interrupted.
+/// A running resolver. Dropping it tells the thread to end, which it does at once. Lookups under way are left to
+/// themselves, and what they find is not used.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     bell: Arc<Bell>,
@@ -35,8 +47,11 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Starts the thread with the system's resolver; None where no name needs one.
     pub(crate) fn start(pool: &Arc<Pool>) -> io::Result<Option<Resolver>> {
-        let system = |name: &str, port| Ok((name, port).to_socket_addrs()?.collect());
-        Resolver::start_with(pool, Box::new(system), PAUSE_MIN)
+        let system = |name: &str| {
+            let found = (name, 0).to_socket_addrs()?;
+            Ok(found.map(|address| address.ip()).collect())
+        };
+        Resolver::start_with(pool, Arc::new(system), PAUSE_MIN)
     }
 
     /// Starts the thread with another way to look names up, and another pause between two lookups of one name.
@@ -45,33 +60,26 @@ impl Resolver {
         lookup: Lookup,
         pause_min: Duration,
     ) -> io::Result<Option<Resolver>> {
-        let now = Instant::now();
-        let names: Vec<Name> = pool
-            .backends()
-            .iter()
-            .filter_map(|backend| Name::new(Arc::clone(backend), now))
-            .collect();
+        let names = distinct_names(pool, Instant::now());
         if names.is_empty() {
             return Ok(None);
         }
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
         pool.wake_resolver_with(Arc::clone(&bell));
-        let resolver = Resolver {
-            bell: Arc::clone(&bell),
-            stop: Arc::clone(&stop),
-        };
-        let pool = Arc::clone(pool);
-        let mut work = Work {
-            pool,
+        let (done, results) = bounded(LOOKUPS_MAX);
+        let mut schedule = Schedule {
+            pool: Arc::clone(pool),
             names,
             lookup,
             pause_min,
-            bell,
-            stop,
+            done,
+            results,
+            bell: Arc::clone(&bell),
+            stop: Arc::clone(&stop),
         };
-        thread::start("resolver", move || work.run())?;
-        Ok(Some(resolver))
+        thread::start("resolver", move || schedule.run())?;
+        Ok(Some(Resolver { bell, stop }))
     }
 }
 
@@ -82,239 +90,447 @@ impl Drop for Resolver {
     }
 }
 
-struct Work {
+/// What a lookup found for the name at this place.
+type Found = (usize, io::Result<Vec<IpAddr>>);
+
+/// What the thread owns.
+struct Schedule {
     pool: Arc<Pool>,
     names: Vec<Name>,
     lookup: Lookup,
     pause_min: Duration,
+    done: Sender<Found>,
+    results: Receiver<Found>,
+    /// Rung for a result, a failed connect and a stop.
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
 }
 
-/// The name of one backend.
+/// A name, and the backends that have it.
 struct Name {
-    backend: Arc<Backend>,
     host: String,
-    port: u16,
+    backends: Vec<Arc<Backend>>,
+    /// When the next lookup begins, or may begin.
     due: Instant,
-    /// Not before this, even if asked.
+    /// Not before this, however often its connects fail.
     rests_until: Instant,
-    failing: bool,
+    /// Since when it is being looked up.
+    begun: Option<Instant>,
+    /// Its last lookup failed; logged.
+    failed: bool,
+    /// Its last lookup took long.
+    slow: bool,
 }
 
-impl Work {
+impl Schedule {
     fn run(&mut self) {
-        loop {
-            for name in &mut self.names {
-                if self.stop.load(Ordering::Acquire) {
-                    return;
-                }
-                if name.backend.take_lookup_wish() {
-                    name.due = name.due.min(name.rests_until);
-                }
-                if name.due <= Instant::now() {
-                    let found = (self.lookup)(&name.host, name.port);
-                    if self.stop.load(Ordering::Acquire) {
-                        return;
-                    }
-                    name.take(found);
-                    let now = Instant::now();
-                    name.due = now + INTERVAL;
-                    name.rests_until = now + self.pause_min;
-                    // A check may be waiting for this name, or may be worth making at once.
-                    self.pool.wake_checker();
-                }
+        while !self.stop.load(Ordering::Acquire) {
+            while let Ok((place, found)) = self.results.try_recv() {
+                self.names[place].take(found, self.pause_min);
+                // A check may be waiting for this name, or may be worth making at once.
+                self.pool.wake_checker();
             }
-            let next = self.names.iter().map(|name| name.due).min();
-            self.bell.wait(next.map_or(INTERVAL, |next| {
-                next.saturating_duration_since(Instant::now())
-            }));
+            let now = Instant::now();
+            for name in &mut self.names {
+                name.hear_wishes();
+            }
+            self.begin_lookups(now);
+            // A name that is due and had to wait begins when a result rings the bell.
+            let later = self.names.iter().filter(|name| name.begun.is_none());
+            let next = later.map(|name| name.due).filter(|due| *due > now).min();
+            self.bell
+                .wait(next.map_or(INTERVAL, |next| next.saturating_duration_since(now)));
+        }
+    }
+
+    /// Begins the lookups that are due and find room: those that are not doubtful first, and the oldest of each kind.
+    fn begin_lookups(&mut self, now: Instant) {
+        let under_way = || self.names.iter().filter(|name| name.begun.is_some());
+        let mut room = LOOKUPS_MAX.saturating_sub(under_way().count());
+        let doubtful = under_way().filter(|name| name.is_doubtful(now)).count();
+        let mut doubtful_room = DOUBTFUL_MAX.saturating_sub(doubtful);
+
+        let is_due = |name: &Name| name.begun.is_none() && name.due <= now;
+        let mut due: Vec<usize> = (0..self.names.len())
+            .filter(|place| is_due(&self.names[*place]))
+            .collect();
+        due.sort_by_key(|place| {
+            let name = &self.names[*place];
+            (name.is_doubtful(now), name.due)
+        });
+        for place in due {
+            let is_doubtful = self.names[place].is_doubtful(now);
+            if room == 0 || is_doubtful && doubtful_room == 0 {
+                return;
+            }
+            room -= 1;
+            doubtful_room -= usize::from(is_doubtful);
+            self.begin(place, now);
+        }
+    }
+
+    fn begin(&mut self, place: usize, now: Instant) {
+        let name = &mut self.names[place];
+        name.begun = Some(now);
+        let host = name.host.clone();
+        let (lookup, done, bell) = (
+            Arc::clone(&self.lookup),
+            self.done.clone(),
+            Arc::clone(&self.bell),
+        );
+        let started = thread::start("lookup", move || {
+            // The resolver may have ended meanwhile.
+            let _ = done.send((place, lookup(&host)));
+            bell.ring();
+        });
+        if let Err(error) = started {
+            name.take(Err(error), self.pause_min);
         }
     }
 }
 
 impl Name {
-    fn new(backend: Arc<Backend>, now: Instant) -> Option<Name> {
-        let url = &backend.settings.url;
-        let Host::Name(host) = &url.host else {
-            return None;
-        };
-        let (host, port) = (host.clone(), url.port);
-        backend.needs_lookup().then_some(Name {
-            backend,
-            host,
-            port,
-            due: now,
-            rests_until: now,
-            failing: false,
-        })
+    /// Lets a failed connect of any of its backends bring its next lookup forward.
+    fn hear_wishes(&mut self) {
+        let wishes = |backend: &&Arc<Backend>| backend.take_lookup_wish();
+        // One that comes during a lookup is kept for the next: the connect may have failed with what this one finds.
+        if self.begun.is_none() && self.backends.iter().filter(wishes).count() > 0 {
+            self.due = self.due.min(self.rests_until);
+        }
+    }
+
+    /// Whether its server may be silent: its last lookup failed or took long, or this one does.
+    fn is_doubtful(&self, now: Instant) -> bool {
+        let is_long = |begun| now.saturating_duration_since(begun) >= SLOW;
+        self.failed || self.slow || self.begun.is_some_and(is_long)
     }
 
     /// Takes what a lookup found; says in the log what is new.
-    fn take(&mut self, found: io::Result<Vec<SocketAddr>>) {
-        let backend = &self.backend.settings.name;
-        let host = &self.host;
-        let reason = match found {
-            Ok(addresses) if !addresses.is_empty() => {
-                self.failing = false;
-                if self.backend.set_addresses(addresses) {
-                    log::info!(
-                        "backend {backend:?}: {host:?} is {}",
-                        list(&self.backend.addresses())
-                    );
-                }
-                return;
-            }
+    fn take(&mut self, found: io::Result<Vec<IpAddr>>, pause_min: Duration) {
+        let now = Instant::now();
+        let begun = self.begun.take().unwrap_or(now);
+        self.slow = now.saturating_duration_since(begun) >= SLOW;
+        self.due = now + INTERVAL;
+        self.rests_until = now + pause_min;
+        let failure = match found {
+            Ok(addresses) if !addresses.is_empty() => return self.found(&addresses),
             Ok(_) => "it has no address".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.backend.lookup_failed();
-        if !self.failing {
-            self.failing = true;
-            let known = self.backend.addresses();
+        for backend in &self.backends {
+            backend.lookup_failed();
+        }
+        if !std::mem::replace(&mut self.failed, true) {
+            let known = list(&self.backends[0].addresses());
             let rest = if known.is_empty() {
                 String::new()
             } else {
-                format!("; it is kept at {}", list(&known))
+                format!("; it is kept at {known}")
             };
-            log::warn!("backend {backend:?}: {host:?} does not resolve: {reason}{rest}");
+            let (backends, host) = (self.backend_names(), &self.host);
+            log::warn!("{backends}: {host:?} does not resolve: {failure}{rest}");
+        }
+    }
+
+    fn found(&mut self, addresses: &[IpAddr]) {
+        self.failed = false;
+        let mut changed = false;
+        for backend in &self.backends {
+            let port = backend.settings.url.port;
+            let with_port = |address: &IpAddr| SocketAddr::new(*address, port);
+            changed |= backend.set_addresses(addresses.iter().map(with_port).collect());
+        }
+        if changed {
+            let known = list(&self.backends[0].addresses());
+            log::info!("{}: {:?} is {known}", self.backend_names(), self.host);
+        }
+    }
+
+    /// As a log line begins.
+    fn backend_names(&self) -> String {
+        const NAMED_MAX: usize = 4;
+        let names: Vec<String> = self
+            .backends
+            .iter()
+            .take(NAMED_MAX)
+            .map(|backend| format!("{:?}", backend.settings.name))
+            .collect();
+        let names = names.join(", ");
+        match self.backends.len() {
+            1 => format!("backend {names}"),
+            2..=NAMED_MAX => format!("backends {names}"),
+            many => format!("backends {names} and {} more", many - NAMED_MAX),
         }
     }
 }
 
+/// The names of a pool's backends that need a lookup, each once (names are the same in either case, RFC 4343), in the
+/// order of the backends.
+fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
+    let mut places = std::collections::HashMap::new();
+    let mut names: Vec<Name> = Vec::new();
+    for backend in pool.backends() {
+        let Host::Name(host) = &backend.settings.url.host else {
+            continue;
+        };
+        if !backend.needs_lookup() {
+            continue;
+        }
+        let host = host.to_ascii_lowercase();
+        let place = *places.entry(host.clone()).or_insert(names.len());
+        if place == names.len() {
+            names.push(Name {
+                host,
+                backends: Vec::new(),
+                due: now,
+                rests_until: now,
+                begun: None,
+                failed: false,
+                slow: false,
+            });
+        }
+        names[place].backends.push(Arc::clone(backend));
+    }
+    names
+}
+
 fn list(addresses: &[SocketAddr]) -> String {
-    addresses
-        .iter()
-        .map(|address| address.ip().to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    let addresses = addresses.iter().map(|address| address.ip().to_string());
+    addresses.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    use super::*;
     use crate::pool::Event;
-    use crate::pool::settings::Kind;
+    use crate::pool::settings::{Kind, Method};
     use crate::pool::tests::{LONG, balance, health, until};
 
-    /// A name server in the test's hands: it says what is asked, and the test says what is answered.
+    type Answer = io::Result<Vec<IpAddr>>;
+
+    /// A name server in the test's hands: it says what is asked, and the test says when and what is answered.
     struct NameServer {
-        asked: Receiver<String>,
-        answer: Sender<io::Result<Vec<SocketAddr>>>,
+        queries: Receiver<(String, Sender<Answer>)>,
+        /// Those that are asked and not answered.
+        silent: Vec<(String, Sender<Answer>)>,
     }
 
     impl NameServer {
         fn new() -> (NameServer, Lookup) {
-            let (ask, asked) = channel();
-            let (answer, answers) = channel();
-            let lookup = move |name: &str, _| {
+            let (ask, queries) = channel();
+            let lookup = move |name: &str| {
+                let (answer, answers) = channel();
                 // The test may be over already.
-                let _ = ask.send(name.to_owned());
+                let _ = ask.send((name.to_owned(), answer));
                 answers.recv().unwrap_or_else(|_| Ok(Vec::new()))
             };
-            (NameServer { asked, answer }, Box::new(lookup))
+            let silent = Vec::new();
+            (NameServer { queries, silent }, Arc::new(lookup))
         }
 
-        fn answers(&self, name: &str, addresses: io::Result<&[&str]>) {
-            assert_eq!(self.asked.recv_timeout(LONG).unwrap(), name);
-            let parse = |list: &[&str]| {
-                list.iter()
-                    .map(|address| address.parse().unwrap())
-                    .collect()
-            };
-            self.answer.send(addresses.map(parse)).unwrap();
+        /// Waits until this name is asked for, and leaves all others without an answer.
+        fn answers(&mut self, name: &str, addresses: io::Result<&[&str]>) {
+            while !self.is_asked(name) {
+                self.is_asked_something();
+            }
+            let place = self.silent.iter().position(|(asked, _)| asked == name);
+            let (_, answer) = self.silent.remove(place.unwrap());
+            let parse = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect();
+            answer.send(addresses.map(parse)).unwrap();
+        }
+
+        fn is_asked(&self, name: &str) -> bool {
+            self.silent.iter().any(|(asked, _)| asked == name)
+        }
+
+        fn is_asked_something(&mut self) {
+            let query = self.queries.recv_timeout(LONG).unwrap();
+            assert!(!self.is_asked(&query.0), "{query:?} is asked twice at once");
+            self.silent.push(query);
+        }
+
+        /// How many are without an answer; none of them is asked for later than this.
+        fn count_silent(&mut self, expected: usize) {
+            while self.silent.len() < expected {
+                self.is_asked_something();
+            }
+            let more = self.queries.recv_timeout(Duration::from_millis(20));
+            assert!(more.is_err(), "{more:?} is asked beyond {expected}");
         }
     }
 
-    fn pool(hosts: &[&str]) -> Arc<Pool> {
-        let settings = |host: &&str| {
+    fn failed() -> io::Result<&'static [&'static str]> {
+        Err(io::Error::other("no name server answers"))
+    }
+
+    fn pool(hosts: &[impl AsRef<str>]) -> Arc<Pool> {
+        let settings = |(place, host): (usize, &str)| {
             let mut settings = crate::pool::backend::tests::settings(host);
-            settings.url.host = Host::Name((*host).to_owned());
+            settings.name = format!("{host}#{place}");
+            settings.url.host = Host::Name(host.to_owned());
+            settings.url.port = 80 + u16::try_from(place).unwrap();
             settings
         };
-        let backends = hosts.iter().map(settings).collect();
+        let hosts = hosts.iter().map(AsRef::as_ref);
         Arc::new(Pool::new(
-            backends,
-            &balance(crate::pool::settings::Method::RoundRobin),
+            hosts.enumerate().map(settings).collect(),
+            &balance(Method::RoundRobin),
             &health(Kind::None),
         ))
     }
 
+    fn start(pool: &Arc<Pool>) -> (NameServer, Resolver) {
+        let (server, lookup) = NameServer::new();
+        let resolver = Resolver::start_with(pool, lookup, Duration::ZERO);
+        (server, resolver.unwrap().unwrap())
+    }
+
     fn first(pool: &Pool, index: usize) -> Option<String> {
-        pool.backends()[index]
-            .addresses()
-            .first()
-            .map(ToString::to_string)
+        let addresses = pool.backends()[index].addresses();
+        addresses.first().map(ToString::to_string)
+    }
+
+    fn fail_to_connect(pool: &Pool, index: usize) {
+        let backend = &pool.backends()[index];
+        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
     }
 
     #[test]
     fn names_are_looked_up_at_start_without_waiting_and_localhost_never() {
         let pool = pool(&["localhost", "a.example", "b.localhost", "b.example"]);
-        let (server, lookup) = NameServer::new();
-        let _resolver = Resolver::start_with(&pool, lookup, Duration::ZERO)
-            .unwrap()
-            .unwrap();
+        let (mut server, _resolver) = start(&pool);
         assert!(
             pool.backends()[1].is_lookup_pending(),
             "the start did not wait for an answer"
         );
-        server.answers("a.example", Ok(&["192.0.2.1:80"]));
-        server.answers("b.example", Err(io::Error::other("no such name")));
+        server.answers("a.example", Ok(&["192.0.2.1"]));
+        server.answers("b.example", failed());
         until(|| !pool.backends()[3].is_lookup_pending());
-        assert_eq!(first(&pool, 1).as_deref(), Some("192.0.2.1:80"));
+        until(|| first(&pool, 1).is_some());
+        assert_eq!(first(&pool, 1).as_deref(), Some("192.0.2.1:81"));
         assert_eq!(first(&pool, 3), None);
-        assert_eq!(first(&pool, 0).as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(first(&pool, 0).as_deref(), Some("127.0.0.1:80"));
     }
 
     #[test]
     fn there_is_no_thread_where_no_name_needs_one() {
         let (_server, lookup) = NameServer::new();
-        assert!(
-            Resolver::start_with(&pool(&["localhost"]), lookup, Duration::ZERO)
-                .unwrap()
-                .is_none()
-        );
+        let resolver = Resolver::start_with(&pool(&["localhost"]), lookup, Duration::ZERO);
+        assert!(resolver.unwrap().is_none());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once_for_all_its_backends() {
+        let pool = pool(&["a.example", "A.Example", "a.example"]);
+        let (mut server, _resolver) = start(&pool);
+        server.count_silent(1);
+        server.answers("a.example", Ok(&["192.0.2.1"]));
+        until(|| first(&pool, 2).is_some());
+        assert_eq!(first(&pool, 0).as_deref(), Some("192.0.2.1:80"));
+        assert_eq!(first(&pool, 1).as_deref(), Some("192.0.2.1:81"));
+        assert_eq!(first(&pool, 2).as_deref(), Some("192.0.2.1:82"));
+        fail_to_connect(&pool, 1);
+        fail_to_connect(&pool, 2);
+        server.answers("a.example", Ok(&["192.0.2.2"]));
+        until(|| first(&pool, 0).as_deref() == Some("192.0.2.2:80"));
+    }
+
+    #[test]
+    fn a_name_waits_for_no_other_name() {
+        let pool = pool(&["silent.example", "mute.example", "a.example"]);
+        let (mut server, _resolver) = start(&pool);
+        for number in 1..10 {
+            let address = format!("192.0.2.{number}");
+            server.answers("a.example", Ok(&[&address]));
+            until(|| first(&pool, 2) == Some(format!("{address}:82")));
+            fail_to_connect(&pool, 2);
+        }
+        assert!(server.is_asked("silent.example") && server.is_asked("mute.example"));
+    }
+
+    #[test]
+    fn more_silent_names_than_lookups_do_not_keep_a_good_name_waiting() {
+        let mut hosts: Vec<String> = (0..20).map(|n| format!("silent-{n}.example")).collect();
+        hosts.push("good.example".to_owned());
+        let good = hosts.len() - 1;
+        let pool = pool(&hosts);
+        let (mut server, _resolver) = start(&pool);
+        server.count_silent(LOOKUPS_MAX);
+        // The C library gives up: each lookup that ends lets the next name in, and those that failed go to the back.
+        for host in &hosts[..5] {
+            server.answers(host, failed());
+        }
+        server.answers("good.example", Ok(&["192.0.2.1"]));
+        until(|| first(&pool, good).is_some());
+        for host in &hosts[5..good] {
+            server.answers(host, failed());
+        }
+        until(|| {
+            pool.backends()
+                .iter()
+                .all(|backend| !backend.is_lookup_pending())
+        });
+
+        // All are silent again: from now on some lookups are kept for names that answer.
+        for index in 0..good {
+            fail_to_connect(&pool, index);
+        }
+        server.count_silent(DOUBTFUL_MAX);
+        for number in 2..10 {
+            fail_to_connect(&pool, good);
+            let address = format!("192.0.2.{number}");
+            server.answers("good.example", Ok(&[&address]));
+            until(|| first(&pool, good) == Some(format!("{address}:{}", 80 + good)));
+        }
+        server.count_silent(DOUBTFUL_MAX);
+    }
+
+    #[test]
+    fn a_lookup_that_takes_long_is_doubtful_while_it_lasts_and_the_next_time() {
+        let pool = pool(&["a.example"]);
+        let now = Instant::now();
+        let mut name = distinct_names(&pool, now).remove(0);
+        assert!(!name.is_doubtful(now));
+        name.begun = Some(now.checked_sub(SLOW).unwrap());
+        assert!(name.is_doubtful(now));
+        name.take(Ok(vec!["192.0.2.1".parse().unwrap()]), Duration::ZERO);
+        assert!(name.is_doubtful(now), "an answer, but a late one");
+        name.begun = Some(Instant::now());
+        name.take(Ok(vec!["192.0.2.1".parse().unwrap()]), Duration::ZERO);
+        assert!(!name.is_doubtful(now));
     }
 
     #[test]
     fn a_failed_connect_has_the_name_looked_up_again_and_a_failed_lookup_keeps_the_addresses() {
         let pool = pool(&["a.example"]);
-        let backend = &pool.backends()[0];
-        let (server, lookup) = NameServer::new();
-        let _resolver = Resolver::start_with(&pool, lookup, Duration::ZERO)
-            .unwrap()
-            .unwrap();
-        server.answers("a.example", Ok(&["192.0.2.1:80"]));
+        let (mut server, _resolver) = start(&pool);
+        server.answers("a.example", Ok(&["192.0.2.1"]));
         until(|| first(&pool, 0).as_deref() == Some("192.0.2.1:80"));
-        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
-        server.answers("a.example", Err(io::Error::other("server failed")));
-        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
+        fail_to_connect(&pool, 0);
+        server.answers("a.example", failed());
+        fail_to_connect(&pool, 0);
         server.answers("a.example", Ok(&[]));
         assert_eq!(first(&pool, 0).as_deref(), Some("192.0.2.1:80"));
-        pool.report(backend, Event::ConnectFailed, &"connect to it refused");
-        server.answers("a.example", Ok(&["192.0.2.2:80"]));
+        fail_to_connect(&pool, 0);
+        server.answers("a.example", Ok(&["192.0.2.2"]));
         until(|| first(&pool, 0).as_deref() == Some("192.0.2.2:80"));
     }
 
     #[test]
     fn asking_often_is_answered_after_the_pause() {
         let pool = pool(&["a.example"]);
-        let (server, lookup) = NameServer::new();
+        let (mut server, lookup) = NameServer::new();
         let pause = Duration::from_millis(200);
         let _resolver = Resolver::start_with(&pool, lookup, pause).unwrap().unwrap();
-        server.answers("a.example", Ok(&["192.0.2.1:80"]));
+        server.answers("a.example", Ok(&["192.0.2.1"]));
         until(|| first(&pool, 0).is_some());
         let answered = Instant::now();
         for _ in 0..100 {
-            pool.report(
-                &pool.backends()[0],
-                Event::ConnectFailed,
-                &"connect to it refused",
-            );
+            fail_to_connect(&pool, 0);
         }
-        server.answers("a.example", Ok(&["192.0.2.1:80"]));
+        server.answers("a.example", Ok(&["192.0.2.1"]));
         // The pause began before `answered` was taken, by no more than the time between two threads.
         assert!(answered.elapsed() >= pause / 2);
     }
@@ -322,17 +538,11 @@ mod tests {
     #[test]
     fn stopping_does_not_wait_for_a_lookup() {
         let pool = pool(&["a.example"]);
-        let (server, lookup) = NameServer::new();
-        let resolver = Resolver::start_with(&pool, lookup, Duration::ZERO)
-            .unwrap()
-            .unwrap();
-        assert_eq!(server.asked.recv_timeout(LONG).unwrap(), "a.example");
-        drop(resolver); // returns, though the lookup does not
-        server
-            .answer
-            .send(Ok(vec!["192.0.2.1:80".parse().unwrap()]))
-            .unwrap();
+        let (mut server, resolver) = start(&pool);
+        server.count_silent(1);
+        drop(resolver);
         until(|| Arc::strong_count(&pool) == 1);
+        server.answers("a.example", Ok(&["192.0.2.1"]));
         assert_eq!(first(&pool, 0), None, "what came too late is not used");
     }
 }

@@ -195,6 +195,7 @@ pub fn watch_signals() -> Result<Receiver<()>, StartError> {
 
 fn stop_at_once() -> ! {
     log::warn!("stopped a second time: exiting at once");
+    log::logger().flush();
     process::exit(1)
 }
 

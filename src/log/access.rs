@@ -1,20 +1,26 @@
 //! Thread: access lines on their way to standard output.
 //!
-//! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that only the log thread ever looks
-//! at besides, for the moment it takes to swap it for an empty one. So a line costs no allocation and no system call; the
-//! thread writes whole buffers at most 100 ms late, and sleeps for good when there is nothing to log. A pipe
-//! that is full blocks this thread alone: the buffers fill up, and then whole lines are dropped and counted. What a line looks like is in `log/line.rs`.
+//! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that the log thread swaps for an
+//! empty one. So a line costs no allocation and no system call. The thread writes whole buffers at most 100 ms late, and
+//! sleeps while there is nothing to log.
+//!
+//! A full pipe is the only reason to drop a line: it blocks this thread alone, the buffers fill up, and then whole lines
+//! are dropped and counted. While the output has room, a worker that is faster than the log thread waits for it. What a
+//! line looks like is in `log/line.rs`.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{Thread, park, park_timeout};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 
+use crate::log::output::{Output, has_room, turn};
+use crate::net::lock::{lock, wait};
 use crate::net::thread;
 use crate::text::timestamp::Clock;
 
@@ -28,6 +34,11 @@ const URGENT_BYTES: usize = 64 * 1024;
 const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often lost lines are reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a worker waits while the output has room and nothing is written all the same: a disk that hangs.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often a worker that waits looks whether the output has become full.
+const WAIT_LOOK: Duration = Duration::from_millis(1);
+
 /// The log as a whole: gives out writers, and stops the thread.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
@@ -39,67 +50,107 @@ pub(crate) struct AccessLog {
 /// One worker's end of the log.
 #[derive(Debug)]
 pub(crate) struct AccessLogWriter {
-    buffer: Arc<Mutex<Vec<u8>>>,
+    lines: Arc<Lines>,
+    /// The output was full or did not move: lines are dropped until the buffer has room again.
+    is_dropping: bool,
     clock: Clock,
     shared: Arc<Shared>,
     thread: Thread,
 }
 
-#[derive(Debug, Default)]
+/// The lines of one worker that are not written yet.
+#[derive(Debug)]
+struct Lines {
+    buffer: Mutex<Vec<u8>>,
+    /// The thread has emptied the buffer.
+    emptied: Condvar,
+}
+
 struct Shared {
-    buffers: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
+    writers: Mutex<Vec<Arc<Lines>>>,
     /// A buffer is not empty any more: the thread wakes and begins a batch.
     begun: AtomicBool,
     /// A buffer is nearly full: the thread does not wait for the end of the batch.
     urgent: AtomicBool,
     stopping: AtomicBool,
-    lines_lost: AtomicU64,
+    lines_lost: AtomicUsize,
+    has_room: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
 }
 
 impl AccessLog {
     /// Starts the thread that writes to standard output.
     pub(crate) fn start() -> io::Result<AccessLog> {
         // `io::Stdout` looks for line ends and flushes at each: a system call per line. The file is a second descriptor
-        // of the same output; it is never seen by anyone else.
-        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        AccessLog::start_with(output, BATCH_INTERVAL)
+        // of the same output.
+        let output = Arc::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+        let asked = Arc::clone(&output);
+        let lines = Output::new(output, turn());
+        AccessLog::start_with(lines, move || has_room(&*asked), BATCH_INTERVAL)
     }
 
     /// Another writer, for one worker.
     pub(crate) fn writer(&self) -> AccessLogWriter {
-        let buffer = Arc::new(Mutex::new(Vec::with_capacity(BUFFER_BYTES)));
-        lock(&self.shared.buffers).push(Arc::clone(&buffer));
+        let lines = Arc::new(Lines {
+            buffer: Mutex::new(Vec::with_capacity(BUFFER_BYTES)),
+            emptied: Condvar::new(),
+        });
+        lock(&self.shared.writers).push(Arc::clone(&lines));
         AccessLogWriter {
-            buffer,
+            lines,
+            is_dropping: false,
             clock: Clock::new(),
             shared: Arc::clone(&self.shared),
             thread: self.thread.clone(),
         }
     }
 
-    /// Writes everything there is and ends the thread, but waits no longer than `timeout`; whether all was written.
+    /// Writes all lines and ends the thread, but waits no longer than `timeout`; whether all was written.
     /// Lines that come later are never written: the workers stop first.
     pub(crate) fn stop(self, timeout: Duration) -> bool {
         self.shared.stopping.store(true, Ordering::Release);
         self.thread.unpark();
-        self.is_done.recv_timeout(timeout).is_ok()
+        let is_done = self.is_done.recv_timeout(timeout).is_ok();
+        if !is_done {
+            // The thread is held up by the output, and cannot report what is lost.
+            let lines = self.shared.lines_lost.swap(0, Ordering::Relaxed);
+            log::warn!(
+                "standard output takes nothing: the last access lines are not written, {lines} were lost before"
+            );
+        }
+        is_done
     }
 
     fn start_with(
-        output: impl Write + Send + 'static,
+        output: Output<impl Write + Send + 'static>,
+        has_room: impl Fn() -> bool + Send + Sync + 'static,
         batch_interval: Duration,
     ) -> io::Result<AccessLog> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            writers: Mutex::default(),
+            begun: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            lines_lost: AtomicUsize::new(0),
+            has_room: Box::new(has_room),
+        });
         let (done, is_done) = bounded(1);
-        let mut output = Output {
-            file: output,
+        let mut work = Work {
+            output,
             shared: Arc::clone(&shared),
-            is_closed: false,
-            is_mid_line: false,
+            batch: Vec::with_capacity(BUFFER_BYTES),
+            batch_interval,
             reported: None,
         };
         let handle = thread::start("access-log", move || {
-            run(&mut output, batch_interval, &done);
+            work.run();
+            // A stop that was too long ago has given up.
+            let _ = done.try_send(());
         })?;
         Ok(AccessLog {
             shared,
@@ -110,16 +161,22 @@ impl AccessLog {
 }
 
 impl AccessLogWriter {
-    /// Appends a line, or drops and counts it when the log does not keep up. Never waits for the output.
+    /// Appends a line, or drops and counts it where the output is full.
     pub(crate) fn write(&mut self, format: Format, line: &AccessLine<'_>) {
-        let mut buffer = lock(&self.buffer);
-        let bytes_before = buffer.len();
+        let mut buffer = lock(&self.lines.buffer);
         // Asked before and not after, so that the buffer never grows.
-        if bytes_before + line.bytes_max() > BUFFER_BYTES {
+        let bytes_max = line.bytes_max();
+        if buffer.len() + bytes_max > BUFFER_BYTES {
             drop(buffer);
-            self.shared.lines_lost.fetch_add(1, Ordering::Relaxed);
-            return;
+            if self.is_dropping || !self.wait_for_the_thread(bytes_max) {
+                self.is_dropping = true;
+                self.shared.lines_lost.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            buffer = lock(&self.lines.buffer);
         }
+        self.is_dropping = false;
+        let bytes_before = buffer.len();
         line.write(format, &mut self.clock, &mut buffer);
         let bytes_after = buffer.len();
         drop(buffer);
@@ -130,103 +187,96 @@ impl AccessLogWriter {
             self.thread.unpark();
         }
     }
+
+    /// Waits until the thread has made room in the buffer; false where the output is full or does not move.
+    ///
+    /// The one wait of a worker outside its poller. It is short, because the thread needs only the processor to go on,
+    /// and without it lines were lost that the output would have taken.
+    #[cold]
+    fn wait_for_the_thread(&self, bytes: usize) -> bool {
+        let deadline = Instant::now() + WAIT_MAX;
+        while (self.shared.has_room)() && Instant::now() < deadline {
+            let mut buffer = lock(&self.lines.buffer);
+            if buffer.len() + bytes > BUFFER_BYTES {
+                buffer = wait(&self.lines.emptied, buffer, WAIT_LOOK);
+            }
+            if buffer.len() + bytes <= BUFFER_BYTES {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// What the thread owns.
-struct Output<W> {
-    file: W,
+struct Work<W> {
+    output: Output<W>,
     shared: Arc<Shared>,
-    /// The reader is gone: nothing will ever be written again.
-    is_closed: bool,
-    /// A write failed in the middle of a line, which has to be ended before the next.
-    is_mid_line: bool,
+    /// Empty, or what is being written.
+    batch: Vec<u8>,
+    batch_interval: Duration,
     /// When lost lines were last reported.
     reported: Option<Instant>,
 }
 
-fn run<W: Write>(output: &mut Output<W>, batch_interval: Duration, done: &Sender<()>) {
-    let shared = Arc::clone(&output.shared);
-    let is_stopping = || shared.stopping.load(Ordering::Acquire);
-    let mut batch = Vec::with_capacity(BUFFER_BYTES);
-    while !is_stopping() {
-        while !shared.begun.swap(false, Ordering::AcqRel) && !is_stopping() {
-            if shared.lines_lost.load(Ordering::Relaxed) == 0 {
-                std::thread::park();
+impl<W: Write> Work<W> {
+    fn run(&mut self) {
+        while !self.is_stopping() {
+            self.wait_for_a_batch();
+            self.write_buffers();
+            self.report_losses(false);
+        }
+        // What came between the last look at the buffers and the stop.
+        self.write_buffers();
+        self.report_losses(true);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits for a first line, then until the batch is old or large enough.
+    fn wait_for_a_batch(&mut self) {
+        while !self.shared.begun.swap(false, Ordering::AcqRel) && !self.is_stopping() {
+            if self.shared.lines_lost.load(Ordering::Relaxed) == 0 {
+                park();
             } else {
-                std::thread::park_timeout(REPORT_INTERVAL);
-                output.report_losses(false);
+                park_timeout(REPORT_INTERVAL);
+                self.report_losses(false);
             }
         }
-        let deadline = Instant::now() + batch_interval;
-        while !shared.urgent.swap(false, Ordering::AcqRel) && !is_stopping() {
+        let deadline = Instant::now() + self.batch_interval;
+        while !self.shared.urgent.swap(false, Ordering::AcqRel) && !self.is_stopping() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return;
             }
-            std::thread::park_timeout(left);
+            park_timeout(left);
         }
-        output.write_buffers(&mut batch);
-        output.report_losses(false);
     }
-    // What came between the last look at the buffers and the stop.
-    output.write_buffers(&mut batch);
-    output.report_losses(true);
-    // Who asked may have stopped waiting.
-    let _ = done.try_send(());
-}
 
-impl<W: Write> Output<W> {
     /// Writes what the buffers hold, each of them whole.
-    fn write_buffers(&mut self, batch: &mut Vec<u8>) {
-        let buffers = lock(&self.shared.buffers).clone();
-        for buffer in buffers {
-            std::mem::swap(&mut *lock(&buffer), batch);
-            self.write(batch);
-            batch.clear();
+    fn write_buffers(&mut self) {
+        let writers = lock(&self.shared.writers).clone();
+        for lines in writers {
+            std::mem::swap(&mut *lock(&lines.buffer), &mut self.batch);
+            lines.emptied.notify_one();
+            self.write();
         }
     }
 
-    /// Writes lines, or counts those that cannot be written.
-    fn write(&mut self, lines: &[u8]) {
-        if self.is_mid_line && !lines.is_empty() {
-            self.is_mid_line = !self.put(b"\n").is_empty();
-        }
-        let rest = if self.is_mid_line {
-            lines
-        } else {
-            self.put(lines)
-        };
-        if rest.is_empty() {
-            return;
-        }
-        let bytes_written = lines.len() - rest.len();
-        self.is_mid_line |= bytes_written > 0 && lines[bytes_written - 1] != b'\n';
+    /// Writes the batch, and counts the lines that the output did not take.
+    fn write(&mut self) {
+        let was_closed = self.output.is_closed;
+        let rest = self.output.write(&self.batch);
         let lines_lost = rest.split_inclusive(|byte| *byte == b'\n').count();
+        self.batch.clear();
         self.shared
             .lines_lost
-            .fetch_add(lines_lost as u64, Ordering::Relaxed);
-    }
-
-    /// Writes as much as can be written, and returns the rest.
-    fn put<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let mut rest = bytes;
-        while !rest.is_empty() && !self.is_closed {
-            match self.file.write(rest) {
-                Ok(written) if written > 0 => rest = &rest[written..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Somebody who shares the pipe made it non-blocking.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                    self.is_closed = true;
-                    log::warn!("standard output is closed: access lines are no longer written");
-                }
-                // A full disk, for one: this batch is lost, the next may fit.
-                Ok(_) | Err(_) => break,
-            }
+            .fetch_add(lines_lost, Ordering::Relaxed);
+        if self.output.is_closed && !was_closed {
+            log::warn!("standard output is closed: access lines are no longer written");
         }
-        rest
     }
 
     fn report_losses(&mut self, is_last: bool) {
@@ -237,24 +287,23 @@ impl<W: Write> Output<W> {
             return;
         }
         let lines = self.shared.lines_lost.swap(0, Ordering::Relaxed);
-        if lines > 0 && !self.is_closed {
+        if lines > 0 && !self.output.is_closed {
             self.reported = Some(Instant::now());
             log::warn!("{lines} access lines are lost: standard output did not take them");
         }
     }
 }
 
-/// A worker that panicked in the middle of a line leaves at worst a broken line.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read as _, Seek as _};
+
+    use crossbeam_channel::Sender;
+
     use super::*;
 
     /// Passes on what is written, each write once there is room in the channel.
-    struct Pipe(Sender<Vec<u8>>);
+    struct Pipe(Arc<Sender<Vec<u8>>>);
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -272,7 +321,11 @@ mod tests {
     /// A log whose pipe holds this many writes.
     fn start(writes: usize, batch_interval: Duration) -> (AccessLog, Receiver<Vec<u8>>) {
         let (sender, receiver) = bounded(writes);
-        let log = AccessLog::start_with(Pipe(sender), batch_interval).unwrap();
+        let sender = Arc::new(sender);
+        let asked = Arc::downgrade(&sender);
+        let has_room = move || asked.upgrade().is_some_and(|sender| !sender.is_full());
+        let log = AccessLog::start_with(Output::new(Pipe(sender), None), has_room, batch_interval)
+            .unwrap();
         (log, receiver)
     }
 
@@ -344,7 +397,7 @@ mod tests {
         for _ in 0..count {
             writer.write(Format::Text, &LINE);
         }
-        assert!(lock(&writer.buffer).capacity() <= BUFFER_BYTES);
+        assert!(lock(&writer.lines.buffer).capacity() <= BUFFER_BYTES);
         let lost = log.shared.lines_lost.load(Ordering::Relaxed);
         assert!(lost > 0);
         let shared = Arc::clone(&log.shared);
@@ -355,7 +408,7 @@ mod tests {
         // Someone reads again.
         let all: Vec<u8> = output.iter().flatten().collect();
         let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
-        assert_eq!(lines.len() as u64 + lost, count as u64);
+        assert_eq!(lines.len() + lost, count);
         assert!(lines.iter().all(|line| line.ends_with(b" 1 id-1 -\n")));
         assert_eq!(
             shared.lines_lost.load(Ordering::Relaxed),
@@ -377,44 +430,76 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_an_error_cut_is_ended_before_the_next() {
-        /// Takes five bytes, fails once, then takes all.
-        struct Disk {
-            calls: u32,
-            written: Arc<Mutex<Vec<u8>>>,
-        }
-
-        impl Write for Disk {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.calls += 1;
-                let bytes = match self.calls {
-                    1 => &bytes[..5],
-                    2 => return Err(ErrorKind::StorageFull.into()),
-                    _ => bytes,
-                };
-                self.written.lock().unwrap().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-
-        let written = Arc::new(Mutex::new(Vec::new()));
-        let mut output = Output {
-            file: Disk {
-                calls: 0,
-                written: Arc::clone(&written),
-            },
-            shared: Arc::new(Shared::default()),
-            is_closed: false,
-            is_mid_line: false,
-            reported: None,
+    fn a_worker_faster_than_the_thread_loses_nothing_while_the_output_has_room() {
+        const LINES: usize = 10_000;
+        let mut file = tempfile();
+        let (output, asked) = (file.try_clone().unwrap(), file.try_clone().unwrap());
+        let log = AccessLog::start_with(
+            Output::new(output, None),
+            move || has_room(&asked),
+            BATCH_INTERVAL,
+        )
+        .unwrap();
+        let request_line = "x".repeat(2000);
+        let line = AccessLine {
+            request_line: request_line.as_bytes(),
+            ..LINE
         };
-        output.write(b"first line\nsecond line\n");
-        assert_eq!(output.shared.lines_lost.load(Ordering::Relaxed), 2);
-        output.write(b"third line\n");
-        assert_eq!(*written.lock().unwrap(), b"first\nthird line\n");
+        std::thread::scope(|scope| {
+            for mut writer in [log.writer(), log.writer()] {
+                scope.spawn(move || {
+                    for _ in 0..LINES {
+                        writer.write(Format::Text, &line);
+                    }
+                    assert!(lock(&writer.lines.buffer).capacity() <= BUFFER_BYTES);
+                });
+            }
+        });
+        assert_eq!(log.shared.lines_lost.load(Ordering::Relaxed), 0);
+        assert!(log.stop(Duration::from_secs(60)));
+        let mut all = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut all).unwrap();
+        assert_eq!(lines_in(&all), 2 * LINES);
+        assert!(
+            all.split(|byte| *byte == b'\n')
+                .all(|line| line.is_empty() || line.ends_with(b" 1 id-1"))
+        );
+    }
+
+    /// A file without a name.
+    fn tempfile() -> File {
+        let path = std::env::temp_dir().join(format!("rondo-access-{}", std::process::id()));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        std::fs::remove_file(path).unwrap();
+        file
+    }
+
+    #[test]
+    fn an_output_with_room_that_takes_nothing_holds_a_worker_up_once() {
+        let (sender, stuck) = bounded(0);
+        let log = AccessLog::start_with(
+            Output::new(Pipe(Arc::new(sender)), None),
+            || true,
+            BATCH_INTERVAL,
+        )
+        .unwrap();
+        let mut writer = log.writer();
+        let count = 3 * BUFFER_BYTES / 80;
+        let begin = Instant::now();
+        for _ in 0..count {
+            writer.write(Format::Text, &LINE);
+        }
+        assert!(begin.elapsed() >= WAIT_MAX);
+        assert!(writer.is_dropping, "from then on lines are dropped at once");
+        let lost = log.shared.lines_lost.load(Ordering::Relaxed);
+        assert!(!log.stop(Duration::from_millis(10)));
+        let all: Vec<u8> = stuck.iter().flatten().collect();
+        assert_eq!(lines_in(&all) + lost, count);
     }
 }

@@ -1,307 +1,380 @@
 //! Thread: events of the `log` facade on their way to standard error.
 //!
-//! `simple_logger` prints them, but it blocks while a pipe is full and panics when it is closed. So the facade's logger
-//! is a bounded queue that never waits, and one thread owns `simple_logger`: it alone blocks, and its panics end there.
-//! What does not fit is dropped and counted. The access lines have a log of their own in `access_log/mod.rs`.
+//! Threads that log must never wait, and standard error may be a pipe that is full or closed. So the facade's logger is a
+//! bounded queue, and one thread writes: it alone blocks. What does not fit is dropped and counted.
+//!
+//! `simple_logger` decides by level which events are wanted, and a line looks as it would print it. It does not print:
+//! it needs two writes for a line, between which a line of another writer fits, and panics when the pipe is closed.
 
-use std::cell::Cell;
-use std::io;
-use std::panic::{self, AssertUnwindSafe};
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
+use crate::log::output::{Output, has_room, turn};
 use crate::net::thread;
 use crate::text::escape::printable;
 use crate::text::timestamp::{Clock, since_epoch};
 
-/// Events that may wait; a line has at most [`TEXT_BYTES_MAX`], so together they take at most 4 MiB.
+const THREAD: &str = "event-log";
+/// Events that may wait; together they take at most 4 MiB.
 const QUEUED_MAX: usize = 1024;
-/// A longer text is cut.
-const TEXT_BYTES_MAX: usize = 4000;
+/// A longer line is cut. It is what a pipe takes as a whole (`PIPE_BUF`), whichever processes share it.
+const LINE_BYTES_MAX: usize = 4096;
 /// How often lost events are reported while it is busy.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a flush waits for an output that does not take the last lines.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// The handle that flushes; events go through the macros of `log`.
-#[derive(Debug)]
-pub struct EventLog {
-    queue: Sender<Message>,
+/// Starts the thread, makes it the process's logger, and has panics logged as events. To be called once.
+///
+/// `log::logger().flush()` then waits until all events so far are written, but no longer than a second.
+pub fn start(level: LevelFilter) -> io::Result<()> {
+    let stderr = io::stderr();
+    let style = Style {
+        has_colors: stderr.is_terminal() && wants_colors(),
+    };
+    // Before the thread, which could panic itself.
+    panic::set_hook(Box::new(log_panic));
+    let logger = start_thread(Output::new(stderr, turn()), level, style)?;
+    log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
+    log::set_max_level(level);
+    Ok(())
 }
 
-impl EventLog {
-    /// Starts the thread and makes it the process's logger. To be called once.
-    ///
-    /// The thread's panics are kept from the panic hook that is set at this moment; a hook that is set later should
-    /// be set on top of it.
-    pub fn start(level: LevelFilter) -> io::Result<EventLog> {
-        let (queue, logger) = start_thread(SimpleLogger::new().with_level(level), level)?;
-        let earlier_hook = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !PRINTING.get() {
-                earlier_hook(info);
-            }
-        }));
-        log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
-        log::set_max_level(level);
-        Ok(EventLog { queue })
+/// Whether a terminal is to be coloured (no-color.org).
+fn wants_colors() -> bool {
+    let is_unset = |key| std::env::var_os(key).is_none_or(|value| value.is_empty());
+    is_unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Whether this is the thread that writes, and so cannot wait for itself.
+fn is_own_thread() -> bool {
+    std::thread::current().name() == Some(THREAD)
+}
+
+/// As an event, because the hook of std blocks the thread that panics while standard error is a full pipe.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let text = panic_text(info);
+    if !is_own_thread() {
+        log::error!("{text}");
+    } else if has_room(io::stderr()) {
+        // The queue is not read any more, and there is nothing to do about an error.
+        let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
     }
+}
 
-    /// Waits until everything logged so far is printed, but no longer than `timeout`; whether it was.
-    pub fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let (done, is_done) = bounded(1);
-        self.queue
-            .send_deadline(Message::Flush(done), deadline)
-            .is_ok()
-            && is_done.recv_deadline(deadline).is_ok()
+fn panic_text(info: &PanicHookInfo<'_>) -> String {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name").to_owned();
+    let payload = info.payload();
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text");
+    match info.location() {
+        Some(location) => format!("internal error: thread {name} panicked at {location}: {text}"),
+        None => format!("internal error: thread {name} panicked: {text}"),
     }
 }
 
-thread_local! {
-    /// Whether this thread is inside of `simple_logger`, where a panic means a closed pipe and nothing else.
-    static PRINTING: Cell<bool> = const { Cell::new(false) };
-}
-
-#[derive(Debug)]
 enum Message {
-    Event {
-        level: Level,
-        /// Time and module: what `simple_logger` prints in brackets. (Its own time would be that of the printing, and need
-        /// another package.)
-        origin: String,
-        text: String,
-    },
-    /// Answered when everything before it is printed.
+    /// A whole line.
+    Line(String),
+    /// Answered when everything before it is written.
     Flush(Sender<()>),
 }
 
 /// What the macros of `log` call.
 struct Queue {
     sender: Sender<Message>,
-    level: LevelFilter,
-    lost: Arc<AtomicU64>,
+    /// Asked for its opinion only.
+    levels: SimpleLogger,
+    style: Style,
+    lost: Arc<AtomicUsize>,
 }
 
 impl Log for Queue {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        self.levels.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let event = Message::Event {
-            level: record.level(),
-            origin: origin(record.target()),
-            text: one_line(&record.args().to_string()),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.sender.try_send(event)
-        {
+        let line = self
+            .style
+            .line(record.level(), record.target(), record.args());
+        if self.sender.try_send(Message::Line(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        self.flush_within(FLUSH_MAX);
+    }
+}
+
+impl Queue {
+    /// Whether everything logged so far was written in this time.
+    fn flush_within(&self, timeout: Duration) -> bool {
+        if is_own_thread() {
+            return false;
+        }
+        let deadline = Instant::now() + timeout;
+        let (done, is_done) = bounded(1);
+        self.sender
+            .send_deadline(Message::Flush(done), deadline)
+            .is_ok()
+            && is_done.recv_deadline(deadline).is_ok()
+    }
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy)]
+struct Style {
+    has_colors: bool,
+}
+
+impl Style {
+    /// One line with its end: level, time, module, text.
+    fn line(self, level: Level, target: &str, text: &fmt::Arguments<'_>) -> String {
+        const CUT: &str = "...";
+        let mut time = Vec::with_capacity(24);
+        Clock::new().write(since_epoch(), &mut time);
+        let time = String::from_utf8_lossy(&time);
+        let (color, no_color) = self.color(level);
+        let text = printable(&text.to_string());
+        let mut line = format!("{color}{level:<5}{no_color} [{time} {target}] {text}");
+        if line.len() >= LINE_BYTES_MAX {
+            let mut end = LINE_BYTES_MAX - CUT.len() - 1;
+            while !line.is_char_boundary(end) {
+                end -= 1;
+            }
+            line.truncate(end);
+            line.push_str(CUT);
+        }
+        line.push('\n');
+        line
+    }
+
+    fn color(self, level: Level) -> (&'static str, &'static str) {
+        if !self.has_colors {
+            return ("", "");
+        }
+        let color = match level {
+            Level::Error => "\x1b[31m",
+            Level::Warn => "\x1b[33m",
+            Level::Info => "\x1b[36m",
+            Level::Debug => "\x1b[35m",
+            Level::Trace => "",
+        };
+        (color, "\x1b[0m")
+    }
 }
 
 fn start_thread(
-    printer: impl Log + 'static,
+    output: Output<impl Write + Send + 'static>,
     level: LevelFilter,
-) -> io::Result<(Sender<Message>, Queue)> {
-    let (queue, events) = bounded(QUEUED_MAX);
-    let lost = Arc::new(AtomicU64::new(0));
-    let logger = Queue {
-        sender: queue.clone(),
-        level,
+    style: Style,
+) -> io::Result<Queue> {
+    let (sender, messages) = bounded(QUEUED_MAX);
+    let lost = Arc::new(AtomicUsize::new(0));
+    let mut work = Work {
+        messages,
+        output,
         lost: Arc::clone(&lost),
+        style,
     };
-    thread::start("event-log", move || run(&events, &lost, &printer))?;
-    Ok((queue, logger))
+    thread::start(THREAD, move || work.run())?;
+    Ok(Queue {
+        sender,
+        levels: SimpleLogger::new().with_level(level),
+        style,
+        lost,
+    })
 }
 
-fn run(events: &Receiver<Message>, lost: &AtomicU64, printer: &dyn Log) {
-    let mut reported = Instant::now();
-    for message in events {
-        match message {
-            Message::Event {
-                level,
-                origin,
-                text,
-            } => {
-                if !print(printer, level, &origin, &text) {
-                    lost.fetch_add(1, Ordering::Relaxed);
+/// What the thread owns.
+struct Work<W> {
+    messages: Receiver<Message>,
+    output: Output<W>,
+    lost: Arc<AtomicUsize>,
+    style: Style,
+}
+
+impl<W: Write> Work<W> {
+    fn run(&mut self) {
+        let mut reported = Instant::now();
+        while let Ok(message) = self.messages.recv() {
+            match message {
+                Message::Line(line) => {
+                    if !self.output.write(line.as_bytes()).is_empty() {
+                        self.lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Message::Flush(done) => {
+                    // The thread that asked may have stopped waiting.
+                    let _ = done.try_send(());
                 }
             }
-            Message::Flush(done) => {
-                // Who asked may have stopped waiting.
-                let _ = done.try_send(());
+            // Room again: the queue is empty, or it has been a while.
+            let is_room = self.messages.is_empty() || reported.elapsed() >= REPORT_INTERVAL;
+            if is_room && self.lost.load(Ordering::Relaxed) > 0 {
+                self.report();
+                reported = Instant::now();
             }
         }
-        // Room again: the queue is empty, or it has been a while.
-        let is_room = events.is_empty() || reported.elapsed() >= REPORT_INTERVAL;
-        if is_room && lost.load(Ordering::Relaxed) > 0 {
-            report(lost, printer);
-            reported = Instant::now();
+    }
+
+    fn report(&mut self) {
+        let count = self.lost.swap(0, Ordering::Relaxed);
+        let text = format_args!("{count} events are lost: standard error did not take them");
+        let line = self.style.line(Level::Warn, module_path!(), &text);
+        if !self.output.write(line.as_bytes()).is_empty() {
+            self.lost.fetch_add(count, Ordering::Relaxed);
         }
     }
-}
-
-fn report(lost: &AtomicU64, printer: &dyn Log) {
-    let count = lost.swap(0, Ordering::Relaxed);
-    let text = format!("{count} events are lost: standard error did not take them");
-    if !print(printer, Level::Warn, &origin(module_path!()), &text) {
-        lost.fetch_add(count, Ordering::Relaxed);
-    }
-}
-
-/// Prints one event; false when it could not be printed.
-fn print(printer: &dyn Log, level: Level, origin: &str, text: &str) -> bool {
-    PRINTING.set(true);
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-        printer.log(
-            &Record::builder()
-                .level(level)
-                .target(origin)
-                .args(format_args!("{text}"))
-                .build(),
-        );
-    }));
-    PRINTING.set(false);
-    outcome.is_ok()
-}
-
-fn origin(target: &str) -> String {
-    let mut time = Vec::with_capacity(24);
-    Clock::new().write(since_epoch(), &mut time);
-    format!("{} {target}", String::from_utf8_lossy(&time))
-}
-
-/// The text without anything that could end the line, and not too long.
-fn one_line(text: &str) -> String {
-    let mut text = printable(text);
-    if text.len() > TEXT_BYTES_MAX {
-        let mut end = TEXT_BYTES_MAX;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push_str("...");
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::sync::Mutex;
 
     use super::*;
 
-    /// A printer that waits for a permit before each line, and panics when told to.
-    struct Printer {
+    const PLAIN: Style = Style { has_colors: false };
+
+    /// An output that waits for a permit before each write, and is closed for some lines.
+    struct Pipe {
         permits: Receiver<()>,
-        lines: Arc<Mutex<Vec<String>>>,
+        writes: Arc<Mutex<Vec<String>>>,
     }
 
-    impl Log for Printer {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn log(&self, record: &Record<'_>) {
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.permits.recv();
-            let text = record.args().to_string();
-            assert!(!text.contains("closed"), "failed printing to stderr");
-            let line = format!("{} {text}", record.level());
-            self.lines.lock().unwrap().push(line);
+            let text = String::from_utf8(bytes.to_vec()).unwrap();
+            if text.contains("closed") {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            self.writes.lock().unwrap().push(text);
+            Ok(bytes.len())
         }
 
-        fn flush(&self) {}
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     struct Fixture {
         permits: Option<Sender<()>>,
-        lines: Arc<Mutex<Vec<String>>>,
-        event_log: EventLog,
+        writes: Arc<Mutex<Vec<String>>>,
         logger: Queue,
     }
 
     impl Fixture {
         fn new(level: LevelFilter) -> Fixture {
             let (permits, receiver) = bounded(100_000);
-            let lines = Arc::new(Mutex::new(Vec::new()));
-            let printer = Printer {
+            let writes = Arc::new(Mutex::new(Vec::new()));
+            let pipe = Pipe {
                 permits: receiver,
-                lines: Arc::clone(&lines),
+                writes: Arc::clone(&writes),
             };
-            let (queue, logger) = start_thread(printer, level).unwrap();
             Fixture {
                 permits: Some(permits),
-                lines,
-                event_log: EventLog { queue },
-                logger,
+                writes,
+                logger: start_thread(Output::new(pipe, None), level, PLAIN).unwrap(),
             }
         }
 
-        /// From now on lines are printed without waiting.
+        /// From now on the output takes everything at once.
         fn unblock(&mut self) {
             self.permits = None;
         }
 
         fn log(&self, level: Level, text: &str) {
-            self.logger.log(
-                &Record::builder()
-                    .level(level)
-                    .target("t")
-                    .args(format_args!("{text}"))
-                    .build(),
-            );
+            let mut record = Record::builder();
+            record.level(level).target("t");
+            self.logger
+                .log(&record.args(format_args!("{text}")).build());
         }
 
-        fn lines(&self) -> Vec<String> {
-            assert!(self.event_log.flush(Duration::from_secs(10)));
-            self.lines.lock().unwrap().clone()
+        /// What each write wrote, without the time.
+        fn writes(&self) -> Vec<String> {
+            assert!(self.logger.flush_within(Duration::from_secs(10)));
+            let without_time = |line: &String| {
+                let (level, rest) = line.split_once(" [").unwrap();
+                let (origin, text) = rest.split_once("] ").unwrap();
+                assert_eq!(origin.split(' ').next().map(str::len), Some(24));
+                format!("{level}|{text}")
+            };
+            self.writes
+                .lock()
+                .unwrap()
+                .iter()
+                .map(without_time)
+                .collect()
         }
     }
 
     #[test]
-    fn events_are_printed_in_order_and_by_level() {
+    fn each_event_is_one_write_in_order_and_by_level() {
         let mut fixture = Fixture::new(LevelFilter::Info);
         fixture.unblock();
         fixture.log(Level::Info, "one");
         fixture.log(Level::Debug, "unseen");
         fixture.log(Level::Error, "two");
-        assert_eq!(fixture.lines(), ["INFO one", "ERROR two"]);
+        assert_eq!(fixture.writes(), ["INFO |one\n", "ERROR|two\n"]);
     }
 
     #[test]
-    fn an_event_is_one_line_of_bounded_length() {
+    fn a_line_looks_as_simple_logger_prints_it_and_only_the_level_is_coloured() {
+        let text = format_args!("text");
+        let line = PLAIN.line(Level::Warn, "rondo::server", &text);
+        assert!(line.starts_with("WARN  [20") && line.ends_with("Z rondo::server] text\n"));
+        let colored = Style { has_colors: true }.line(Level::Warn, "rondo::server", &text);
+        assert!(
+            colored.starts_with("\x1b[33mWARN \x1b[0m [20"),
+            "{colored:?}"
+        );
+        assert!(colored.ends_with("Z rondo::server] text\n"), "{colored:?}");
+    }
+
+    #[test]
+    fn an_event_is_one_line_that_a_pipe_takes_as_a_whole() {
         let mut fixture = Fixture::new(LevelFilter::Info);
         fixture.unblock();
         fixture.log(Level::Info, "a\nERROR forged\r\0");
         fixture.log(Level::Info, &"é".repeat(5000));
-        let lines = fixture.lines();
-        assert_eq!(lines[0], "INFO a\\nERROR forged\\r\\0");
-        assert!(lines[1].ends_with("é..."));
-        assert!(lines[1].len() < TEXT_BYTES_MAX + 10);
+        fixture.log(Level::Info, &"e".repeat(5000));
+        assert_eq!(fixture.writes()[0], "INFO |a\\nERROR forged\\r\\0\n");
+        let writes = fixture.writes.lock().unwrap();
+        assert!(writes[1].ends_with("é...\n"));
+        assert!((LINE_BYTES_MAX - 1..=LINE_BYTES_MAX).contains(&writes[1].len()));
+        assert_eq!(writes[2].len(), LINE_BYTES_MAX);
     }
 
     #[test]
-    fn a_pipe_that_takes_nothing_blocks_nobody_and_its_losses_are_counted_once() {
+    fn a_pipe_that_takes_nothing_blocks_no_thread_and_its_losses_are_counted_once() {
         let mut fixture = Fixture::new(LevelFilter::Info);
         for number in 0..QUEUED_MAX + 101 {
             fixture.log(Level::Info, &number.to_string());
         }
-        assert!(!fixture.event_log.flush(Duration::from_millis(10)));
+        assert!(!fixture.logger.flush_within(Duration::from_millis(10)));
         fixture.unblock();
-        // One line may or may not have left the queue for the printer before it was full.
+        // One line may or may not have left the queue for the pipe before the queue was full.
         let lines = loop {
-            let lines = fixture.lines();
+            let lines = fixture.writes();
             if lines.iter().any(|line| line.starts_with("WARN")) {
                 break lines;
             }
@@ -312,9 +385,8 @@ mod tests {
             .collect();
         assert_eq!(reports.len(), 1, "{reports:?}");
         let lost: usize = reports[0]
-            .split_whitespace()
-            .nth(1)
-            .and_then(|count| count.parse().ok())
+            .split(['|', ' '])
+            .find_map(|word| word.parse().ok())
             .unwrap();
         assert!((100..=101).contains(&lost), "{lost}");
         assert_eq!(lines.len() - 1 + lost, QUEUED_MAX + 101);
@@ -327,14 +399,13 @@ mod tests {
         fixture.log(Level::Info, "closed");
         fixture.log(Level::Info, "open again");
         let lines = loop {
-            let lines = fixture.lines();
+            let lines = fixture.writes();
             if lines.len() == 2 {
                 break lines;
             }
         };
-        assert!(lines.contains(&"INFO open again".to_owned()));
-        assert!(
-            lines.contains(&"WARN 1 events are lost: standard error did not take them".to_owned())
-        );
+        assert!(lines.contains(&"INFO |open again\n".to_owned()));
+        let report = "WARN |1 events are lost: standard error did not take them\n";
+        assert!(lines.contains(&report.to_owned()));
     }
 }

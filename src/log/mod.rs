@@ -4,3 +4,4 @@ pub(crate) mod access;
 pub mod events;
 pub(crate) mod limit;
 pub(crate) mod line;
+mod output;

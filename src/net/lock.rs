@@ -3,11 +3,24 @@
 //! What these locks guard is whole after every single statement, so a panic of another holder leaves nothing half
 //! done; refusing to go on would turn one lost connection into a dead balancer. This is the one place that decides it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+use std::time::Duration;
 
 /// Locks a mutex, poisoned or not.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives a mutex up until another thread notifies, or for as long as `patience`.
+pub(crate) fn wait<'a, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'a, T>,
+    patience: Duration,
+) -> MutexGuard<'a, T> {
+    let waited = condition.wait_timeout(guard, patience);
+    waited.unwrap_or_else(PoisonError::into_inner).0
 }
 
 /// Locks for reading, poisoned or not.
@@ -37,6 +50,7 @@ mod tests {
         });
         assert!(mutex.is_poisoned() && shared.is_poisoned());
         assert_eq!(*lock(&mutex), 7);
+        assert_eq!(*wait(&Condvar::new(), lock(&mutex), Duration::ZERO), 7);
         assert_eq!(*read(&shared), 8);
         assert_eq!(*write(&shared), 8);
     }

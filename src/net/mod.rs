@@ -3,9 +3,10 @@
 //! `connection` is a socket with its buffers, `poller` the one place where a worker waits, `clock` and `timers` its
 //! time, `mailbox` and `waker` how a connection reaches it, `admission` how many may be open. `slab`, `idle_list` and
 //! `pipes` are a worker's tables; `proxy_protocol` is a header in front of everything, `errno` sorts the kernel's
-//! errors, `lock` takes a lock, `thread` starts a thread.
+//! errors, `lock` takes a lock, `thread` starts a thread, `atomic` is what a small processor lacks.
 
 pub(crate) mod admission;
+pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod connection;
 pub(crate) mod errno;

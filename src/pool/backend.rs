@@ -6,10 +6,11 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::log::limit::LineLimit;
+use crate::net::atomic::AtomicU64;
 use crate::net::lock::{read, write};
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::persist::SetCookie;
@@ -145,9 +146,10 @@ impl Backend {
         !self.lookup_wanted.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether somebody asked for its name to be looked up again; asking once is answered once.
+    /// Whether a lookup of its name is wanted; asking once is answered once.
     pub fn take_lookup_wish(&self) -> bool {
-        self.lookup_wanted.swap(false, Ordering::AcqRel)
+        self.lookup_wanted.load(Ordering::Acquire)
+            && self.lookup_wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Asks for a check before the next one is due.

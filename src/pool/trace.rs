@@ -6,8 +6,10 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
+
+use crate::net::lock::lock;
 
 /// Candidates that are kept of one choice.
 pub const CANDIDATES_MAX: usize = 16;
@@ -370,7 +372,7 @@ struct Ring {
 impl Decisions {
     /// Keeps one more; the oldest goes when there are [`DECISIONS_MAX`].
     pub fn push(&self, decision: &Decision) {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = lock(&self.0);
         if ring.kept.len() < DECISIONS_MAX {
             ring.kept.push(*decision);
             return;
@@ -382,7 +384,7 @@ impl Decisions {
 
     /// A copy of what is kept, the oldest first.
     pub fn snapshot(&self) -> Vec<Decision> {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = lock(&self.0);
         let (newer, older) = ring.kept.split_at(ring.next);
         [older, newer].concat()
     }

@@ -17,6 +17,9 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
 ];
 
+/// Packages that the program may stand on where the processor has no 64-bit atomics.
+const PACKAGES_WITHOUT_ATOMICS: &[&str] = &["portable-atomic"];
+
 /// Packages that the program may stand on.
 const PACKAGES: &[&str] = &[
     "crossbeam-channel",
@@ -242,13 +245,24 @@ fn the_protocol_knows_no_socket_clock_or_thread() {
 #[test]
 fn some_things_are_decided_in_one_place() {
     type Rule = (&'static str, &'static [&'static str], fn(&str) -> bool);
-    const RULES: [Rule; 1] = [
+    const RULES: [Rule; 3] = [
         // The origins of the demonstration are the other side.
         ("starts a thread", &["net/thread.rs", "demo.rs"], |line| {
             ["thread::spawn", "thread::scope", "Builder::new"]
                 .iter()
                 .any(|word| line.contains(word))
         }),
+        ("recovers a lock", &["net/lock.rs"], |line| {
+            line.contains("PoisonError") || line.contains("into_inner")
+        }),
+        (
+            "is missing where there are no 64-bit atomics",
+            &["net/atomic.rs"],
+            |line| {
+                let is_std = line.contains("sync::atomic");
+                is_std && (line.contains("AtomicU64") || line.contains("AtomicI64"))
+            },
+        ),
     ];
     for (what, places, is_broken) in RULES {
         let wrong = complaints(|source, line| {
@@ -301,18 +315,28 @@ fn every_expect_says_what_makes_it_safe() {
 fn it_stands_on_no_other_package() {
     let manifest =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
-    let section = manifest
-        .split("[dependencies]")
-        .nth(1)
-        .unwrap()
-        .split("\n[")
-        .next()
-        .unwrap();
-    let mut names: Vec<&str> = section
-        .lines()
-        .filter(|line| !line.starts_with('#') && line.contains('='))
-        .map(|line| line.split('=').next().unwrap().trim())
-        .collect();
-    names.sort_unstable();
-    assert_eq!(names, PACKAGES);
+    let mut found = 0;
+    for section in manifest.split("\n[") {
+        let (title, lines) = section.split_once('\n').unwrap();
+        let allowed = match title {
+            "dependencies]" => PACKAGES,
+            r#"target.'cfg(not(target_has_atomic = "64"))'.dependencies]"# => {
+                PACKAGES_WITHOUT_ATOMICS
+            }
+            _ => {
+                let is_of_tests = title == "dev-dependencies]";
+                assert!(is_of_tests || !title.contains("dependencies"), "{title}");
+                continue;
+            }
+        };
+        let mut names: Vec<&str> = lines
+            .lines()
+            .filter(|line| !line.starts_with('#') && line.contains('='))
+            .map(|line| line.split('=').next().unwrap().trim())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, allowed);
+        found += 1;
+    }
+    assert_eq!(found, 2);
 }

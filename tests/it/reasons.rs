@@ -43,8 +43,8 @@ fn each_failure_of_a_backend_leaves_its_status_its_backend_and_its_cause() {
         (
             &answering("HTTP/1.1 200 OK\r\nX: a\nb\r\n\r\n"),
             502,
-            "bare LF",
-            "its response head is refused: bare LF",
+            "bare LF (backends[].lenient would accept it)",
+            "its response head is refused: bare LF (backends[].lenient would accept it)",
         ),
         (
             &answering("220 mail.example ESMTP\r\n"),

@@ -26,8 +26,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Plan {
     config: Value,
     arguments: Vec<String>,
-    /// A limit that the shell sets before it becomes the proxy.
-    limit: Option<String>,
+    /// What a shell does before it becomes the proxy.
+    shell: Option<String>,
     stdout: Option<Stdio>,
     after_start: Events,
 }
@@ -56,7 +56,7 @@ impl Proxy {
                 "health_check": { "kind": "none" },
             }),
             arguments: Vec::new(),
-            limit: None,
+            shell: None,
             stdout: None,
             after_start: Events::Read,
         }
@@ -232,7 +232,7 @@ impl Drop for Proxy {
         // Whatever a test is about: a panic that was contained is still a mistake.
         for line in self.events() {
             assert!(
-                !line.contains("please report") && !line.contains("panicked"),
+                !line.contains("internal error") && !line.contains("panicked"),
                 "{line}"
             );
         }
@@ -270,13 +270,19 @@ impl Plan {
 
     /// Runs it with this limit of file descriptors, hard and soft.
     pub(crate) fn descriptors_max(mut self, count: usize) -> Plan {
-        self.limit = Some(format!("ulimit -n {count}"));
+        self.shell = Some(format!("ulimit -n {count}"));
         self
     }
 
     /// Runs it with this soft limit of file descriptors under a higher hard one.
     pub(crate) fn soft_descriptors(mut self, count: usize) -> Plan {
-        self.limit = Some(format!("ulimit -S -n {count}"));
+        self.shell = Some(format!("ulimit -S -n {count}"));
+        self
+    }
+
+    /// Its access lines go where its events go.
+    pub(crate) fn access_to_events(mut self) -> Plan {
+        self.shell = Some("exec 1>&2".to_owned());
         self
     }
 
@@ -303,11 +309,11 @@ impl Plan {
         let directory = Directory::new();
         let file = directory.0.join("config.json");
         fs::write(&file, self.config.to_string()).expect("the temporary directory takes a file");
-        let mut command = match self.limit {
+        let mut command = match self.shell {
             None => Command::new(BINARY),
-            Some(limit) => {
+            Some(first) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), BINARY]);
+                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), BINARY]);
                 shell
             }
         };
@@ -366,14 +372,30 @@ pub(crate) fn run_with_config(arguments: &[&str], config: impl AsRef<[u8]>) -> F
     run_in(&directory.0, arguments)
 }
 
+/// Runs the binary on this configuration until it ends because this thread has panicked at its start.
+#[track_caller]
+pub(crate) fn run_with_panic_in(thread: &str, config: &str, stderr: impl Into<Stdio>) -> Finished {
+    let directory = Directory::new();
+    fs::write(directory.0.join("config.json"), config)
+        .expect("the temporary directory takes a file");
+    let mut command = Command::new(BINARY);
+    command.env("RONDO_TEST_PANIC", thread).stderr(stderr);
+    finish(&directory.0, command)
+}
+
 #[track_caller]
 fn run_in(directory: &Path, arguments: &[&str]) -> Finished {
-    let mut child = Command::new(BINARY)
-        .args(arguments)
+    let mut command = Command::new(BINARY);
+    command.args(arguments).stderr(Stdio::piped());
+    finish(directory, command)
+}
+
+#[track_caller]
+fn finish(directory: &Path, mut command: Command) -> Finished {
+    let mut child = command
         .current_dir(directory)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .spawn()
         .expect("the binary was built");
     let read = |mut pipe: Box<dyn Read + Send>| {
@@ -384,7 +406,10 @@ fn run_in(directory: &Path, arguments: &[&str]) -> Finished {
         })
     };
     let stdout = read(Box::new(child.stdout.take().expect("piped above")));
-    let stderr = read(Box::new(child.stderr.take().expect("piped above")));
+    let stderr = match child.stderr.take() {
+        Some(pipe) => read(Box::new(pipe)),
+        None => read(Box::new(std::io::empty())),
+    };
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
@@ -392,7 +417,7 @@ fn run_in(directory: &Path, arguments: &[&str]) -> Finished {
         }
         if Instant::now() > deadline {
             let _ = child.kill();
-            panic!("{arguments:?} does not end; it wrote {:?}", stderr.join());
+            panic!("{command:?} does not end; it wrote {:?}", stderr.join());
         }
         thread::sleep(std::time::Duration::from_millis(2));
     };
