@@ -463,7 +463,7 @@ mod tests {
         assert_eq!(lines_in(&all), 2 * LINES);
         assert!(
             all.split(|byte| *byte == b'\n')
-                .all(|line| line.is_empty() || line.ends_with(b" 1 id-1"))
+                .all(|line| line.is_empty() || line.ends_with(b" 1 id-1 -"))
         );
     }
 
