@@ -41,7 +41,7 @@ def run(scenario, server, seconds):
 def attempt(scenario, server, seconds):
     """A slot in which requests may fail: the caller looks."""
     before = server.usage()
-    # To connect costs wrk more than to be connected to costs anyone else; one thread of it would be the limit.
+    # To connect costs wrk more than to accept costs the other side; one thread of it would be the limit.
     threads = "2" if scenario.close else "1"
     command = ["wrk", "--threads", threads, "--connections", str(scenario.connections), "--duration", f"{seconds}s",
                "--timeout", "30s", "--latency", "--script", f"{HERE}/wrk.lua"]

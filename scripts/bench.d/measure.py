@@ -31,7 +31,7 @@ IDLE_DESCRIPTORS = 1200  # of a proxy, for the load beside the idle connections
 
 
 def measure(scenario, options, rondo, origin):
-    """All of one scenario, as it goes into the JSON. Proxies are started anew for it, so that peak memory is its own."""
+    """All of one scenario, as it goes into the JSON. Proxies are started for it alone, so that peak memory is its own."""
     notices, failures, servers, idle = [], [], {}, {}
     wanted = [p for p in scenario.peers if p.kind in options.peers and not (options.smoke and p.name in SMOKE_LEAVES_OUT)]
     try:

@@ -18,7 +18,7 @@ from kit.process import descriptors, folder, free_port
 
 PORTS = 4
 SMALL = ("rondo " * 22)[:128]
-# Text that no server-side include is hidden in and that does not repeat in step with anyone's buffer.
+# Text that no server-side include is hidden in and that does not repeat in step with a proxy's buffer.
 BLOCK = "".join(f"{n:07d} " for n in range(2048))
 SIZES = {"/128": 128, "/16k": 16 << 10, "/1m": 1 << 20, "/100m": 100 << 20, "/chunked": 16 << 10, "/slow": 128}
 

@@ -1,7 +1,7 @@
 """The proxies that are compared, and how each is configured: as fairly as we know, and where in doubt in a peer's favour.
 
 Equal for all: upstream keep-alive on, with room for every connection of the load; no limit on requests or life of a
-connection that would make anyone reconnect; listen queues of 4096; the same number of threads that carry traffic; no
+connection that would make a peer reconnect; listen queues of 4096; the same number of threads that carry traffic; no
 access log but where the scenario is about it; `Host` kept and `X-Forwarded-For` added. rondo accepts connections and
 writes its log in threads of their own, which are in its bill: where connections are many its throughput is not that of
 one core, its CPU time is. It also adds four more fields (X-Forwarded-Proto, X-Forwarded-Host, Via and X-Request-Id), three

@@ -49,7 +49,7 @@ function serve(request, response) {
 }
 
 const server = http.createServer(serve);
-// Without this handler Node says 100 to everyone.
+// Without this handler Node answers 100 to each such request.
 server.on("checkContinue", (request, response) => {
   if (request.url === "/refuse") return refuse(request, response);
   response.writeContinue();
