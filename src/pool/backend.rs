@@ -41,6 +41,7 @@ pub struct Backend {
     idle: AtomicUsize,
     /// From when on one exchange may try it though it is down; `NEVER` where only checks decide.
     trial_at_ms: AtomicU64,
+    pub(in crate::pool) attempts: Attempts,
     addresses: RwLock<Arc<[SocketAddr]>>,
     needs_lookup: bool,
     lookup_pending: AtomicBool,
@@ -73,6 +74,7 @@ impl Backend {
             in_flight: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
             trial_at_ms: AtomicU64::new(NEVER),
+            attempts: Attempts::default(),
             needs_lookup: addresses.is_none(),
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
@@ -256,6 +258,41 @@ impl Backend {
     pub fn set_cookie(&self, https: bool) -> Option<&[u8]> {
         let set_cookie = self.set_cookie.as_ref()?;
         Some(set_cookie.value(https))
+    }
+}
+
+/// What requests that walk through the list of backends tell each other of one that is down.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Attempts {
+    /// When one of them last turned to it.
+    began_ms: AtomicU64,
+    /// When an exchange last failed to connect to it.
+    failed_ms: AtomicU64,
+}
+
+/// Which backends a round of a walk takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Order {
+    /// All that have not failed since the walk began.
+    All,
+    /// Of those, the ones that no other walk is just trying.
+    NotTriedNow,
+}
+
+impl Attempts {
+    pub(in crate::pool) fn began(&self, now_ms: u64) {
+        self.began_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(in crate::pool) fn failed(&self, now_ms: u64) {
+        self.failed_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether a walk that began at `since_ms` leaves it out in such a round.
+    pub(in crate::pool) fn is_passed_over(&self, order: Order, since_ms: u64) -> bool {
+        let failed_ms = self.failed_ms.load(Ordering::Relaxed);
+        let is_tried_now = || self.began_ms.load(Ordering::Relaxed) > failed_ms;
+        failed_ms > since_ms || order == Order::NotTriedNow && is_tried_now()
     }
 }
 

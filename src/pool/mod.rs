@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Bell;
-use crate::pool::backend::{Backend, InFlight, NEVER, Operator};
+use crate::pool::backend::{Backend, InFlight, NEVER, Operator, Order};
 use crate::pool::balance::{Balancer, Candidate};
 use crate::pool::health::{Check, Health, Rules};
 use crate::pool::persist::Cookies;
@@ -67,7 +67,8 @@ const CHOICES_MAX: u32 = 16;
 #[derive(Debug)]
 struct State {
     balancer: Balancer,
-    /// Where the next walk through the list begins.
+    /// Behind the last place that a walk through the list came to: the next one begins there, so
+    /// that walks at the same time go on together.
     next_walk: usize,
     /// Empty between two choices; kept for its capacity.
     candidates: Vec<Candidate>,
@@ -116,13 +117,25 @@ pub struct Tried {
 struct Walk {
     /// The place where it began.
     start: usize,
-    /// Which of [`Tier::GROUPS`] it looks for.
-    group: usize,
-    /// How many places it has passed in search of it.
+    /// Which of [`WALK`] it makes.
+    round: usize,
+    /// How many places it has passed in it.
     passed: usize,
     /// How often a backend had come up before it began.
     came_up: usize,
+    began_ms: u64,
 }
+
+/// The rounds of a walk through the list. Where all are down, many requests walk at the same time:
+/// first each takes those that no other one is just trying.
+const WALK: [(Tier, Order); 6] = [
+    (Tier::Healthy, Order::All),
+    (Tier::HealthyBackup, Order::All),
+    (Tier::Unhealthy, Order::NotTriedNow),
+    (Tier::Unhealthy, Order::All),
+    (Tier::UnhealthyBackup, Order::NotTriedNow),
+    (Tier::UnhealthyBackup, Order::All),
+];
 
 /// The backend that a choice comes to.
 struct Picked {
@@ -153,14 +166,6 @@ enum Tier {
 }
 
 impl Tier {
-    /// The groups in their order.
-    const GROUPS: [Tier; 4] = [
-        Tier::Healthy,
-        Tier::HealthyBackup,
-        Tier::Unhealthy,
-        Tier::UnhealthyBackup,
-    ];
-
     /// The group of a backend that stands so; none for one that may not be chosen.
     fn of(verdict: Verdict, is_backup: bool) -> Option<Tier> {
         match (verdict, is_backup) {
@@ -343,7 +348,8 @@ impl Pool {
 
     /// Picks the next one in the list for a request that has failed often: of the groups in their
     /// order, from where the last such choice stopped. A backend that comes up meanwhile begins it
-    /// again, so that it is not overlooked.
+    /// again, so that it is not overlooked; one that is down and that another request has failed to
+    /// connect to since is not asked once more, so that many requests at once cost one walk.
     fn walk_on(
         &self,
         state: &mut State,
@@ -355,18 +361,15 @@ impl Pool {
         let came_up = self.came_up.load(Ordering::Acquire);
         let mut walk = match tried.walk {
             Some(walk) if walk.came_up == came_up => walk,
-            _ => {
-                let start = state.next_walk;
-                state.next_walk = (start + 1) % count.max(1);
-                Walk {
-                    start,
-                    group: 0,
-                    passed: 0,
-                    came_up,
-                }
-            }
+            _ => Walk {
+                start: state.next_walk,
+                round: 0,
+                passed: 0,
+                came_up,
+                began_ms: self.now_ms(),
+            },
         };
-        while let Some(&group) = Tier::GROUPS.get(walk.group) {
+        while let Some(&(group, order)) = WALK.get(walk.round) {
             let fails_open = group >= Tier::Unhealthy;
             if walk.passed == 0 && group == Tier::Unhealthy && self.any_healthy() {
                 break;
@@ -376,21 +379,26 @@ impl Pool {
                 walk.passed += 1;
                 let backend = &self.backends[index];
                 let verdict = self.judge(index, backend, backend.is_healthy(), tried);
-                if Tier::of(verdict, backend.settings.backup) == Some(group) {
-                    tried.walk = Some(walk);
-                    return Ok(Picked {
-                        index,
-                        rule: if fails_open {
-                            Rule::FailOpen
-                        } else {
-                            Rule::NextInList
-                        },
-                        bound_is_full: bound
-                            .is_some_and(|bound| self.judge_bound(bound, tried) == Some(true)),
-                    });
+                if Tier::of(verdict, backend.settings.backup) != Some(group)
+                    || fails_open && backend.attempts.is_passed_over(order, walk.began_ms)
+                {
+                    continue;
                 }
+                backend.attempts.began(self.now_ms());
+                tried.walk = Some(walk);
+                state.next_walk = (index + 1) % count;
+                return Ok(Picked {
+                    index,
+                    rule: if fails_open {
+                        Rule::FailOpen
+                    } else {
+                        Rule::NextInList
+                    },
+                    bound_is_full: bound
+                        .is_some_and(|bound| self.judge_bound(bound, tried) == Some(true)),
+                });
             }
-            walk.group += 1;
+            walk.round += 1;
             walk.passed = 0;
         }
         Err(Choice::Exhausted)
@@ -400,6 +408,9 @@ impl Pool {
     /// costs a read lock.
     pub fn report(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) {
         let (before, after) = self.note(backend, event, reason);
+        if event == Event::ConnectFailed {
+            backend.attempts.failed(self.now_ms());
+        }
         if event == Event::Died {
             // Whether it is really gone, a check finds out.
             backend.want_check();

@@ -209,7 +209,8 @@ fn a_request_that_fails_everywhere_meets_each_backend_once_and_looks_at_it_a_bou
                 pool.looked_at.store(0, Ordering::Relaxed);
                 let mut met = fails_everywhere(&pool);
                 let looked_at = pool.looked_at.load(Ordering::Relaxed);
-                assert!(looked_at <= 20 * n + 20, "{looked_at} looks at {n}");
+                let looks_max = CHOICES_MAX as usize + WALK.len();
+                assert!(looked_at <= looks_max * n, "{looked_at} looks at {n}");
                 assert_eq!(met.last(), Some(&(n / 2)), "the backup comes last");
                 met.sort_unstable();
                 assert!(met.into_iter().eq(0..n));
@@ -249,6 +250,54 @@ fn a_request_that_walks_through_the_list_takes_what_comes_up_meanwhile_and_fails
         _ => None,
     };
     assert_eq!(next(), fresh);
+}
+
+#[test]
+fn what_refused_another_request_since_the_walk_began_is_not_asked_again() {
+    let pool = pool(100);
+    (0..100).for_each(|backend| down(&pool, backend));
+    let mut tried = tried(&(0..20).collect::<Vec<_>>());
+    tried.choices = CHOICES_MAX;
+    let met = match pool.choose(&wish(), &mut tried, None) {
+        Choice::Backend { in_flight, .. } => in_flight.index,
+        other => panic!("{other:?}"),
+    };
+    tried.insert(met);
+    let began_ms = tried.walk.unwrap().began_ms;
+    let fresh = (20..100).find(|&backend| backend != met).unwrap();
+    for backend in (20..100).filter(|&backend| backend != fresh) {
+        pool.backends()[backend].attempts.failed(began_ms + 1);
+    }
+    assert!(matches!(
+        pool.choose(&wish(), &mut tried, None),
+        Choice::Backend { in_flight, .. } if in_flight.index == fresh
+    ));
+    tried.insert(fresh);
+    assert!(matches!(
+        pool.choose(&wish(), &mut tried, None),
+        Choice::Exhausted
+    ));
+}
+
+#[test]
+fn what_another_request_is_just_trying_comes_last() {
+    let pool = pool(40);
+    (0..40).for_each(|backend| down(&pool, backend));
+    let mut tried = tried(&(0..20).collect::<Vec<_>>());
+    tried.choices = CHOICES_MAX;
+    let later = [21, 30, 39];
+    for backend in later {
+        let attempts = &pool.backends()[backend].attempts;
+        attempts.failed(0);
+        attempts.began(1);
+    }
+    let mut met = Vec::new();
+    while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), &mut tried, None) {
+        met.push(in_flight.index);
+        tried.insert(in_flight.index);
+    }
+    assert_eq!(met.len(), 20);
+    assert_eq!(met[17..], later);
 }
 
 #[test]
