@@ -24,6 +24,7 @@ use crate::net::clock::Clock;
 use crate::net::connection::{Connection, Received};
 use crate::net::errno::is_our_shortage;
 use crate::pool::Event;
+use crate::text::timestamp::HttpDate;
 
 /// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
@@ -380,7 +381,6 @@ impl Exchange {
             ..
         } = cx;
         let limits = &runtime.head_limits;
-        let date = date.at(clock.now());
         let grammar = self.route.response_grammar();
         if self.holds_switch {
             return self.pass_upgrade_on(client, out);
@@ -400,7 +400,7 @@ impl Exchange {
                 return self.pass_upgrade_on(client, out);
             }
             let rest = &backend.buffered()[used..];
-            let body_used = self.pass_on(rest, client, out, runtime, closes, date)?;
+            let body_used = self.pass_on(rest, client, out, runtime, closes, (date, clock))?;
             backend.consume_buffered(used + body_used);
             return Ok(true);
         }
@@ -420,7 +420,8 @@ impl Exchange {
                     backend.consume(used, scratch);
                     return self.pass_upgrade_on(client, out);
                 }
-                let body_used = self.pass_on(&bytes[used..], client, out, runtime, closes, date)?;
+                let body_used =
+                    self.pass_on(&bytes[used..], client, out, runtime, closes, (date, clock))?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
             }
@@ -437,7 +438,7 @@ impl Exchange {
         out: &mut Vec<u8>,
         runtime: &Runtime,
         closes: bool,
-        date: &[u8],
+        (date, clock): (&mut HttpDate, &Clock),
     ) -> Result<usize, Trouble> {
         out.clear();
         if self.response.is_interim() {
@@ -480,7 +481,7 @@ impl Exchange {
             keep_length_field: body == Body::None,
             connection,
             set_cookie,
-            date: Some(date),
+            date: (!self.response.has_date()).then(|| &date.at(clock.now())[..]),
             trailers,
         };
         write_response(&self.response, &how, out);

@@ -40,7 +40,7 @@ pub struct ResponseForwarding<'a> {
     pub connection: ClientConnection,
     /// The value of a Set-Cookie field to add.
     pub set_cookie: Option<&'a [u8]>,
-    /// The value of a Date field to add where there is none (RFC 9110 6.6.1).
+    /// The value of a Date field to add, where there is none ([`ResponseHead::has_date`]).
     pub date: Option<&'a [u8]>,
     /// Whether trailer fields will be passed on; without them their announcement (Trailer) goes too.
     pub trailers: bool,
@@ -220,7 +220,11 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     write_framing(head.body(), out);
     write_forwarded_for(head, how, out);
     if !has_proto {
-        write_field(b"X-Forwarded-Proto", how.scheme.name().as_bytes(), out);
+        let line: &[u8] = match how.scheme {
+            Scheme::Http => b"X-Forwarded-Proto: http\r\n",
+            Scheme::Https => b"X-Forwarded-Proto: https\r\n",
+        };
+        out.extend_from_slice(line);
     }
     if let Some(host) = head.host().filter(|_| !has_host) {
         write_field(b"X-Forwarded-Host", host, out);
@@ -278,8 +282,8 @@ fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
 
 /// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC 9110 2.5).
 pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &mut Vec<u8>) {
-    let has_date = write_status_line_and_fields(head, how.trailers, out);
-    if let Some(date) = how.date.filter(|_| !has_date) {
+    write_status_line_and_fields(head, how.trailers, out);
+    if let Some(date) = how.date {
         write_field(b"Date", date, out);
     }
     match how.body {
@@ -335,8 +339,7 @@ fn write_upgrade<'a>(protocols: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-/// Says whether a Date field was among them.
-fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut Vec<u8>) -> bool {
+fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut Vec<u8>) {
     let received = head.complete();
     out.reserve(received.bytes.len() + 128);
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -345,17 +348,14 @@ fn write_status_line_and_fields(head: &ResponseHead, trailers: bool, out: &mut V
     out.push(b' ');
     out.extend_from_slice(head.reason());
     out.extend_from_slice(b"\r\n");
-    let mut has_date = false;
     for field in &received.fields {
         match response_rule(field, trailers) {
             Rule::Drop => continue,
             Rule::Pass if field.named_by_connection => continue,
             Rule::Pass | Rule::Keep => {}
         }
-        has_date |= field.known == Known::Date;
         pass_on(received, *field, out);
     }
-    has_date
 }
 
 fn write_framing(body: Body, out: &mut Vec<u8>) {

@@ -568,22 +568,32 @@ fn max_forwards_is_counted_down_in_its_place() {
 
 #[test]
 fn a_date_is_added_where_there_is_none() {
-    let how = ResponseForwarding {
-        date: Some(b"now"),
-        ..RESPONSE
+    let written = |lines: &str| {
+        let mut head = ResponseHead::default();
+        let response = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        head.take(response.as_bytes(), &LIMITS).unwrap().unwrap();
+        let how = ResponseForwarding {
+            date: (!head.has_date()).then_some(b"now"),
+            ..RESPONSE
+        };
+        respond_lines(lines, &how)
     };
     let length = "Content-Length: 5\r\n";
     assert_eq!(
-        respond_lines("A: b\r\n", &how),
+        written("A: b\r\n"),
         format!("A: b\r\nDate: now\r\n{length}")
     );
     assert_eq!(
-        respond_lines("date: then\r\nA: b\r\n", &how),
+        written("date: then\r\nA: b\r\n"),
         format!("date: then\r\nA: b\r\n{length}")
+    );
+    assert_eq!(
+        written("Date: then\r\nConnection: a\r\n"),
+        format!("Date: then\r\n{length}")
     );
     // One that belongs to the backend's connection is left out, and replaced.
     assert_eq!(
-        respond_lines("Date: then\r\nConnection: date\r\n", &how),
+        written("Date: then\r\nConnection: date\r\n"),
         format!("Date: now\r\n{length}")
     );
 }

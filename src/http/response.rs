@@ -21,6 +21,7 @@ pub struct ResponseHead {
     line: StatusLine,
     framing: Framing,
     connection: ConnectionOptions,
+    has_date: bool,
     /// The only Upgrade field, if its value is a list of protocols.
     upgrade: Option<Span>,
 }
@@ -84,7 +85,8 @@ impl ResponseHead {
         limits: &HeadLimits,
         grammar: Grammar,
     ) -> Result<Option<usize>, HeadError> {
-        if !self.skip_empty_lines(input, grammar)? {
+        let starts_plainly = input.first() == Some(&b'H') && self.skipped == 0;
+        if !starts_plainly && !self.skip_empty_lines(input, grammar)? {
             return Ok(None);
         }
         let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
@@ -105,8 +107,9 @@ impl ResponseHead {
         Ok(Some(self.skipped + used))
     }
 
-    /// Whether the first byte of the status line is there. An empty line before it is what some write after the body of the
+    /// Whether the first byte of the status line is there, which is nearly always the first of all. An empty line before it is what some write after the body of the
     /// answer before, or after a 1xx.
+    #[cold]
     fn skip_empty_lines(&mut self, input: &[u8], grammar: Grammar) -> Result<bool, HeadError> {
         loop {
             let length = match &input[self.skipped.min(input.len())..] {
@@ -172,6 +175,7 @@ impl ResponseHead {
     }
 
     /// The same line by line, from where the last call stopped. This way alone says what is wrong.
+    #[cold]
     fn take_lines(
         &mut self,
         input: &[u8],
@@ -216,6 +220,7 @@ impl ResponseHead {
                 Known::ContentLength => self.framing.add_length(value)?,
                 Known::TransferEncoding => self.framing.add_codings(value)?,
                 Known::Connection => self.connection.add(value, limits)?,
+                Known::Date => self.has_date = true,
                 Known::Upgrade => {
                     upgrades += 1;
                     self.upgrade =
@@ -227,6 +232,9 @@ impl ResponseHead {
         self.framing.check(self.line.version)?;
         if self.connection.names_fields {
             mark_named(&mut self.head);
+            // A Date that is one connection's own is not passed on.
+            let passes = |field: &Field| field.known == Known::Date && !field.named_by_connection;
+            self.has_date = self.head.fields.iter().any(passes);
         }
         self.stage = Stage::Complete;
         Ok(())
@@ -282,6 +290,11 @@ impl ResponseHead {
     pub fn upgrade(&self) -> Option<&[u8]> {
         let place = self.upgrade.filter(|_| self.connection.upgrade)?;
         Some(place.of(&self.head.bytes))
+    }
+
+    /// Whether it has a Date that is passed on; without, the time at which it came is to be added (RFC 9110 6.6.1).
+    pub fn has_date(&self) -> bool {
+        self.has_date
     }
 
     /// The protocols in its Upgrade fields, without h2c.

@@ -450,7 +450,7 @@ impl<'a> Response<'a> {
             keep_length_field: asked.is_head || self.head.status() == 304,
             connection,
             set_cookie: None,
-            date: Some(DATE),
+            date: (!self.head.has_date()).then_some(DATE),
             trailers: asked.accepts_trailers && body == Body::Chunked,
         };
         write_response(&self.head, &how, &mut self.written);
