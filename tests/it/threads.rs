@@ -1,7 +1,7 @@
 //! The threads: a process that has lost one is worse than none.
 
-use crate::support::Proxy;
 use crate::support::proxy::run_with_panic_in;
+use crate::support::{Proxy, eventually};
 use serde_json::json;
 use std::io::{Write, pipe};
 use std::process::Stdio;
@@ -89,9 +89,11 @@ fn these_are_all_threads_and_each_has_a_name() {
         .set("backends.0.url", "http://no-such-host.invalid:81/")
         .checks(json!({}))
         .start();
-    let mut names = proxy.thread_names();
-    // Lookups come and go.
-    names.retain(|name| name != "lookup" && name != "rondo");
-    names.sort();
-    assert_eq!(names, THREADS);
+    // Each names itself when it begins, and lookups come and go.
+    eventually("all have begun", || {
+        let mut names = proxy.thread_names();
+        names.retain(|name| name != "lookup" && name != "rondo");
+        names.sort();
+        names == THREADS
+    });
 }
