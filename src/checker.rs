@@ -266,9 +266,9 @@ mod tests {
     use crate::checks::messages::PROXY_LOCAL;
     use crate::pool::Event;
     use crate::pool::backend::tests::settings as backend_settings;
-    use crate::pool::settings::Host;
     use crate::pool::settings::Method;
     use crate::pool::settings::StatusRanges;
+    use crate::pool::settings::{Host, HttpCheck};
     use crate::pool::tests::{LONG, balance, health, until};
 
     fn tcp() -> HealthCheckSettings {
@@ -282,12 +282,13 @@ mod tests {
     }
 
     fn http() -> HealthCheckSettings {
-        let kind = Kind::Http {
+        let http = HttpCheck {
             path: "/health".to_owned(),
             status: StatusRanges(vec![200..=399]),
         };
         HealthCheckSettings {
-            kind,
+            kind: Kind::Http,
+            http,
             interval: Duration::from_millis(20),
             ..tcp()
         }

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::checks::messages::{Answer, PROXY_LOCAL, echo_request, is_echo_reply, judge, request};
 use crate::net::errno::is_our_shortage;
 use crate::pool::backend::Backend;
-use crate::pool::settings::{HealthCheckSettings, Kind};
+use crate::pool::settings::{HealthCheckSettings, HttpCheck, Kind};
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,8 +228,11 @@ impl Probe {
         if backend.settings.send_proxy_protocol {
             bytes.extend_from_slice(&PROXY_LOCAL);
         }
-        if let Kind::Http { path, .. } = &settings.kind {
-            bytes.extend_from_slice(&request(path, &backend.settings.url.authority));
+        if settings.kind == Kind::Http {
+            bytes.extend_from_slice(&request(
+                &settings.http.path,
+                &backend.settings.url.authority,
+            ));
         }
         Step::Go(Stage::Sending {
             socket,
@@ -247,7 +250,7 @@ impl Probe {
     ) -> Step {
         if sent == bytes.len() {
             return match settings.kind {
-                Kind::Http { .. } => Step::Go(Stage::Reading {
+                Kind::Http => Step::Go(Stage::Reading {
                     socket,
                     bytes: Vec::new(),
                 }),
@@ -277,9 +280,7 @@ impl Probe {
         settings: &HealthCheckSettings,
         now: Instant,
     ) -> Step {
-        let Kind::Http { path, status } = &settings.kind else {
-            return Step::End(Verdict::Passed);
-        };
+        let HttpCheck { path, status } = &settings.http;
         let mut buffer = [0; 4096];
         let ended = match (&socket).read(&mut buffer) {
             Ok(length) => {

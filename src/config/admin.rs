@@ -3,6 +3,37 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::config::document::{ConfigError, Node, Object};
+use crate::config::key::{Fallback, Key, Takes};
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "address",
+        takes: Takes::Other {
+            wanted: r#"an IP address and a port such as "127.0.0.1:9090" or "[::1]:9090""#,
+            schema: r#"{"type": "string", "pattern": ":[0-9]+$"}"#,
+        },
+        default: Fallback::Nothing("off"),
+        meaning: "address and port of the admin interface",
+    },
+    Key {
+        name: "hosts",
+        takes: Takes::Other {
+            wanted: r#"a list of host names such as ["lb.example"]"#,
+            schema: r#"{"type": "array", "items": {"type": "string"}}"#,
+        },
+        default: Fallback::Value("[]"),
+        meaning: "further `Host` names that it answers to",
+    },
+    Key {
+        name: "token",
+        takes: Takes::Other {
+            wanted: "a text of 1 to 256 visible ASCII characters without spaces",
+            schema: r#"{"type": "string", "pattern": "^[!-~]{1,256}$"}"#,
+        },
+        default: Fallback::Nothing("none"),
+        meaning: "what a POST must bring as `Authorization: Bearer`; required when the address is not loopback",
+    },
+];
 
 /// The section `admin`, which is there only with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +48,12 @@ pub struct Admin {
 
 impl Admin {
     pub(super) fn read(top: &Object<'_>) -> Result<Option<Admin>, ConfigError> {
-        let section = top.section("admin", &["address", "hosts", "token"])?;
-        let hosts = section.or("hosts", Vec::new(), hosts)?;
-        let token = section.optional("token", token)?;
-        let Some(address_node) = section.get("address") else {
-            return match section.get("hosts").or(section.get("token")) {
+        let section = top.section("admin")?;
+        let hosts = section.parsed("hosts", Node::list)?;
+        let hosts = hosts.iter().map(host).collect::<Result<_, _>>()?;
+        let token = token(&section)?;
+        let Some(address) = section.optional_parsed("address", address)? else {
+            return match section.given("hosts").or(section.given("token")) {
                 Some(node) => Err(node.error(
                     "is given without an address",
                     r#"add "address": "127.0.0.1:9090", or leave out the section"#,
@@ -29,7 +61,7 @@ impl Admin {
                 None => Ok(None),
             };
         };
-        let address = address(address_node)?;
+        let address_node = section.value("address")?;
         if token.is_none() && !address.ip().to_canonical().is_loopback() {
             return Err(address_node.error(
                 format!("is {}, which others can reach", address_node.found()),
@@ -44,43 +76,44 @@ impl Admin {
     }
 }
 
-fn address(node: &Node<'_>) -> Result<SocketAddr, ConfigError> {
-    let hint = r#"an IP address and a port such as "127.0.0.1:9090" or "[::1]:9090""#;
-    let text = node.text(hint)?;
-    if let Some(port) = text.strip_prefix("localhost:") {
-        let port = port.parse().map_err(|_| node.not(hint))?;
-        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+fn address(node: &Node<'_>) -> Option<SocketAddr> {
+    let text = node.text()?;
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some(SocketAddr::new(
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port.parse().ok()?,
+        )),
+        None => text.parse().ok(),
     }
-    text.parse().map_err(|_| node.not(hint))
-}
-
-fn hosts(node: &Node<'_>) -> Result<Vec<String>, ConfigError> {
-    node.list(r#"a list of host names such as ["lb.example"]"#)?
-        .iter()
-        .map(host)
-        .collect()
 }
 
 fn host(node: &Node<'_>) -> Result<String, ConfigError> {
-    let hint = r#"a host name such as "lb.example", without a port"#;
-    let text = node.text(hint)?;
-    let is_name = text
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if !is_name || text.is_empty() || text.len() > 253 {
-        return Err(node.not(hint));
+    let text = node.text().filter(|text| {
+        let is_name = text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        is_name && (1..=253).contains(&text.len())
+    });
+    match text {
+        Some(text) => Ok(text.to_ascii_lowercase()),
+        None => Err(node.not(r#"a host name such as "lb.example", without a port"#)),
     }
-    Ok(text.to_ascii_lowercase())
 }
 
 /// What fits behind `Bearer` in a field without any escaping. Never shown: it is a secret.
-fn token(node: &Node<'_>) -> Result<String, ConfigError> {
-    let hint = "must be a text of 1 to 256 visible ASCII characters without spaces";
-    let wrong = || node.error("is no token", hint);
-    let text = node.text("").map_err(|_| wrong())?;
-    let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_visible || text.is_empty() || text.len() > 256 {
-        return Err(wrong());
+fn token(section: &Object<'_>) -> Result<Option<String>, ConfigError> {
+    let Some(node) = section.given("token") else {
+        return Ok(None);
+    };
+    let text = node.text().filter(|text| {
+        let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_visible && (1..=256).contains(&text.len())
+    });
+    match text {
+        Some(text) => Ok(Some(text.into_owned())),
+        None => Err(node.error(
+            "is no token",
+            format!("must be {}", section.wanted("token")),
+        )),
     }
-    Ok(text.into_owned())
 }

@@ -1,42 +1,102 @@
 //! The section `balance`, whose settings belong to `pool/balance.rs`.
 
 use crate::config::document::{ConfigError, Node, Object};
+use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
-use crate::pool::settings::{BalanceSettings, Method, Persistence};
+use crate::pool::settings::{BalanceSettings, Choice, Choices, Method, Persistence};
+use crate::text::words::counted;
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "method",
+        takes: Takes::word::<Method>(),
+        default: Fallback::Value(r#""round_robin""#),
+        meaning: "how a backend is chosen",
+    },
+    Key::not_built("hash"),
+    Key::not_built("slow_start"),
+    Key::not_built("queue"),
+    Key::not_built("retry_percent"),
+    Key {
+        name: "persistence",
+        takes: Takes::Object(PERSISTENCE),
+        default: Fallback::Nothing("none"),
+        meaning: "what keeps a client with its backend",
+    },
+    Key {
+        name: "tries",
+        takes: Takes::Integer(1, 10),
+        default: Fallback::Value("3"),
+        meaning: "to how many backends one request may be sent; refused connections do not count",
+    },
+];
+
+const PERSISTENCE: &[Key] = &[
+    Key {
+        name: "kind",
+        takes: Takes::word::<PersistenceKind>(),
+        default: Fallback::Required,
+        meaning: "what binds the client",
+    },
+    Key {
+        name: "name",
+        takes: Takes::Other {
+            wanted: "a cookie name of 1 to 64 letters, digits or any of !#$%&'*+-.^_`|~",
+            schema: r#"{"type": "string", "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$"}"#,
+        },
+        default: Fallback::Value(r#""rondo""#),
+        meaning: "the name of the cookie",
+    },
+];
+
+/// The kinds of [`Persistence`] by their words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PersistenceKind {
+    SourceAddress,
+    Cookie,
+}
+
+impl Choices for PersistenceKind {
+    const ALL: &'static [Choice<PersistenceKind>] = &[
+        Choice {
+            name: "source_address",
+            value: PersistenceKind::SourceAddress,
+            meaning: "its address",
+            also: &["source", "ip", "ip_hash", "address"],
+        },
+        Choice {
+            name: "cookie",
+            value: PersistenceKind::Cookie,
+            meaning: "a cookie (`http` mode only)",
+            also: &["sticky", "session"],
+        },
+    ];
+}
 
 pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<BalanceSettings, ConfigError> {
-    let section = top.section("balance", &["method", "persistence", "tries"])?;
+    let section = top.section("balance")?;
     Ok(BalanceSettings {
-        method: section.or("method", Method::RoundRobin, method)?,
-        persistence: section.or("persistence", Persistence::None, |node| {
-            persistence(node, mode)
-        })?,
-        tries: section.or("tries", 3, |node| node.integer(1..=10))?,
+        method: section.word("method")?,
+        persistence: match section.given("persistence") {
+            Some(node) => persistence(&node.object(PERSISTENCE)?, mode)?,
+            None => Persistence::None,
+        },
+        tries: section.integer("tries")?,
     })
 }
 
-fn method(node: &Node<'_>) -> Result<Method, ConfigError> {
-    node.one_of(&[
-        ("round_robin", Method::RoundRobin),
-        ("least_connections", Method::LeastConnections),
-        ("random_two", Method::RandomTwo),
-        ("source_hash", Method::SourceHash),
-    ])
-}
-
-fn persistence(node: &Node<'_>, mode: Mode) -> Result<Persistence, ConfigError> {
-    let section = node.object(&["kind", "name"])?;
-    let kind = section.need("kind", r#""source_address" or "cookie""#)?;
-    let by_cookie = kind.one_of(&[("source_address", false), ("cookie", true)])?;
-    if by_cookie {
+fn persistence(section: &Object<'_>, mode: Mode) -> Result<Persistence, ConfigError> {
+    if section.word::<PersistenceKind>("kind")? == PersistenceKind::Cookie {
         if mode == Mode::Tcp {
             let hint = r#"use "source_address", or leave proxy.mode at "http""#;
-            return Err(kind.error("is \"cookie\", which mode \"tcp\" never reads", hint));
+            let what = "is \"cookie\", which mode \"tcp\" never reads";
+            return Err(section.value("kind")?.error(what, hint));
         }
-        let name = section.or("name", "rondo".to_owned(), cookie_name)?;
+        let name = section.parsed("name", cookie_name)?;
+        refuse_prefix(&section.value("name")?, &name)?;
         return Ok(Persistence::Cookie { name });
     }
-    match section.get("name") {
+    match section.given("name") {
         Some(name) => Err(name.error(
             "is given without a cookie",
             r#"leave it out, or use kind "cookie""#,
@@ -46,19 +106,33 @@ fn persistence(node: &Node<'_>, mode: Mode) -> Result<Persistence, ConfigError> 
 }
 
 /// A token of RFC 9110 5.6.2, which is what RFC 6265 4.1.1 wants of a cookie's name.
-fn cookie_name(node: &Node<'_>) -> Result<String, ConfigError> {
-    let hint = "a cookie name of 1 to 64 letters, digits or any of !#$%&'*+-.^_`|~";
-    let name = node.text(hint)?;
+fn cookie_name(node: &Node<'_>) -> Option<String> {
+    let name = node.text()?;
     let is_token = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    if !is_token || name.is_empty() || name.len() > 64 {
-        return Err(node.not(hint));
-    }
+    (is_token && (1..=64).contains(&name.len())).then(|| name.into_owned())
+}
+
+fn refuse_prefix(node: &Node<'_>, name: &str) -> Result<(), ConfigError> {
     let lower = name.to_ascii_lowercase();
     if lower.starts_with("__host-") || lower.starts_with("__secure-") {
         let what = format!("is {}, which browsers take over TLS only", node.found());
         return Err(node.error(what, "choose a name without that prefix"));
     }
-    Ok(name.into_owned())
+    Ok(())
+}
+
+/// The line of `--check`.
+pub(super) fn summary(balance: &BalanceSettings) -> String {
+    let persistence = match &balance.persistence {
+        Persistence::None => "no persistence".to_owned(),
+        Persistence::SourceAddress => "persistence by source_address".to_owned(),
+        Persistence::Cookie { name } => format!("persistence by cookie {name}"),
+    };
+    format!(
+        "{}, {persistence}, a request is sent to at most {}",
+        balance.method.name(),
+        counted(balance.tries as usize, "backend")
+    )
 }

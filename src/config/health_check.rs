@@ -1,80 +1,115 @@
 //! The section `health_check`, whose settings belong to `checks/probe.rs`.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
-use crate::config::document::{ConfigError, Node, Object};
-use crate::config::timeouts::duration;
-use crate::pool::settings::StatusRanges;
-use crate::pool::settings::{HealthCheckSettings, Kind};
+use crate::config::document::{ConfigError, Node, Object, duration_text};
+use crate::config::key::{Fallback, Key, Takes};
+use crate::pool::settings::{Choices, HealthCheckSettings, HttpCheck, Kind, StatusRanges};
+
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "kind",
+        takes: Takes::word::<Kind>(),
+        default: Fallback::Value(r#""tcp""#),
+        meaning: "what a check does",
+    },
+    Key {
+        name: "interval",
+        takes: Takes::DURATION,
+        default: Fallback::Value(r#""1m""#),
+        meaning: "between checks of a backend that is up; the first check is at the start",
+    },
+    Key {
+        name: "down_interval",
+        takes: Takes::DURATION,
+        default: Fallback::Value(r#""2s""#),
+        meaning: "between checks of a backend that is down",
+    },
+    Key {
+        name: "timeout",
+        takes: Takes::DURATION,
+        default: Fallback::Value(r#""5s""#),
+        meaning: "for one check",
+    },
+    Key {
+        name: "rise",
+        takes: Takes::Integer(1, 100),
+        default: Fallback::Value("1"),
+        meaning: "successes in a row to come up",
+    },
+    Key {
+        name: "fall",
+        takes: Takes::Integer(1, 100),
+        default: Fallback::Value("1"),
+        meaning: "failures in a row to go down",
+    },
+    Key {
+        name: "path",
+        takes: Takes::Other {
+            wanted: r##"a path such as "/health": "/" first, then visible ASCII without "#", at most 1024 bytes"##,
+            schema: r#"{"type": "string", "pattern": "^/[!-\"$-~]{0,1023}$"}"#,
+        },
+        default: Fallback::Value(r#""/""#),
+        meaning: "what a check by `http` asks for; the base path of `url` is not put before it",
+    },
+    Key {
+        name: "status",
+        takes: Takes::Other {
+            wanted: r#"statuses from 100 to 599 such as "200", "200-399" or "200-299,404""#,
+            schema: r#"{"type": "string", "pattern": "^ *[1-5][0-9]{2}(-[1-5][0-9]{2})? *(, *[1-5][0-9]{2}(-[1-5][0-9]{2})? *)*$"}"#,
+        },
+        default: Fallback::Value(r#""200-399""#),
+        meaning: "the answers to a check by `http` that are a success",
+    },
+    Key::not_built("method"),
+    Key::not_built("host"),
+    Key::not_built("port"),
+    Key::not_built("body"),
+];
+
+/// The keys that mean something to checks by [`Kind::Http`] only.
+const HTTP_ONLY: [&str; 2] = ["path", "status"];
 
 pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, ConfigError> {
-    let section = top.section(
-        "health_check",
-        &[
-            "kind",
-            "interval",
-            "down_interval",
-            "timeout",
-            "rise",
-            "fall",
-            "path",
-            "status",
-        ],
-    )?;
-    Ok(HealthCheckSettings {
-        kind: kind(&section)?,
-        interval: section.or("interval", Duration::from_secs(60), duration)?,
-        down_interval: section.or("down_interval", Duration::from_secs(2), duration)?,
-        timeout: section.or("timeout", Duration::from_secs(5), duration)?,
-        rise: section.or("rise", 1, |node| node.integer(1..=100))?,
-        fall: section.or("fall", 1, |node| node.integer(1..=100))?,
-    })
-}
-
-fn kind(section: &Object<'_>) -> Result<Kind, ConfigError> {
-    // What a kind is configured with is read first, so that its own errors are named first.
-    let path = section.or("path", "/".to_owned(), path)?;
-    let status = section.or("status", StatusRanges(vec![200..=399]), status)?;
-    let named = section.or("kind", "tcp", |node| {
-        node.one_of(&["tcp", "http", "icmp", "none"].map(|name| (name, name)))
-    })?;
-    let kind = match named {
-        "http" => return Ok(Kind::Http { path, status }),
-        "icmp" => Kind::Icmp,
-        "none" => Kind::None,
-        _ => Kind::Tcp,
+    let section = top.section("health_check")?;
+    let settings = HealthCheckSettings {
+        kind: section.word("kind")?,
+        http: HttpCheck {
+            path: section.parsed("path", path)?,
+            status: section.parsed("status", status)?,
+        },
+        interval: section.duration("interval")?,
+        down_interval: section.duration("down_interval")?,
+        timeout: section.duration("timeout")?,
+        rise: section.integer("rise")?,
+        fall: section.integer("fall")?,
     };
-    match section.get("path").or(section.get("status")) {
-        Some(node) => Err(node.error(
-            format!("means nothing to kind \"{named}\""),
+    let idle = HTTP_ONLY.iter().find_map(|key| section.given(key));
+    match idle {
+        Some(node) if settings.kind != Kind::Http => Err(node.error(
+            format!("means nothing to kind \"{}\"", settings.kind.name()),
             r#"leave it out, or use kind "http""#,
         )),
-        None => Ok(kind),
+        _ => Ok(settings),
     }
 }
 
 /// A request target in origin form (RFC 9112 3.2.1), with its query if it has one.
-fn path(node: &Node<'_>) -> Result<String, ConfigError> {
-    let hint = r##"a path such as "/health": "/" first, then visible ASCII without "#", at most 1024 bytes"##;
-    let path = node.text(hint)?;
+fn path(node: &Node<'_>) -> Option<String> {
+    let path = node.text()?;
     let is_visible = path
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if !path.starts_with('/') || !is_visible || path.len() > 1024 {
-        return Err(node.not(hint));
-    }
-    Ok(path.into_owned())
+    let fits = path.starts_with('/') && is_visible && path.len() <= 1024;
+    fits.then(|| path.into_owned())
 }
 
-fn status(node: &Node<'_>) -> Result<StatusRanges, ConfigError> {
-    let hint = r#"statuses from 100 to 599 such as "200", "200-399" or "200-299,404""#;
-    node.text(hint)?
+fn status(node: &Node<'_>) -> Option<StatusRanges> {
+    node.text()?
         .split(',')
         .map(|range| status_range(range.trim_matches(' ')))
         .collect::<Option<_>>()
         .map(StatusRanges)
-        .ok_or_else(|| node.not(hint))
 }
 
 fn status_range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -88,4 +123,27 @@ fn status_code(text: &str) -> Option<u16> {
         return None;
     }
     text.parse().ok().filter(|code| (100..=599).contains(code))
+}
+
+/// The line of `--check`.
+pub(super) fn summary(check: &HealthCheckSettings) -> String {
+    let down_interval = duration_text(check.down_interval);
+    let kind = match check.kind {
+        Kind::Tcp => "tcp connect".to_owned(),
+        Kind::Http => {
+            let HttpCheck { path, status } = &check.http;
+            format!("http request of {path} (success: {status})")
+        }
+        Kind::Icmp => "icmp echo".to_owned(),
+        Kind::None => {
+            return format!("none; a backend that is down is tried again after {down_interval}");
+        }
+    };
+    format!(
+        "{kind} every {}, while down every {down_interval}, timeout {}, rise {}, fall {}",
+        duration_text(check.interval),
+        duration_text(check.timeout),
+        check.rise,
+        check.fall
+    )
 }

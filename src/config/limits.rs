@@ -1,38 +1,68 @@
 //! The section `limits`: how large anything may be.
 
 use crate::config::document::{ConfigError, Object};
+use crate::config::key::{Fallback, Key, Takes};
+use crate::text::words::counted;
 
-/// The section `limits`.
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "head_bytes",
+        takes: Takes::Integer(1024, 1_048_576),
+        default: Fallback::Value("16384"),
+        meaning: "bytes of one request or response head",
+    },
+    Key {
+        name: "fields",
+        takes: Takes::Integer(8, 1000),
+        default: Fallback::Value("100"),
+        meaning: "header fields in one head",
+    },
+    Key {
+        name: "body_bytes",
+        takes: Takes::Integer(0, u64::MAX),
+        default: Fallback::Nothing("none"),
+        meaning: "bytes of a request body; 0 allows no body at all",
+    },
+    Key {
+        name: "idle_backend_connections",
+        takes: Takes::Integer(0, 1_000_000),
+        default: Fallback::Value("64"),
+        meaning: "unused connections kept open for each backend, over all workers, last in first out",
+    },
+];
+
+/// The section `limits`; each field is the key of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the rows above say it
 pub struct Limits {
-    /// Bytes of one request or response head, 1024 to 1048576.
     pub head_bytes: usize,
-    /// Fields in one head, 8 to 1000.
     pub fields: usize,
-    /// Bytes of a request body; none: no limit.
     pub body_bytes: Option<u64>,
-    /// Unused connections kept open for each backend, over all workers.
     pub idle_backend_connections: usize,
 }
 
 impl Limits {
     pub(super) fn read(top: &Object<'_>) -> Result<Limits, ConfigError> {
-        let section = top.section(
-            "limits",
-            &[
-                "head_bytes",
-                "fields",
-                "body_bytes",
-                "idle_backend_connections",
-            ],
-        )?;
+        let section = top.section("limits")?;
         Ok(Limits {
-            head_bytes: section.or("head_bytes", 16_384, |node| node.integer(1024..=1_048_576))?,
-            fields: section.or("fields", 100, |node| node.integer(8..=1000))?,
-            body_bytes: section.optional("body_bytes", |node| node.integer(0..=u64::MAX))?,
-            idle_backend_connections: section.or("idle_backend_connections", 64, |node| {
-                node.integer(0..=1_000_000)
-            })?,
+            head_bytes: section.integer("head_bytes")?,
+            fields: section.integer("fields")?,
+            body_bytes: section.optional_integer("body_bytes")?,
+            idle_backend_connections: section.integer("idle_backend_connections")?,
         })
+    }
+
+    /// The line of `--check`.
+    pub(super) fn summary(&self) -> String {
+        let body = match self.body_bytes {
+            Some(bytes) => format!("{bytes} bytes"),
+            None => "any length".to_owned(),
+        };
+        format!(
+            "heads of {} bytes and {} fields, request bodies of {body}, {} for each backend",
+            self.head_bytes,
+            self.fields,
+            counted(self.idle_backend_connections, "idle connection")
+        )
     }
 }

@@ -1,22 +1,23 @@
 //! The configuration as it is used: every value checked, every default filled in.
 //!
 //! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing behind it asks again
-//! whether a value is good. One file for each part: `proxy.rs`, `backends.rs`, `balance.rs`, `health_check.rs`,
-//! `timeouts.rs` (with the limits), `admin.rs`; each key stands there in one line with its default and its bounds.
+//! whether a value is good. One file for each section: `proxy.rs`, `backends.rs`, `balance.rs`, `health_check.rs`,
+//! `timeouts.rs`, `limits.rs`, `admin.rs`; each setting is a row there (`key.rs`), and to add one is to add its row, its
+//! field, the line that reads it, its words in `--check`, and its line of README, which a test asks for.
 //! `budget.rs` says what a configuration costs, `summary.rs` is what `--check` prints, `warnings.rs` what it warns of. Read `proxy.rs` next.
 
 use std::path::Path;
 
-use crate::config::document::{Document, Node};
-use crate::pool::settings::BackendSettings;
-use crate::pool::settings::BalanceSettings;
-use crate::pool::settings::HealthCheckSettings;
+use crate::config::document::Document;
+use crate::config::key::{Fallback, Key, Takes};
+use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings};
 
 pub use self::admin::Admin;
 pub use self::budget::{MemoryBound, descriptor_budget, descriptor_limit, memory_bound};
 pub use self::error::ConfigError;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
+pub use self::schema::schema;
 pub use self::summary::summary;
 pub use self::timeouts::Timeouts;
 pub use self::warnings::warnings;
@@ -28,15 +29,75 @@ mod budget;
 pub(crate) mod document;
 mod error;
 mod health_check;
+mod hints;
+pub(crate) mod key;
 mod limits;
 mod proxy;
+mod schema;
 mod summary;
 mod timeouts;
+pub(crate) mod url;
 mod warnings;
 
-/// Keys that are validated like all others, but refused by name because what they ask for is not built yet:
-/// the key's path, and the value that asks for it (none: any).
-const NOT_BUILT_YET: &[(&str, Option<&str>)] = &[("admin", None)];
+/// The sections.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "$schema",
+        takes: Takes::Other {
+            wanted: "the address of a JSON Schema",
+            schema: "{}",
+        },
+        default: Fallback::Nothing("none"),
+        meaning: "for editors; ignored",
+    },
+    Key {
+        name: "proxy",
+        takes: Takes::Object(proxy::KEYS),
+        default: Fallback::Required,
+        meaning: "the listener, and what is done with each request",
+    },
+    Key {
+        name: "balance",
+        takes: Takes::Object(balance::KEYS),
+        default: Fallback::Value("{}"),
+        meaning: "how a backend is chosen",
+    },
+    Key {
+        name: "backends",
+        takes: Takes::Objects {
+            keys: backends::KEYS,
+            wanted: backends::LIST,
+        },
+        default: Fallback::Required,
+        meaning: "the servers that requests go to, at least one",
+    },
+    Key::not_built("discovery"),
+    Key {
+        name: "health_check",
+        takes: Takes::Object(health_check::KEYS),
+        default: Fallback::Value("{}"),
+        meaning: "how backends are checked",
+    },
+    Key::not_built("ejection"),
+    Key {
+        name: "timeouts",
+        takes: Takes::Object(timeouts::KEYS),
+        default: Fallback::Value("{}"),
+        meaning: "how long anything may take",
+    },
+    Key {
+        name: "limits",
+        takes: Takes::Object(limits::KEYS),
+        default: Fallback::Value("{}"),
+        meaning: "how large anything may be",
+    },
+    Key {
+        name: "admin",
+        takes: Takes::NotBuilt(admin::KEYS),
+        default: Fallback::Nothing("none"),
+        meaning: "the interface that shows and changes the backends",
+    },
+];
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,18 +153,7 @@ impl Config {
     }
 
     fn from_document(document: &Document) -> Result<Config, ConfigError> {
-        let root = document.root()?;
-        let top = root.object(&[
-            // Names the schema for an editor.
-            "$schema",
-            "proxy",
-            "balance",
-            "backends",
-            "health_check",
-            "timeouts",
-            "limits",
-            "admin",
-        ])?;
+        let top = document.root()?.object(KEYS)?;
         let proxy = Proxy::read(&top)?;
         let config = Config {
             balance: balance::read(&top, proxy.mode)?,
@@ -114,25 +164,9 @@ impl Config {
             admin: Admin::read(&top)?,
             proxy,
         };
-        refuse_what_is_not_built(&root)?;
+        top.refuse_not_built("admin")?;
         Ok(config)
     }
-}
-
-fn refuse_what_is_not_built(root: &Node<'_>) -> Result<(), ConfigError> {
-    for (path, asking) in NOT_BUILT_YET {
-        for node in root.find(path) {
-            match asking {
-                None => return Err(node.error("is not built yet", "leave it out")),
-                Some(asking) if node.is(asking) => {
-                    let what = format!("is {}, which is not built yet", node.found());
-                    return Err(node.error(what, "leave it out"));
-                }
-                Some(_) => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

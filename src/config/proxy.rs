@@ -4,31 +4,103 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::config::document::{ConfigError, Node, Object};
+use crate::config::key::{Fallback, Key, Takes};
 use crate::http::Scheme;
 use crate::log::access::Format;
+use crate::pool::settings::{Choice, Choices};
+use crate::text::words::counted;
 
-/// The section `proxy`.
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "port",
+        takes: Takes::Other {
+            wanted: "a port from 0 to 65535, 0 picks a free one",
+            schema: r#"{"anyOf": [{"type": "integer", "minimum": 0, "maximum": 65535}, {"type": "string", "pattern": "^[0-9]+$"}]}"#,
+        },
+        default: Fallback::Required,
+        meaning: "TCP port to listen on, as a number or a string; one that was picked is logged",
+    },
+    Key {
+        name: "address",
+        takes: Takes::Other {
+            wanted: r#"an IP address such as "127.0.0.1" or "::1", without a port; leave it out for all interfaces"#,
+            schema: r#"{"type": "string"}"#,
+        },
+        default: Fallback::Nothing("all interfaces"),
+        meaning: "address to listen on; all interfaces are IPv6 and IPv4",
+    },
+    Key {
+        name: "mode",
+        takes: Takes::word::<Mode>(),
+        default: Fallback::Value(r#""http""#),
+        meaning: "what is balanced",
+    },
+    Key {
+        name: "workers",
+        takes: Takes::Integer(1, WORKERS_MAX),
+        default: Fallback::Nothing("one per core"),
+        meaning: "threads that carry the traffic",
+    },
+    Key {
+        name: "max_connections",
+        takes: Takes::Integer(1, 1_000_000),
+        default: Fallback::Value("10000"),
+        meaning: "client connections at once, as far as the descriptor limit allows. At the limit the connection that has been idle longest, after an answer or for 1 s since it was accepted, is closed to make room; with none, new ones wait in the kernel's queue",
+    },
+    Key {
+        name: "access_log",
+        takes: Takes::Other {
+            wanted: r#"true, false or "json""#,
+            schema: r#"{"enum": [true, false, "json"]}"#,
+        },
+        default: Fallback::Value("true"),
+        meaning: "a line for each exchange, as text or as JSON",
+    },
+    Key {
+        name: "trust_forwarded",
+        takes: Takes::Other {
+            wanted: r#"true, false or a list of networks such as ["10.0.0.0/8"]"#,
+            schema: r#"{"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}"#,
+        },
+        default: Fallback::Value("false"),
+        meaning: "the clients whose `X-Forwarded-*` and `Forwarded` fields are believed: none, all, or those in these networks",
+    },
+    Key {
+        name: "accept_proxy_protocol",
+        takes: Takes::Flag,
+        default: Fallback::Value("false"),
+        meaning: "each connection must begin with a PROXY protocol header, version 1 or 2",
+    },
+    Key {
+        name: "forwarded_proto",
+        takes: Takes::word::<Scheme>(),
+        default: Fallback::Nothing("what is known"),
+        meaning: "what `X-Forwarded-Proto` says where neither a trusted field nor a PROXY protocol v2 header says it",
+    },
+    Key {
+        name: "via",
+        takes: Takes::Flag,
+        default: Fallback::Value("true"),
+        meaning: "add `Via` to requests",
+    },
+];
+
+const WORKERS_MAX: u64 = 1024;
+
+/// The section `proxy`; each field is the key of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the rows above say it
 pub struct Proxy {
-    /// TCP port; 0 picks a free one.
     pub port: u16,
-    /// Address to listen on; none: all interfaces, IPv4 and IPv6.
     pub address: Option<IpAddr>,
-    /// Whether requests are read.
     pub mode: Mode,
-    /// Threads in the pool, 1 to 1024.
     pub workers: usize,
-    /// Client connections open at once, 1 to 1000000; what the descriptor limit allows is in [`crate::config::descriptor_budget`].
+    /// What the descriptor limit allows is in [`crate::config::descriptor_budget`].
     pub max_connections: usize,
-    /// Whether and how exchanges are logged.
     pub access_log: AccessLog,
-    /// Whose forwarded fields are believed.
     pub trust_forwarded: Trust,
-    /// Every connection must begin with a PROXY protocol header.
     pub accept_proxy_protocol: bool,
-    /// How clients speak where neither a trusted field nor a PROXY protocol header says it.
     pub forwarded_proto: Option<Scheme>,
-    /// Add `Via` to requests.
     pub via: bool,
 }
 
@@ -39,6 +111,40 @@ pub enum Mode {
     Http,
     /// Bytes are relayed unread, connections are balanced (L4).
     Tcp,
+}
+
+impl Choices for Mode {
+    const ALL: &'static [Choice<Mode>] = &[
+        Choice {
+            name: "http",
+            value: Mode::Http,
+            meaning: "requests",
+            also: &["l7"],
+        },
+        Choice {
+            name: "tcp",
+            value: Mode::Tcp,
+            meaning: "connections, without reading them",
+            also: &["l4", "stream"],
+        },
+    ];
+}
+
+impl Choices for Scheme {
+    const ALL: &'static [Choice<Scheme>] = &[
+        Choice {
+            name: "http",
+            value: Scheme::Http,
+            meaning: "clients speak in the clear",
+            also: &[],
+        },
+        Choice {
+            name: "https",
+            value: Scheme::Https,
+            meaning: "a terminator in front speaks TLS with them",
+            also: &[],
+        },
+    ];
 }
 
 /// Whether and how exchanges are logged.
@@ -66,9 +172,9 @@ impl AccessLog {
 /// Whose forwarded fields are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Nobody's.
+    /// Those of no client.
     Nobody,
-    /// Everybody's.
+    /// Those of every client.
     Everybody,
     /// Those of clients in one of these networks.
     Networks(Vec<Network>),
@@ -85,7 +191,7 @@ impl Trust {
     }
 
     /// Whether an address in X-Forwarded-For is a trusted proxy's, behind which the client is to be looked for. Where
-    /// everybody is trusted that is not known of any, and the address next to us is the client's.
+    /// all clients are trusted no address is known to be a proxy's, and the address next to us is the client's.
     pub(crate) fn is_proxy(&self, address: IpAddr) -> bool {
         matches!(self, Trust::Networks(_)) && self.trusts(address)
     }
@@ -176,97 +282,102 @@ impl FromStr for Network {
 
 impl Proxy {
     pub(super) fn read(top: &Object<'_>) -> Result<Proxy, ConfigError> {
-        let section = top.section(
-            "proxy",
-            &[
-                "port",
-                "address",
-                "mode",
-                "workers",
-                "max_connections",
-                "access_log",
-                "trust_forwarded",
-                "accept_proxy_protocol",
-                "forwarded_proto",
-                "via",
-            ],
-        )?;
+        let section = top.section("proxy")?;
         Ok(Proxy {
-            port: port(section.need("port", PORT)?)?,
-            address: section.optional("address", address)?,
-            mode: section.or("mode", Mode::Http, |node| {
-                node.one_of(&[("http", Mode::Http), ("tcp", Mode::Tcp)])
-            })?,
-            workers: section.or("workers", cores(), |node| node.integer(1..=1024))?,
-            max_connections: section.or("max_connections", 10_000, |node| {
-                node.integer(1..=1_000_000)
-            })?,
-            access_log: section.or("access_log", AccessLog::Text, access_log)?,
-            trust_forwarded: section.or("trust_forwarded", Trust::Nobody, trust)?,
-            accept_proxy_protocol: section.or("accept_proxy_protocol", false, Node::boolean)?,
-            forwarded_proto: section.optional("forwarded_proto", |node| {
-                node.one_of(&[("http", Scheme::Http), ("https", Scheme::Https)])
-            })?,
-            via: section.or("via", true, Node::boolean)?,
+            port: section.parsed("port", port)?,
+            address: section.optional_parsed("address", |node| node.text()?.parse().ok())?,
+            mode: section.word("mode")?,
+            workers: section.optional_integer("workers")?.unwrap_or_else(cores),
+            max_connections: section.integer("max_connections")?,
+            access_log: section.parsed("access_log", access_log)?,
+            trust_forwarded: trust(&section)?,
+            accept_proxy_protocol: section.flag("accept_proxy_protocol")?,
+            forwarded_proto: section.optional_word("forwarded_proto")?,
+            via: section.flag("via")?,
         })
     }
-}
 
-const PORT: &str = "a port from 0 to 65535, 0 picks a free one";
+    /// The first two lines of `--check`.
+    pub(super) fn summary(&self) -> [String; 2] {
+        let address = match self.address {
+            Some(address) => address.to_string(),
+            None => "all interfaces".to_owned(),
+        };
+        let port = match self.port {
+            0 => "a free port".to_owned(),
+            port => format!("port {port}"),
+        };
+        let header = if self.accept_proxy_protocol {
+            ", PROXY protocol required"
+        } else {
+            ""
+        };
+        let listener = format!(
+            "{address}, {port}, mode {}, {}{header}",
+            self.mode.name(),
+            counted(self.workers, "worker")
+        );
+        let trusted = match &self.trust_forwarded {
+            Trust::Nobody => "none".to_owned(),
+            Trust::Everybody => "all clients".to_owned(),
+            Trust::Networks(networks) => counted(networks.len(), "network"),
+        };
+        let scheme = match self.forwarded_proto {
+            Some(scheme) => format!(
+                ", X-Forwarded-Proto {} where nothing else says it",
+                scheme.name()
+            ),
+            None => String::new(),
+        };
+        let via = if self.via { "added" } else { "not added" };
+        let access_log = match self.access_log {
+            AccessLog::Off => "off",
+            AccessLog::Text => "text",
+            AccessLog::Json => "json",
+        };
+        let forwarding =
+            format!("trusted forwarders: {trusted}{scheme}, Via {via}, access log {access_log}");
+        [listener, forwarding]
+    }
+}
 
 /// The article writes the port as a string; a number is what anyone else would write.
-fn port(node: &Node<'_>) -> Result<u16, ConfigError> {
+fn port(node: &Node<'_>) -> Option<u16> {
     if !node.is_text() {
-        return node.integer(0..=65535).map_err(|_| node.not(PORT));
+        return node.integer()?.try_into().ok();
     }
-    let text = node.text(PORT)?;
-    Some(text)
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| node.not(PORT))
+    let text = node.text()?;
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }
 
-fn address(node: &Node<'_>) -> Result<IpAddr, ConfigError> {
-    let hint = r#"an IP address such as "127.0.0.1" or "::1", without a port; leave it out for all interfaces"#;
-    let text = node.text(hint)?;
-    text.parse().map_err(|_| node.not(hint))
-}
-
-fn access_log(node: &Node<'_>) -> Result<AccessLog, ConfigError> {
-    if node.is("json") {
-        return Ok(AccessLog::Json);
-    }
+fn access_log(node: &Node<'_>) -> Option<AccessLog> {
     match node.boolean() {
-        Ok(true) => Ok(AccessLog::Text),
-        Ok(false) => Ok(AccessLog::Off),
-        Err(_) => Err(node.not(r#"true, false or "json""#)),
+        Some(true) => Some(AccessLog::Text),
+        Some(false) => Some(AccessLog::Off),
+        None => node.is("json").then_some(AccessLog::Json),
     }
 }
 
-fn trust(node: &Node<'_>) -> Result<Trust, ConfigError> {
-    if let Ok(everybody) = node.boolean() {
-        return Ok(if everybody {
-            Trust::Everybody
-        } else {
-            Trust::Nobody
-        });
+fn trust(section: &Object<'_>) -> Result<Trust, ConfigError> {
+    let node = section.value("trust_forwarded")?;
+    if let Some(all) = node.boolean() {
+        return Ok(if all { Trust::Everybody } else { Trust::Nobody });
     }
-    let networks = node
-        .list(r#"true, false or a list of networks such as ["10.0.0.0/8"]"#)?
-        .iter()
-        .map(network)
-        .collect::<Result<_, _>>()?;
+    let list = section.parsed("trust_forwarded", Node::list)?;
+    let networks = list.iter().map(network).collect::<Result<_, _>>()?;
     Ok(Trust::Networks(networks))
 }
 
 fn network(node: &Node<'_>) -> Result<Network, ConfigError> {
-    let hint = r#"a network such as "10.0.0.0/8" or "fd00::/8", or one address"#;
-    let text = node.text(hint)?;
-    text.parse().map_err(|()| node.not(hint))
+    let parsed = node.text().and_then(|text| text.parse().ok());
+    parsed
+        .ok_or_else(|| node.not(r#"a network such as "10.0.0.0/8" or "fd00::/8", or one address"#))
 }
 
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(1024))
+    let most = usize::try_from(WORKERS_MAX).unwrap_or(usize::MAX);
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(most))
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! so an exchange that goes well on a healthy backend costs one read lock. Checks and exchanges are told apart because
 //! they prove different things: a backend that refuses connections may still answer on one that it accepted earlier.
 
-use crate::pool::settings::{HealthCheckSettings, Kind};
+use crate::pool::settings::HealthCheckSettings;
+/// What a check proves differs by its kind.
+pub(crate) use crate::pool::settings::Kind as Check;
 
 /// Deaths in a row that are no failure: a request that kills every backend that serves it must not
 /// take them away from other requests, and a backend that is really dead refuses the next
@@ -53,19 +55,6 @@ pub(crate) struct Rules {
     pub rise: u32,
     /// Failures in a row to go down.
     pub fall: u32,
-}
-
-/// The kinds of check by what they prove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Check {
-    /// It connects.
-    Tcp,
-    /// It is the only judge of coming up.
-    Http,
-    /// It reaches the host, not the server.
-    Icmp,
-    /// There is none.
-    None,
 }
 
 /// What refutes a failure, from the weakest; among several failures in a row the strongest demand stands.
@@ -191,15 +180,9 @@ impl Health {
 impl Rules {
     /// Takes what counts here from the settings.
     pub(crate) fn new(settings: &HealthCheckSettings) -> Rules {
-        let check = match settings.kind {
-            Kind::Tcp => Check::Tcp,
-            Kind::Http { .. } => Check::Http,
-            Kind::Icmp => Check::Icmp,
-            Kind::None => Check::None,
-        };
         // Zero would mean "never" for one and "at once" for the other; the configuration does not let it in.
         Rules {
-            check,
+            check: settings.kind,
             rise: settings.rise.max(1),
             fall: settings.fall.max(1),
         }

@@ -7,6 +7,33 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+/// A word that a setting takes: one row, from which reading, the schema and what is shown come.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<T: 'static> {
+    /// As the configuration writes it.
+    pub name: &'static str,
+    /// What it stands for.
+    pub value: T,
+    /// What it does, for README and the schema.
+    pub meaning: &'static str,
+    /// What other programs call it; never accepted, only hinted at.
+    pub also: &'static [&'static str],
+}
+
+/// A setting that takes one of some words.
+pub trait Choices: Copy + PartialEq + 'static {
+    /// The rows.
+    const ALL: &'static [Choice<Self>];
+    /// Words of the contract that are refused by name.
+    const NOT_BUILT: &'static [&'static str] = &[];
+
+    /// As the configuration writes it.
+    fn name(self) -> &'static str {
+        let row = Self::ALL.iter().find(|choice| choice.value == self);
+        row.expect("every value has a row, which a test shows").name
+    }
+}
+
 /// One entry of `backends`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSettings {
@@ -126,6 +153,36 @@ pub enum Method {
     SourceHash,
 }
 
+impl Choices for Method {
+    const ALL: &'static [Choice<Method>] = &[
+        Choice {
+            name: "round_robin",
+            value: Method::RoundRobin,
+            meaning: "in turn, by weight",
+            also: &["roundrobin", "rr", "wrr", "static-rr", "weighted"],
+        },
+        Choice {
+            name: "least_connections",
+            value: Method::LeastConnections,
+            meaning: "the fewest exchanges in flight for its weight",
+            also: &["least_conn", "leastconn", "lc", "least"],
+        },
+        Choice {
+            name: "random_two",
+            value: Method::RandomTwo,
+            meaning: "the better of two at random",
+            also: &["random", "random_choose", "p2c", "power_of_two"],
+        },
+        Choice {
+            name: "source_hash",
+            value: Method::SourceHash,
+            meaning: "by the client's address",
+            also: &["ip_hash", "source", "client_ip_hash", "iphash", "src"],
+        },
+    ];
+    const NOT_BUILT: &'static [&'static str] = &["fastest", "hash"];
+}
+
 /// What keeps a client with its backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Persistence {
@@ -145,6 +202,8 @@ pub enum Persistence {
 pub struct HealthCheckSettings {
     /// What a check does.
     pub kind: Kind,
+    /// What a check by [`Kind::Http`] sends and expects.
+    pub http: HttpCheck,
     /// Between checks of a backend that is up.
     pub interval: Duration,
     /// Between checks of a backend that is down.
@@ -158,21 +217,54 @@ pub struct HealthCheckSettings {
 }
 
 /// What a check does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Connects (L4).
     Tcp,
     /// Sends a request (L7).
-    Http {
-        /// The request's target.
-        path: String,
-        /// The answers that count as success.
-        status: StatusRanges,
-    },
+    Http,
     /// Sends an echo request (L3).
     Icmp,
     /// There are no checks.
     None,
+}
+
+impl Choices for Kind {
+    const ALL: &'static [Choice<Kind>] = &[
+        Choice {
+            name: "tcp",
+            value: Kind::Tcp,
+            meaning: "connect",
+            also: &["connect", "l4"],
+        },
+        Choice {
+            name: "http",
+            value: Kind::Http,
+            meaning: "send a request",
+            also: &["get", "httpchk", "https", "l7"],
+        },
+        Choice {
+            name: "icmp",
+            value: Kind::Icmp,
+            meaning: "send an echo request",
+            also: &["ping", "l3"],
+        },
+        Choice {
+            name: "none",
+            value: Kind::None,
+            meaning: "no checks",
+            also: &["off", "false", "disabled"],
+        },
+    ];
+}
+
+/// What a check by [`Kind::Http`] sends and expects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// The request's target.
+    pub path: String,
+    /// The answers that count as success.
+    pub status: StatusRanges,
 }
 
 /// Statuses that count as success.
@@ -186,9 +278,43 @@ impl StatusRanges {
     }
 }
 
+impl fmt::Display for StatusRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let (first, last) = (range.start(), range.end());
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}-{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_value_has_one_row() {
+        let methods = [
+            Method::RoundRobin,
+            Method::LeastConnections,
+            Method::RandomTwo,
+            Method::SourceHash,
+        ];
+        assert_eq!(Method::ALL.len(), methods.len());
+        for method in methods {
+            assert!(!method.name().is_empty());
+        }
+        let kinds = [Kind::Tcp, Kind::Http, Kind::Icmp, Kind::None];
+        assert_eq!(Kind::ALL.len(), kinds.len());
+        for kind in kinds {
+            assert!(!kind.name().is_empty());
+        }
+    }
 
     #[test]
     fn localhost_is_loopback_and_never_resolved() {

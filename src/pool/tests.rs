@@ -6,7 +6,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use crate::pool::backend::tests::settings;
-use crate::pool::settings::{Kind, StatusRanges};
+use crate::pool::settings::{HttpCheck, Kind, StatusRanges};
 use crate::pool::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -14,6 +14,10 @@ const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 pub(crate) fn health(kind: Kind) -> HealthCheckSettings {
     HealthCheckSettings {
         kind,
+        http: HttpCheck {
+            path: "/".to_owned(),
+            status: StatusRanges(vec![200..=399]),
+        },
         interval: Duration::from_secs(60),
         down_interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(5),
@@ -577,10 +581,7 @@ fn without_checks_one_exchange_tries_a_down_backend_after_the_down_interval() {
 fn a_backend_that_is_not_checked_is_tried_again_beside_one_that_is() {
     let mut list = backends(2);
     list[0].check = false;
-    let mut settings = health(Kind::Http {
-        path: "/".to_owned(),
-        status: StatusRanges(vec![200..=399]),
-    });
+    let mut settings = health(Kind::Http);
     settings.down_interval = Duration::ZERO;
     let pool = Pool::new(list, &balance(Method::RoundRobin), &settings);
     down(&pool, 0);

@@ -41,6 +41,14 @@ pub(crate) fn listed<S: AsRef<str>>(items: &[S], last: &str) -> String {
     text
 }
 
+/// `1 worker`, `2 workers`.
+pub(crate) fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
 /// The known word that was probably meant, if any comes close.
 pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let folded = |text: &str| -> String {

@@ -13,7 +13,7 @@ use rondo::http::{
 };
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
 use rondo::pool::settings::{BalanceSettings, Method, Persistence};
-use rondo::pool::settings::{HealthCheckSettings, Kind};
+use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind, StatusRanges};
 use rondo::pool::{Choice, Event, Pool, Tried, Wish};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -262,6 +262,10 @@ fn pool_of_4(method: Method) -> Pool {
     };
     let health = HealthCheckSettings {
         kind: Kind::Tcp,
+        http: HttpCheck {
+            path: "/".to_owned(),
+            status: StatusRanges(vec![200..=399]),
+        },
         interval: Duration::from_secs(60),
         down_interval: Duration::from_secs(2),
         timeout: Duration::from_secs(5),

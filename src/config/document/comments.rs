@@ -34,7 +34,7 @@ fn before_comment(text: &str) -> Option<usize> {
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
-            b'"' => at += string_length(&bytes[at..]),
+            b'"' => at += string_length(&bytes[at..])?,
             b'/' if matches!(bytes.get(at + 1), Some(b'/' | b'*')) => return Some(at),
             _ => at += 1,
         }
@@ -42,17 +42,16 @@ fn before_comment(text: &str) -> Option<usize> {
     None
 }
 
-/// The length of a string with its quotes, or of everything when it is not closed.
-pub(super) fn string_length(bytes: &[u8]) -> usize {
+/// The length of the string that begins here, with its quotes; none when it is not closed.
+pub(super) fn string_length(bytes: &[u8]) -> Option<usize> {
     let mut at = 1;
-    while at < bytes.len() {
-        match bytes[at] {
+    loop {
+        match bytes.get(at)? {
             b'\\' => at += 2,
-            b'"' => return at + 1,
+            b'"' => return Some(at + 1),
             _ => at += 1,
         }
     }
-    bytes.len()
 }
 
 #[cfg(test)]

@@ -1,6 +1,30 @@
 //! Documents good and bad: places, paths, and one line for each error.
 
 use super::*;
+use crate::config::key::{Fallback, Takes};
+
+/// The rows of the objects here.
+const KEYS: &[Key] = &[
+    row("port", Takes::Integer(8, 1000)),
+    row("max_connections", Takes::Integer(0, 9)),
+    row("idle", Takes::DURATION),
+];
+
+const fn row(name: &'static str, takes: Takes) -> Key {
+    Key {
+        name,
+        takes,
+        default: Fallback::Nothing("none"),
+        meaning: "",
+    }
+}
+
+const LIST: &[Key] = &[row("a", ANY)];
+const PAIR: &[Key] = &[row("é", ANY), row("b", ANY)];
+const ANY: Takes = Takes::Other {
+    wanted: "anything",
+    schema: "{}",
+};
 
 fn document(text: &str) -> Document {
     Document::from_bytes("c.json", text.as_bytes().to_vec()).unwrap()
@@ -10,9 +34,9 @@ fn document(text: &str) -> Document {
 fn a_value_knows_its_line_its_column_and_its_path() {
     let document = document("{\n  \"a\": [1,\n    {\"é\": 2, \"b\": true}]\n}");
     let root = document.root().unwrap();
-    let list = root.find("a").remove(0);
-    let second = list.list("a list").unwrap().remove(1);
-    let value = second.child("b").unwrap();
+    let list = root.object(LIST).unwrap().value("a").unwrap().list();
+    let second = list.unwrap().remove(1).object(PAIR).unwrap();
+    let value = second.value("b").unwrap();
     assert_eq!(
         value.not("a word").to_string(),
         "c.json:3:19: a[1].b is true; must be a word"
@@ -39,24 +63,20 @@ fn unknown_keys_name_the_one_that_was_meant() {
             r#"c.json:1:2: max-conections is not a known key; did you mean "max_connections"?"#,
         ),
         (
-            "tls",
-            "c.json:1:2: tls is not a known key; the keys here are port and max_connections",
+            "rub",
+            "c.json:1:2: rub is not a known key; the keys here are port, max_connections and idle",
         ),
         (
             "a\\nb",
-            r#"c.json:1:2: ["a\nb"] is not a known key; the keys here are port and max_connections"#,
+            r#"c.json:1:2: ["a\nb"] is not a known key; the keys here are port, max_connections and idle"#,
         ),
         (
             "",
-            r#"c.json:1:2: [""] is not a known key; the keys here are port and max_connections"#,
+            r#"c.json:1:2: [""] is not a known key; the keys here are port, max_connections and idle"#,
         ),
     ] {
         let document = document(&format!("{{\"{key}\": 1}}"));
-        let error = document
-            .root()
-            .unwrap()
-            .object(&["port", "max_connections"])
-            .unwrap_err();
+        let error = document.root().unwrap().object(KEYS).unwrap_err();
         assert_eq!(error.to_string(), line);
     }
 }
@@ -64,7 +84,7 @@ fn unknown_keys_name_the_one_that_was_meant() {
 #[test]
 fn a_repeated_key_is_an_error_even_when_it_is_escaped() {
     let document = document("{\"a\": 1,\n \"\\u0061\": 2}");
-    let error = document.root().unwrap().object(&["a"]).unwrap_err();
+    let error = document.root().unwrap().object(LIST).unwrap_err();
     assert_eq!(
         error.to_string(),
         "c.json:2:2: a is given twice; keep one, the first value is at line 1, column 7"
@@ -76,7 +96,37 @@ fn what_is_not_json_is_shown_with_its_place() {
     for (text, line) in [
         (
             "{",
-            "c.json:1:1: not valid JSON: EOF while parsing an object",
+            "c.json:1:2: not valid JSON: the file ends before the { of line 1, column 1 is closed; add }",
+        ),
+        (
+            "{\n \"é\": [\n  {}\n\n",
+            "c.json:3:5: not valid JSON: the file ends before the [ of line 2, column 7 is closed; add ]",
+        ),
+        (
+            "{\"a\": \"b}",
+            "c.json:1:10: not valid JSON: the file ends before the \" of line 1, column 7 is closed; add \"",
+        ),
+        (
+            "{\"a\":",
+            "c.json:1:6: not valid JSON: the file ends before the { of line 1, column 1 is closed; add }",
+        ),
+        (
+            "{\"a\": [1}",
+            "c.json:1:9: not valid JSON: expected `,` or `]`; the [ of line 1, column 7 is still open",
+        ),
+        (
+            "{}}",
+            "c.json:1:3: not valid JSON: trailing characters; there is one } too many",
+        ),
+        (
+            "# mine\nproxy:\n  port: 8080\n",
+            "c.json:1:1: not valid JSON: this looks like YAML; write it as JSON, such as \
+             {\"proxy\": {\"port\": 8080}, \"backends\": [{\"url\": \"http://127.0.0.1:8081\"}]}",
+        ),
+        (
+            "\n[proxy]\nport = 8080\n",
+            "c.json:2:1: not valid JSON: this looks like TOML; write it as JSON, such as \
+             {\"proxy\": {\"port\": 8080}, \"backends\": [{\"url\": \"http://127.0.0.1:8081\"}]}",
         ),
         (
             "{\"a\":1,}",
@@ -112,8 +162,9 @@ fn what_is_not_json_is_shown_with_its_place() {
 #[test]
 fn comments_change_no_place() {
     let document = document("// é\n{ /* é\n é */ \"a\": // é\n /* é */ [1, /* é */ true]\n}");
-    let list = document.root().unwrap().find("a").remove(0);
-    let second = list.list("a list").unwrap().remove(1);
+    let root = document.root().unwrap();
+    let list = root.object(LIST).unwrap().value("a").unwrap().list();
+    let second = list.unwrap().remove(1);
     assert_eq!(
         second.not("a word").to_string(),
         "c.json:4:22: a[1] is true; must be a word"
@@ -192,10 +243,10 @@ fn files_that_cannot_be_read_are_refused_in_one_line() {
 #[test]
 fn deep_nesting_costs_no_stack() {
     let deep = format!("{{\"a\": {}{}}}", "[".repeat(400_000), "]".repeat(400_000));
-    let error = document(&deep).root().unwrap().object(&["b"]).unwrap_err();
+    let error = document(&deep).root().unwrap().object(KEYS).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "c.json:1:2: a is not a known key; the keys here are b"
+        "c.json:1:2: a is not a known key; the keys here are port, max_connections and idle"
     );
     let unclosed = "[{\"a\":".repeat(100_000);
     assert!(document(&unclosed).root().is_err());
@@ -210,23 +261,26 @@ fn hostile_values_stay_short_and_on_one_line() {
         "1".repeat(10_000),
         "\"\\ud800\"".to_owned(),
     ] {
-        let text = format!("{{\"a\":{value}}}");
-        let document = document(&text);
-        let node = document.root().unwrap().child("a").unwrap();
-        let line = node.integer::<u64>(0..=9).unwrap_err().to_string();
+        let line = integer(&value).unwrap_err().to_string();
         assert!(line.len() < 200, "{line}");
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(!line.contains(['\u{2028}', '\u{202e}']), "{line:?}");
     }
 }
 
+fn integer(value: &str) -> Result<u16, ConfigError> {
+    let document = document(&format!("{{\"port\":{value}}}"));
+    document.root()?.object(KEYS)?.integer("port")
+}
+
 #[test]
-fn text_with_half_a_surrogate_pair_is_refused() {
+fn text_with_half_a_surrogate_pair_is_no_text() {
     let document = document("{\"a\":\"\\ud800\"}");
-    let node = document.root().unwrap().child("a").unwrap();
+    let node = document.root().unwrap().object(LIST).unwrap();
+    let error = node.parsed("a", Node::text).unwrap_err();
     assert_eq!(
-        node.text("a word").unwrap_err().to_string(),
-        "c.json:1:6: a is no text: unexpected end of hex escape"
+        error.to_string(),
+        "c.json:1:6: a is a malformed string; must be anything"
     );
 }
 
@@ -244,8 +298,7 @@ fn integers_have_both_bounds() {
         ("\"8\"", None),
         ("null", None),
     ] {
-        let document = document(text);
-        let number = document.root().unwrap().integer::<u16>(8..=1000);
+        let number = integer(text);
         assert_eq!(number.as_ref().ok().copied(), expected, "{text}");
         if let Err(error) = number {
             assert_eq!(error.hint, "must be an integer from 8 to 1000");
@@ -255,7 +308,11 @@ fn integers_have_both_bounds() {
 
 #[test]
 fn durations_are_an_integer_with_one_unit() {
-    let bounds = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+    let duration = |value: &str| {
+        let document = document(&format!("{{\"idle\":{value}}}"));
+        let object = document.root().unwrap().object(KEYS).unwrap();
+        object.duration("idle")
+    };
     for (text, expected_ms) in [
         ("1ms", Some(1)),
         ("500ms", Some(500)),
@@ -282,27 +339,49 @@ fn durations_are_an_integer_with_one_unit() {
         ("18446744073709551615h", None),
         ("99999999999999999999h", None),
     ] {
-        let document = document(&format!("\"{text}\""));
-        let found = document.root().unwrap().duration(bounds.clone());
+        let found = duration(&format!("\"{text}\""));
         let found_ms = found.ok().map(|duration| duration.as_millis());
         assert_eq!(found_ms, expected_ms, "{text}");
     }
-    let document = document("30");
     assert_eq!(
-        document
-            .root()
-            .unwrap()
-            .duration(bounds)
-            .unwrap_err()
-            .to_string(),
-        "c.json:1:1: the configuration is 30; must be a duration from \"1ms\" to \"24h\", \
+        duration("30").unwrap_err().to_string(),
+        "c.json:1:9: idle is 30; must be a duration from \"1ms\" to \"24h\", \
          an integer with one unit of ms, s, m or h"
     );
 }
 
 #[test]
 fn durations_are_shown_as_they_are_written() {
-    for text in ["0s", "1ms", "1500ms", "30s", "90s", "1m", "1h", "24h"] {
-        assert_eq!(duration_text(parse_duration(text).unwrap()), text);
+    for (ms, text) in [
+        (0, "0s"),
+        (1, "1ms"),
+        (1500, "1500ms"),
+        (30_000, "30s"),
+        (90_000, "90s"),
+        (60_000, "1m"),
+        (3_600_000, "1h"),
+        (86_400_000, "24h"),
+    ] {
+        assert_eq!(duration_text(Duration::from_millis(ms)), text);
     }
+}
+
+#[test]
+fn a_default_is_read_as_if_it_were_given() {
+    const KEYS: &[Key] = &[Key {
+        name: "idle",
+        takes: Takes::DURATION,
+        default: Fallback::Value("\"7s\""),
+        meaning: "",
+    }];
+    let document = document("{}");
+    let object = document.root().unwrap().object(KEYS).unwrap();
+    assert_eq!(object.duration("idle").unwrap(), Duration::from_secs(7));
+    assert!(object.given("idle").is_none());
+    // A default has no place of its own: that of the whole stands for it.
+    let error = object.value("idle").unwrap().not("seen");
+    assert_eq!(
+        error.to_string(),
+        "c.json:1:1: idle is \"7s\"; must be seen"
+    );
 }

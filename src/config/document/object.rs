@@ -1,0 +1,258 @@
+//! A JSON object and the rows that say what its keys take: typed values, each checked and with its default filled in.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::config::document::{ConfigError, Node, decoded, place};
+use crate::config::hints;
+use crate::config::key::{Fallback, Key, Takes};
+use crate::pool::settings::Choices;
+
+/// An object whose keys are known; the values are not read yet.
+#[derive(Debug)]
+pub(crate) struct Object<'a> {
+    /// The object itself, or for a section that was left out the object it belongs into: the place of what is missing.
+    node: Node<'a>,
+    keys: &'static [Key],
+    /// By row.
+    values: Vec<Option<Node<'a>>>,
+}
+
+impl<'a> Object<'a> {
+    /// Takes an object that has no keys but these, each at most once and none that is not built yet.
+    pub(crate) fn read(node: &Node<'a>, keys: &'static [Key]) -> Result<Object<'a>, ConfigError> {
+        let document = node.document;
+        let mut values: Vec<Option<Node<'a>>> = vec![None; keys.len()];
+        for (key_raw, value) in entries(node)? {
+            let offset = document.offset(key_raw);
+            let key = decoded(key_raw).map_err(|reason| {
+                let what = format!("has a key that is no text: {reason}");
+                document.error_at(offset, node.path.clone(), what, String::new())
+            })?;
+            let path = node.child_path(&key);
+            let Some(row) = keys.iter().position(|row| row.name == key) else {
+                let hint = hints::about_unknown(&node.path, &key, keys);
+                return Err(document.error_at(offset, path, "is not a known key".to_owned(), hint));
+            };
+            if let Takes::NotBuilt([]) = keys[row].takes {
+                return Err(not_built(&document.node(value, path)));
+            }
+            if let Some(first) = &values[row] {
+                let (line, column) = place(&document.text, document.offset(first.raw));
+                return Err(document.error_at(
+                    offset,
+                    path,
+                    "is given twice".to_owned(),
+                    format!("keep one, the first value is at line {line}, column {column}"),
+                ));
+            }
+            values[row] = Some(document.node(value, path));
+        }
+        Ok(Object {
+            node: node.clone(),
+            keys,
+            values,
+        })
+    }
+
+    /// The value as it was given.
+    pub(crate) fn given(&self, key: &str) -> Option<&Node<'a>> {
+        self.values[self.row(key)].as_ref()
+    }
+
+    /// The value of a key that has one or a default.
+    pub(crate) fn value(&self, key: &str) -> Result<Node<'a>, ConfigError> {
+        self.optional(key).ok_or_else(|| {
+            let mut place = self.node.clone();
+            place.path = self.node.child_path(key);
+            place.error("is missing", format!("must be {}", self.wanted(key)))
+        })
+    }
+
+    /// The value as it was given, or the default if it has one.
+    pub(crate) fn optional(&self, key: &str) -> Option<Node<'a>> {
+        let row = self.row(key);
+        let default = || match self.keys[row].default {
+            Fallback::Value(json) => Some(Node {
+                document: self.node.document,
+                raw: json,
+                path: self.node.child_path(key),
+            }),
+            Fallback::Required | Fallback::Nothing(_) => None,
+        };
+        self.values[row].clone().or_else(default)
+    }
+
+    /// What the key takes, to follow "must be".
+    pub(crate) fn wanted(&self, key: &str) -> String {
+        self.keys[self.row(key)].takes.wanted()
+    }
+
+    /// A value as `parse` understands it; where that is not at all, the error says what the key takes.
+    pub(crate) fn parsed<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let node = self.value(key)?;
+        parse(&node).ok_or_else(|| node.not(&self.wanted(key)))
+    }
+
+    /// The same for a key without a default.
+    pub(crate) fn optional_parsed<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        match self.given(key) {
+            Some(_) => self.parsed(key, parse).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, ConfigError> {
+        self.parsed(key, Node::boolean)
+    }
+
+    pub(crate) fn integer<T: TryFrom<u64>>(&self, key: &str) -> Result<T, ConfigError> {
+        let bounds = match self.keys[self.row(key)].takes {
+            Takes::Integer(least, most) => least..=most,
+            _ => panic!("the row of {key} says that it takes no integer"),
+        };
+        self.parsed(key, |node| {
+            let number = node.raw.parse().ok().filter(|it| bounds.contains(it));
+            number.and_then(|number| T::try_from(number).ok())
+        })
+    }
+
+    pub(crate) fn optional_integer<T: TryFrom<u64>>(
+        &self,
+        key: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        self.given(key).map(|_| self.integer(key)).transpose()
+    }
+
+    pub(crate) fn duration(&self, key: &str) -> Result<Duration, ConfigError> {
+        let bounds = match self.keys[self.row(key)].takes {
+            Takes::Duration(least, most) => least..=most,
+            _ => panic!("the row of {key} says that it takes no duration"),
+        };
+        self.parsed(key, |node| {
+            let duration = parse_duration(&node.text()?)?;
+            bounds.contains(&duration).then_some(duration)
+        })
+    }
+
+    /// One of the words for the values of `T`.
+    pub(crate) fn word<T: Choices>(&self, key: &str) -> Result<T, ConfigError> {
+        let node = self.value(key)?;
+        let wanted = || self.wanted(key);
+        let text = node.text().ok_or_else(|| node.not(&wanted()))?;
+        if let Some(choice) = T::ALL.iter().find(|choice| choice.name == text) {
+            return Ok(choice.value);
+        }
+        if T::NOT_BUILT.contains(&&*text) {
+            let what = format!("is {}, which is not built yet", node.found());
+            return Err(node.error(what, format!("must be {}", wanted())));
+        }
+        Err(match hints::about_word::<T>(&text) {
+            Some(name) => node.error(
+                format!("is {}", node.found()),
+                format!("did you mean {name:?}? It must be {}", wanted()),
+            ),
+            None => node.not(&wanted()),
+        })
+    }
+
+    /// The same for a key without a default.
+    pub(crate) fn optional_word<T: Choices>(&self, key: &str) -> Result<Option<T>, ConfigError> {
+        self.given(key).map(|_| self.word(key)).transpose()
+    }
+
+    /// An object below this one; all its keys are missing when it was left out.
+    pub(crate) fn section(&self, key: &str) -> Result<Object<'a>, ConfigError> {
+        let (Takes::Object(keys) | Takes::NotBuilt(keys)) = self.keys[self.row(key)].takes else {
+            panic!("the row of {key} says that it takes no object");
+        };
+        if let Some(node) = self.given(key) {
+            return Object::read(node, keys);
+        }
+        let mut node = self.node.clone();
+        node.path = self.node.child_path(key);
+        Ok(Object {
+            node,
+            keys,
+            values: vec![None; keys.len()],
+        })
+    }
+
+    /// Refuses a key whose feature is not built yet.
+    pub(crate) fn refuse_not_built(&self, key: &str) -> Result<(), ConfigError> {
+        self.given(key).map_or(Ok(()), |node| Err(not_built(node)))
+    }
+
+    fn row(&self, key: &str) -> usize {
+        self.keys
+            .iter()
+            .position(|row| row.name == key)
+            .unwrap_or_else(|| panic!("{key} has no row in {:?}", self.node.path))
+    }
+}
+
+fn not_built(node: &Node<'_>) -> ConfigError {
+    node.error("is not built yet", "leave it out")
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let ms = number.parse::<u64>().ok()?.checked_mul(unit_ms)?;
+    Some(Duration::from_millis(ms))
+}
+
+/// The keys and values of an object in the order of the text, repeated ones included.
+fn entries<'a>(node: &Node<'a>) -> Result<Vec<(&'a str, &'a RawValue)>, ConfigError> {
+    if !node.raw.starts_with('{') {
+        return Err(node.not("an object"));
+    }
+    let entries: Entries<'a> = serde_json::from_str(node.raw)
+        .map_err(|error| node.error(format!("is no object: {error}"), ""))?;
+    Ok(entries.0)
+}
+
+struct Entries<'a>(Vec<(&'a str, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                // The key is kept raw too: its place is the place of a key that is unknown or repeated.
+                while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
+                    entries.push((key.get(), value));
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}
