@@ -1,7 +1,9 @@
-//! The command line: arguments to a [`Command`], or one line that says what is wrong and what would be right.
+//! The command line: arguments to a [`Command`], or one line that says what is wrong and a hint.
 //!
-//! By hand, because there are eight options and each wrong combination gets a line of its own.
+//! By hand, because there are ten options and each wrong combination gets a line of its own. An option is one row of
+//! [`OPTIONS`]: reading and `--help` come from it.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -11,56 +13,124 @@ use log::LevelFilter;
 use crate::text::escape::printable;
 use crate::text::words::{nearest, quoted};
 
+/// An option.
+struct Flag {
+    name: &'static str,
+    /// What `--help` shows in place of its value; empty when it takes none.
+    value: &'static str,
+    /// What its value is, for the error when it is missing.
+    wanted: &'static str,
+    help: &'static str,
+}
+
+const OPTIONS: &[Flag] = &[
+    Flag {
+        name: "--check",
+        value: "",
+        wanted: "",
+        help: "check the configuration, print what would run, and exit",
+    },
+    Flag {
+        name: "--explain",
+        value: "N",
+        wanted: "a number of choices, such as --explain 8",
+        help: "with --check: also print the next N choices of backend",
+    },
+    Flag {
+        name: "--schema",
+        value: "",
+        wanted: "",
+        help: "print the JSON Schema of the configuration, for editors",
+    },
+    Flag {
+        name: "--health",
+        value: "URL",
+        wanted: "a URL, such as --health http://127.0.0.1:8080/",
+        help: "GET the URL within 2 s; exit 0 for a status of 200-399",
+    },
+    Flag {
+        name: "--backends",
+        value: "URL,URL",
+        wanted: "URLs, such as --backends http://127.0.0.1:8081,http://127.0.0.1:8082",
+        help: "run without a file, over these backends; needs --port",
+    },
+    Flag {
+        name: "--port",
+        value: "N",
+        wanted: "a port, such as --port 8080",
+        help: "the port to listen on; needs --backends",
+    },
+    Flag {
+        name: "--demo",
+        value: "",
+        wanted: "",
+        help: "start four small servers and balance over them",
+    },
+    Flag {
+        name: "--log",
+        value: "LEVEL",
+        wanted: "a level, such as --log debug",
+        help: "error, warn, info (default), debug or trace",
+    },
+    Flag {
+        name: "--help",
+        value: "",
+        wanted: "",
+        help: "print this page",
+    },
+    Flag {
+        name: "--version",
+        value: "",
+        wanted: "",
+        help: "print the version",
+    },
+];
+
+/// Options that are refused by name, because what they ask for is not built yet.
+const NOT_BUILT: [&str; 3] = ["--against", "--simulate", "--json"];
+
+/// What `--version` prints.
+pub const VERSION: &str = concat!("rondo ", env!("CARGO_PKG_VERSION"), "\n");
+
 /// What `--help` prints.
-pub const HELP: &str = concat!(
-    "rondo ",
-    env!("CARGO_PKG_VERSION"),
-    ": a round-robin HTTP/1.1 load balancer
+pub fn help() -> String {
+    let option = |flag: &Flag| {
+        let shown = match flag.name {
+            "--help" => "-h, --help".to_owned(),
+            "--version" => "-V, --version".to_owned(),
+            name => format!("{name} {}", flag.value),
+        };
+        format!("  {shown:<21} {}\n", flag.help)
+    };
+    let options: String = OPTIONS.iter().map(option).collect();
+    format!(
+        "\
+rondo {}: a round-robin HTTP/1.1 load balancer
 
 Usage: rondo [OPTIONS] [CONFIG]
 
   CONFIG                configuration file (JSON); ./config.json when left out
 
 Options:
-  --check               check the configuration, print what would run, and exit
-  --explain N           with --check: also print the next N choices of backend
-  --backends URL,URL    run without a file, over these backends; needs --port
-  --port N              the port to listen on; needs --backends
-  --demo                start four small servers and balance over them
-  --log LEVEL           error, warn, info (default), debug or trace
-  -h, --help            print this page
-  -V, --version         print the version
-
+{options}
 Examples:
   rondo --demo
   rondo --backends http://127.0.0.1:8081,http://127.0.0.1:8082 --port 8080
   rondo --check /etc/rondo.json
 
-SIGTERM and SIGINT end it when all is answered, a second one at once.
+SIGTERM, SIGINT: graceful stop; a second signal exits immediately.
 
 Exit status:
-  0  after a clean stop
-  1  when it cannot run, or was stopped twice
-  2  for a wrong command line or configuration
-"
-);
-
-/// What `--version` prints.
-pub const VERSION: &str = concat!("rondo ", env!("CARGO_PKG_VERSION"), "\n");
+  0  clean stop
+  1  cannot run, or stopped by a second signal; --health: no good answer
+  2  wrong command line or configuration
+",
+        env!("CARGO_PKG_VERSION")
+    )
+}
 
 /// How many choices `--explain` may ask for.
 const EXPLAINED_MAX: usize = 10_000;
-
-const OPTIONS: [&str; 8] = [
-    "--check",
-    "--explain",
-    "--backends",
-    "--port",
-    "--demo",
-    "--log",
-    "--help",
-    "--version",
-];
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +154,14 @@ pub enum Command {
         /// Which events are logged.
         log: LevelFilter,
     },
-    /// Print [`HELP`].
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Ask a server whether it is well.
+    Health {
+        /// What to ask for.
+        url: String,
+    },
+    /// Print what [`help`] says.
     Help,
     /// Print [`VERSION`].
     Version,
@@ -145,11 +222,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             .into_iter()
             .any(|argument| names.iter().any(|name| argument == name))
     };
-    // Whoever asks for help gets it, whatever else is wrong.
-    if asks_for(["--help", "-h"]) {
+    // A user who asks for help gets it, whatever else is wrong.
+    let first = arguments.first().and_then(|argument| argument.to_str());
+    if asks_for(["--help", "-h"]) || first == Some("help") {
         return Ok(Command::Help);
     }
-    if asks_for(["--version", "-V"]) {
+    if asks_for(["--version", "-V"]) || first == Some("version") {
         return Ok(Command::Version);
     }
     Given::read(arguments)?.command()
@@ -159,12 +237,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
 #[derive(Debug, Default)]
 struct Given {
     config: Option<OsString>,
-    check: Option<String>,
-    demo: Option<String>,
-    explain: Option<String>,
-    backends: Option<String>,
-    port: Option<String>,
-    log: Option<String>,
+    /// By the option's name; empty for an option without a value.
+    options: HashMap<&'static str, String>,
 }
 
 impl Given {
@@ -212,28 +286,17 @@ impl Given {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (text, None),
         };
-        let (place, wanted) = match name {
-            "--check" => (&mut self.check, ""),
-            "--demo" => (&mut self.demo, ""),
-            "--explain" => (
-                &mut self.explain,
-                "a number of choices, such as --explain 8",
-            ),
-            "--backends" => (
-                &mut self.backends,
-                "URLs, such as --backends http://127.0.0.1:8081,http://127.0.0.1:8082",
-            ),
-            "--port" => (&mut self.port, "a port, such as --port 8080"),
-            "--log" => (&mut self.log, "a level, such as --log debug"),
-            _ => {
-                let hint = match nearest(name, OPTIONS.into_iter()) {
-                    Some(meant) => format!("did you mean {meant}?"),
-                    None => "see rondo --help".to_owned(),
-                };
-                return Err(error(format!("unknown option {}", quoted(name)), hint));
-            }
+        if NOT_BUILT.contains(&name) {
+            return Err(error(format!("{name} is not built yet"), "leave it out"));
+        }
+        let Some(flag) = OPTIONS.iter().find(|flag| flag.name == name) else {
+            let hint = match nearest(name, OPTIONS.iter().map(|flag| flag.name)) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => "see rondo --help".to_owned(),
+            };
+            return Err(error(format!("unknown option {}", quoted(name)), hint));
         };
-        let value = match (value, wanted.is_empty()) {
+        let value = match (value, flag.value.is_empty()) {
             (None, true) => String::new(),
             (Some(_), true) => {
                 return Err(error(
@@ -248,47 +311,53 @@ impl Given {
                     let shown = quoted(&value.to_string_lossy());
                     return Err(error(
                         format!("the value {shown} of {name} is not UTF-8"),
-                        format!("give it {wanted}"),
+                        format!("give it {}", flag.wanted),
                     ));
                 }
                 _ => {
                     return Err(error(
                         format!("{name} has no value"),
-                        format!("give it {wanted}"),
+                        format!("give it {}", flag.wanted),
                     ));
                 }
             },
         };
-        if place.replace(value).is_some() {
+        if self.options.insert(flag.name, value).is_some() {
             return Err(error(format!("{name} is given twice"), "give it once"));
         }
         Ok(())
     }
 
     fn command(self) -> Result<Command, UsageError> {
-        let log = self.log.as_deref().map_or(Ok(LevelFilter::Info), level)?;
-        let is_check = self.check.is_some();
-        if self.demo.is_some() {
-            let others = [
-                (is_check, "--check"),
-                (self.explain.is_some(), "--explain"),
-                (self.backends.is_some(), "--backends"),
-                (self.port.is_some(), "--port"),
-                (self.config.is_some(), "CONFIG"),
-            ];
-            return match others.iter().find(|(is_given, _)| *is_given) {
-                Some((_, name)) => Err(error(
-                    format!("--demo and {name} exclude each other"),
-                    "the demo brings its own configuration",
-                )),
-                None => Ok(Command::Demo { log }),
+        let mut options = self.options;
+        let mut take = |name: &str| options.remove(name);
+        let log = take("--log").map_or(Ok(LevelFilter::Info), |text| level(&text))?;
+        for (name, why) in [
+            ("--demo", "the demo brings its own configuration"),
+            ("--schema", "the schema is that of every configuration"),
+            ("--health", "a health request needs its URL only"),
+        ] {
+            let Some(value) = take(name) else {
+                continue;
+            };
+            let other = OPTIONS
+                .iter()
+                .find_map(|flag| take(flag.name).map(|_| flag.name));
+            return match other.or(self.config.map(|_| "CONFIG")) {
+                Some(other) => Err(error(format!("{name} and {other} exclude each other"), why)),
+                None => Ok(match name {
+                    "--demo" => Command::Demo { log },
+                    "--schema" => Command::Schema,
+                    _ => Command::Health { url: value },
+                }),
             };
         }
-        if self.explain.is_some() && !is_check {
+        let is_check = take("--check").is_some();
+        let explain = take("--explain").map(|text| choices(&text)).transpose()?;
+        if explain.is_some() && !is_check {
             return Err(error("--explain without --check", "add --check"));
         }
-        let explain = self.explain.as_deref().map(choices).transpose()?;
-        let source = match (self.backends, self.port, self.config) {
+        let source = match (take("--backends"), take("--port"), self.config) {
             (None, None, config) => Source::File(config.unwrap_or("config.json".into()).into()),
             (Some(backends), Some(port), None) => Source::Flags { backends, port },
             (Some(_), None, None) => {
@@ -454,14 +523,38 @@ mod tests {
             ),
             (&["--demo"], Command::Demo { log: info }),
             (&["--log", "debug", "--demo"], Command::Demo { log: debug }),
-            (&["--help"], Command::Help),
+            (&["--schema"], Command::Schema),
+        ] {
+            assert_eq!(parse_words(words), Ok(command), "{words:?}");
+        }
+        assert_eq!(
+            parse_words(&["--health", "http://a/"]),
+            Ok(Command::Health {
+                url: "http://a/".to_owned()
+            })
+        );
+    }
+
+    #[test]
+    fn help_is_given_whatever_else_is_wrong() {
+        for (words, command) in [
+            (&["--help"][..], Command::Help),
             (&["--nonsense", "-h"], Command::Help),
             (&["--log", "--help"], Command::Help),
+            (&["help"], Command::Help),
+            (&["help", "x", "--check"], Command::Help),
+            (&["version"], Command::Version),
             (&["-V"], Command::Version),
             (&["--version", "x", "y"], Command::Version),
         ] {
             assert_eq!(parse_words(words), Ok(command), "{words:?}");
         }
+        // A file may be called help, where it is not the first argument.
+        let check = Command::Check {
+            source: file("help"),
+            explain: None,
+        };
+        assert_eq!(parse_words(&["--check", "help"]), Ok(check));
     }
 
     #[test]
@@ -478,6 +571,10 @@ mod tests {
             (
                 &["--nonsense"],
                 "unknown option \"--nonsense\"; see rondo --help",
+            ),
+            (
+                &["--health"],
+                "--health has no value; give it a URL, such as --health http://127.0.0.1:8080/",
             ),
             (&["-c"], "unknown option \"-c\"; see rondo --help"),
             (&["-"], "unknown option \"-\"; see rondo --help"),
@@ -573,6 +670,19 @@ mod tests {
                 &["--check", "--demo"],
                 "--demo and --check exclude each other; the demo brings its own configuration",
             ),
+            (
+                &["--schema", "c.json"],
+                "--schema and CONFIG exclude each other; the schema is that of every configuration",
+            ),
+            (
+                &["--health", "http://a", "--port", "1"],
+                "--health and --port exclude each other; a health request needs its URL only",
+            ),
+            (&["--simulate"], "--simulate is not built yet; leave it out"),
+            (
+                &["--check", "--against", "old.json"],
+                "--against is not built yet; leave it out",
+            ),
         ]);
     }
 
@@ -601,9 +711,25 @@ mod tests {
 
     #[test]
     fn the_help_names_every_option() {
-        for option in OPTIONS {
-            assert!(HELP.contains(option), "{option}");
+        for flag in OPTIONS {
+            assert!(help().contains(flag.name), "{}", flag.name);
         }
-        assert!(HELP.lines().all(|line| line.len() <= 80));
+        assert!(help().lines().all(|line| line.len() <= 80), "{}", help());
+    }
+
+    #[test]
+    fn readme_names_every_option() {
+        let readme = include_str!("../README.md");
+        let section = readme
+            .split("\n## ")
+            .find(|part| part.starts_with("Command line"));
+        let section = section.unwrap();
+        for flag in OPTIONS {
+            let shown = format!("`{} {}", flag.name, flag.value);
+            let shown = shown.trim_end();
+            let is_named =
+                section.contains(shown) || section.contains(&shown.replace('`', "`--check "));
+            assert!(is_named, "no {shown} in {section}");
+        }
     }
 }

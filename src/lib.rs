@@ -63,8 +63,8 @@
 //! # Layers
 //!
 //! Imports point one way (a test holds them to it), from the bottom: `text`, `net` < `http`, `log` < `pool` < `checks`,
-//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `resolver`, `signals` < `server` < `demo` <
-//! `main`.
+//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `resolver`, `signals` < `server` < `demo`,
+//! `health_request` < `main`.
 
 #![forbid(unsafe_code)]
 
@@ -73,6 +73,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod guide;
+pub mod health_request;
 #[doc(hidden)]
 pub mod http;
 pub mod log;

@@ -7,13 +7,14 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use rondo::cli::{self, Command, HELP, Source, VERSION};
-use rondo::config::{Config, ConfigError, descriptor_limit, summary, warnings};
+use rondo::cli::{self, Command, Source, VERSION};
+use rondo::config::{Config, ConfigError, descriptor_limit, schema, summary, warnings};
+use rondo::health_request::{self, HealthError};
 use rondo::log::events;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};
 
-/// It cannot run, or was stopped twice.
+/// It cannot run, was stopped by a second signal, or a health request got no good answer.
 const CANNOT_RUN: u8 = 1;
 /// The command line or the configuration is wrong.
 const WRONG_INPUT: u8 = 2;
@@ -24,8 +25,14 @@ fn main() -> ExitCode {
         Err(error) => return fail(WRONG_INPUT, &error),
     };
     match command {
-        Command::Help => print(HELP),
+        Command::Help => print(&cli::help()),
         Command::Version => print(VERSION),
+        Command::Schema => print(&schema()),
+        Command::Health { url } => match health_request::ask(&url) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ HealthError::Url(_)) => fail(WRONG_INPUT, &error),
+            Err(error) => fail(CANNOT_RUN, &error),
+        },
         Command::Check { source, explain } => match configuration(&source) {
             Ok(config) => print(&check(&source, &config, explain.unwrap_or(0))),
             Err(error) => fail(WRONG_INPUT, &error),

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["exchange"],
     &["checker", "listener", "resolver", "signals", "worker"],
     &["server"],
-    &["demo"],
+    &["demo", "health_request"],
     &["main"],
 ];
 
