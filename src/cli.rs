@@ -1,7 +1,7 @@
 //! The command line: arguments to a [`Command`], or one line that says what is wrong and a hint.
 //!
-//! By hand, because there are ten options and each wrong combination gets a line of its own. An option is one row of
-//! [`OPTIONS`]: reading and `--help` come from it.
+//! By hand, because there are ten options and each wrong combination gets a line of its own. An
+//! option is one row of [`OPTIONS`]: reading and `--help` come from it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

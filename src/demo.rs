@@ -1,8 +1,10 @@
-//! `rondo --demo`: the balancer and four small origin servers in one process, on a machine with nothing else.
+//! `rondo --demo`: the balancer and four small origin servers in one process, on a machine with
+//! nothing else.
 //!
-//! Each origin names itself in its answers and can be told to fail, so that the demonstration shows each in turn, and
-//! then one that fails and comes back while requests go on. The origins are on the other side of real sockets and share
-//! nothing with the product: plain blocking threads on std, as simple as a server can be.
+//! Each origin names itself in its answers and can be told to fail, so that the demonstration shows
+//! each in turn, and then one that fails and comes back while requests go on. The origins are on
+//! the other side of real sockets and share nothing with the product: plain blocking threads on
+//! std, as simple as a server can be.
 //!
 //! Read next: server.rs, which starts what is shown here.
 
@@ -27,7 +29,8 @@ const FAILING: usize = 2;
 /// How long an origin that was asked to fail stays away.
 const FAILURE: Duration = Duration::from_secs(10);
 
-/// How often an origin that has failed looks whether it shall come back, and a connection whether its origin has failed.
+/// How often an origin that has failed looks whether it shall come back, and a connection whether
+/// its origin has failed.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long requests go on until the origin that failed has its turn again: checks come every 2 s.
@@ -58,8 +61,8 @@ impl fmt::Display for DemoError {
 
 impl std::error::Error for DemoError {}
 
-/// Starts the origins and the balancer, shows how they answer while one of them fails, says what to try, and runs until
-/// stopped.
+/// Starts the origins and the balancer, shows how they answer while one of them fails, says what to
+/// try, and runs until stopped.
 pub fn run() -> Result<(), DemoError> {
     let mut origins = Vec::new();
     for (index, port) in ORIGIN_PORTS.into_iter().enumerate() {
@@ -114,7 +117,8 @@ fn introduce(address: SocketAddr, origins: &[Arc<Origin>]) {
     }
 }
 
-/// A round over all origins, another without the one that fails, and its return while requests go on.
+/// A round over all origins, another without the one that fails, and its return while requests go
+/// on.
 fn show(address: SocketAddr, failing: &Origin) {
     let number = failing.number;
     say("\nA first round of eight requests:");
@@ -222,7 +226,8 @@ struct Origin {
 }
 
 impl Origin {
-    /// Listens on `port`, or on a free one where that is taken or 0, and serves on threads of its own.
+    /// Listens on `port`, or on a free one where that is taken or 0, and serves on threads of its
+    /// own.
     fn start(number: usize, port: u16) -> Result<Arc<Self>, DemoError> {
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let failure = |error: io::Error| DemoError::Origin(wanted, error);
@@ -273,7 +278,8 @@ impl Origin {
                     break;
                 }
                 let origin = Arc::clone(self);
-                // No thread for it: the connection closes, which is what a server short of threads does.
+                // No thread for it: the connection closes, which is what a server short of threads
+                // does.
                 let _ = thread::Builder::new().spawn(move || origin.serve(stream));
             }
             drop(listener);

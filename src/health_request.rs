@@ -1,4 +1,5 @@
-//! `rondo --health URL`: one GET, for the health check of a container that has no shell and no curl.
+//! `rondo --health URL`: one GET, for the health check of a container that has no shell and no
+//! curl.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read as _, Write as _};
@@ -52,7 +53,8 @@ pub fn ask(asked: &str) -> Result<(), HealthError> {
         origin.authority,
         env!("CARGO_PKG_VERSION")
     );
-    // A thread of its own, since the lookup of a name knows no time limit; it ends with the process.
+    // A thread of its own, since the lookup of a name knows no time limit; it ends with the
+    // process.
     let (tell, told) = channel();
     let asking = thread::start("health-request", move || {
         let _ = tell.send(status(&origin, &request));

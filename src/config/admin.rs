@@ -42,7 +42,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// `Host` names it answers to besides addresses and localhost, in lower case.
     pub hosts: Vec<String>,
-    /// What a POST must bring as `Authorization: Bearer`; always there when the address is not loopback.
+    /// What a POST must bring as `Authorization: Bearer`; always there when the address is not
+    /// loopback.
     pub token: Option<String>,
 }
 
@@ -112,7 +113,7 @@ fn token(section: &Object<'_>) -> Result<Option<String>, ConfigError> {
     match text {
         Some(text) => Ok(Some(text.into_owned())),
         None => Err(node.error(
-            "is no token",
+            "is not a valid token",
             format!("must be {}", section.wanted("token")),
         )),
     }

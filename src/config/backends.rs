@@ -1,4 +1,5 @@
-//! The list `backends`, whose settings belong to `pool/backend.rs`: read, and given a name each. URLs are taken apart in `url.rs`.
+//! The list `backends`, whose settings belong to `pool/backend.rs`: read, and given a name each.
+//! URLs are taken apart in `url.rs`.
 
 use std::collections::HashMap;
 
@@ -163,15 +164,16 @@ pub(super) fn summary(backend: &BackendSettings) -> String {
 
 /// Gives a name to each backend that has none, unlike all others.
 fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, ConfigError> {
-    // Name to the number its next repeat gets. Names that were written come first: they cannot give way.
+    // Name to the number its next repeat gets. Names that were written come first: they cannot give
+    // way.
     let mut taken: HashMap<String, usize> = HashMap::new();
     for backend in &written {
         let Some(node) = &backend.name_node else {
             continue;
         };
         if taken.insert(backend.settings.name.clone(), 2).is_some() {
-            let what = format!("is {}, as another backend's is", node.found());
-            return Err(node.error(what, "choose a name of its own for each"));
+            let what = format!("is {}, which another backend has", node.found());
+            return Err(node.error(what, "give each backend a name of its own"));
         }
     }
     for backend in &mut written {
@@ -187,7 +189,7 @@ fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, ConfigErr
             number += 1;
         }
         if name.len() > NAME_BYTES_MAX {
-            let what = format!("makes no name of at most {NAME_BYTES_MAX} bytes");
+            let what = format!("would make a name longer than {NAME_BYTES_MAX} bytes");
             return Err(backend.url_node.error(what, "give the backend a \"name\""));
         }
         taken.insert(plain, number.max(2));

@@ -117,7 +117,7 @@ fn cookie_name(node: &Node<'_>) -> Option<String> {
 fn refuse_prefix(node: &Node<'_>, name: &str) -> Result<(), ConfigError> {
     let lower = name.to_ascii_lowercase();
     if lower.starts_with("__host-") || lower.starts_with("__secure-") {
-        let what = format!("is {}, which browsers take over TLS only", node.found());
+        let what = format!("is {}, which browsers accept over TLS only", node.found());
         return Err(node.error(what, "choose a name without that prefix"));
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! What is wrong with a configuration, where, and what would be right: one line, whatever the configuration contains.
+//! What is wrong with a configuration, where, and what would be right: one line, whatever the
+//! configuration contains.
 
 use std::fmt::{self, Write as _};
 

@@ -87,7 +87,7 @@ pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, ConfigError>
     let idle = HTTP_ONLY.iter().find_map(|key| section.given(key));
     match idle {
         Some(node) if settings.kind != Kind::Http => Err(node.error(
-            format!("means nothing to kind \"{}\"", settings.kind.name()),
+            format!("has no effect with kind \"{}\"", settings.kind.name()),
             r#"leave it out, or use kind "http""#,
         )),
         _ => Ok(settings),

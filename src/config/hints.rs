@@ -1,11 +1,13 @@
-//! What was probably meant by a key or a word that is not known here: other programs' names, near misses, other sections.
+//! What was probably meant by a key or a word that is not known here: other programs' names, near
+//! misses, other sections.
 
 use crate::config::KEYS;
 use crate::config::key::{Key, Takes};
 use crate::pool::settings::Choices;
 use crate::text::words::{listed, nearest};
 
-/// Where other programs' words turn up (a section's path, `*` for any), the words, and what to write instead.
+/// Where other programs' words turn up (a section's path, `*` for any), the words, and what to
+/// write instead.
 const KEYS_OF_OTHERS: &[(&str, &[&str], &str)] = &[
     (
         "*",

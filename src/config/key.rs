@@ -1,7 +1,9 @@
-//! A setting is one row: its name, what it takes, what holds when it is left out, and what it means.
+//! A setting is one row: its name, what it takes, what holds when it is left out, and what it
+//! means.
 //!
-//! A section lists its rows in its own file. Reading (`document/object.rs`), the JSON Schema (`schema.rs`), the hints about
-//! unknown keys (`hints.rs`) and the tables of README, which a test compares, come from them.
+//! A section lists its rows in its own file. Reading (`document/object.rs`), the JSON Schema
+//! (`schema.rs`), the hints about unknown keys (`hints.rs`) and the tables of README, which a test
+//! compares, come from them.
 
 use std::time::Duration;
 

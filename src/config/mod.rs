@@ -1,10 +1,12 @@
 //! The configuration as it is used: every value checked, every default filled in.
 //!
-//! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing behind it asks again
-//! whether a value is good. One file for each section: `proxy.rs`, `backends.rs`, `balance.rs`, `health_check.rs`,
-//! `timeouts.rs`, `limits.rs`, `admin.rs`; each setting is a row there (`key.rs`), and to add one is to add its row, its
-//! field, the line that reads it, its words in `--check`, and its line of README, which a test asks for.
-//! `budget.rs` says what a configuration costs, `summary.rs` is what `--check` prints, `warnings.rs` what it warns of. Read `proxy.rs` next.
+//! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing
+//! behind it asks again whether a value is good. One file for each section: `proxy.rs`,
+//! `backends.rs`, `balance.rs`, `health_check.rs`, `timeouts.rs`, `limits.rs`, `admin.rs`; each
+//! setting is a row there (`key.rs`), and to add one is to add its row, its field, the line that
+//! reads it, its words in `--check`, and its line of README, which a test asks for. `budget.rs`
+//! says what a configuration costs, `summary.rs` is what `--check` prints, `warnings.rs` what it
+//! warns of. Read `proxy.rs` next.
 
 use std::path::Path;
 

@@ -173,9 +173,9 @@ impl AccessLog {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Those of no client.
-    Nobody,
+    None,
     /// Those of every client.
-    Everybody,
+    All,
     /// Those of clients in one of these networks.
     Networks(Vec<Network>),
 }
@@ -184,20 +184,22 @@ impl Trust {
     /// Whether the forwarded fields of this client are believed.
     pub fn trusts(&self, client: IpAddr) -> bool {
         match self {
-            Trust::Nobody => false,
-            Trust::Everybody => true,
+            Trust::None => false,
+            Trust::All => true,
             Trust::Networks(networks) => networks.iter().any(|network| network.contains(client)),
         }
     }
 
-    /// Whether an address in X-Forwarded-For is a trusted proxy's, behind which the client is to be looked for. Where
-    /// all clients are trusted no address is known to be a proxy's, and the address next to us is the client's.
+    /// Whether an address in X-Forwarded-For is a trusted proxy's, behind which the client is to be
+    /// looked for. Where all clients are trusted no address is known to be a proxy's, and the
+    /// address next to us is the client's.
     pub(crate) fn is_proxy(&self, address: IpAddr) -> bool {
         matches!(self, Trust::Networks(_)) && self.trusts(address)
     }
 }
 
-/// All addresses that share a prefix. An IPv4-mapped IPv6 address is the IPv4 address, in the network as in the client.
+/// All addresses that share a prefix. An IPv4-mapped IPv6 address is the IPv4 address, in the
+/// network as in the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     /// The first bits of an IPv4 address and which bits count.
@@ -226,7 +228,7 @@ impl Network {
             (Network::V6 { prefix, mask }, IpAddr::V6(address)) => {
                 address.to_bits() & mask == *prefix
             }
-            // IPv4-mapped addresses lie in `::/64` too, where nobody who writes `::1/64` expects them.
+            // IPv4-mapped addresses lie in `::/64` too, which no author of `::1/64` expects.
             _ => false,
         }
     }
@@ -318,8 +320,8 @@ impl Proxy {
             counted(self.workers, "worker")
         );
         let trusted = match &self.trust_forwarded {
-            Trust::Nobody => "none".to_owned(),
-            Trust::Everybody => "all clients".to_owned(),
+            Trust::None => "none".to_owned(),
+            Trust::All => "all clients".to_owned(),
             Trust::Networks(networks) => counted(networks.len(), "network"),
         };
         let scheme = match self.forwarded_proto {
@@ -341,7 +343,7 @@ impl Proxy {
     }
 }
 
-/// The article writes the port as a string; a number is what anyone else would write.
+/// The article writes the port as a string; everywhere else it is a number.
 fn port(node: &Node<'_>) -> Option<u16> {
     if !node.is_text() {
         return node.integer()?.try_into().ok();
@@ -362,7 +364,7 @@ fn access_log(node: &Node<'_>) -> Option<AccessLog> {
 fn trust(section: &Object<'_>) -> Result<Trust, ConfigError> {
     let node = section.value("trust_forwarded")?;
     if let Some(all) = node.boolean() {
-        return Ok(if all { Trust::Everybody } else { Trust::Nobody });
+        return Ok(if all { Trust::All } else { Trust::None });
     }
     let list = section.parsed("trust_forwarded", Node::list)?;
     let networks = list.iter().map(network).collect::<Result<_, _>>()?;
@@ -443,15 +445,15 @@ mod tests {
     }
 
     #[test]
-    fn trust_is_nobodys_everybodys_or_that_of_networks() {
+    fn trust_is_in_no_client_in_all_or_in_those_of_networks() {
         let client = "10.1.1.1".parse().unwrap();
-        assert!(!Trust::Nobody.trusts(client));
-        assert!(Trust::Everybody.trusts(client));
+        assert!(!Trust::None.trusts(client));
+        assert!(Trust::All.trusts(client));
         assert!(!Trust::Networks(Vec::new()).trusts(client));
         let networks = Trust::Networks(vec![network("::1"), network("10.0.0.0/8")]);
         assert!(networks.trusts(client));
         assert!(!networks.trusts("11.1.1.1".parse().unwrap()));
         assert!(networks.is_proxy(client) && !networks.is_proxy("11.1.1.1".parse().unwrap()));
-        assert!(!Trust::Everybody.is_proxy(client) && !Trust::Nobody.is_proxy(client));
+        assert!(!Trust::All.is_proxy(client) && !Trust::None.is_proxy(client));
     }
 }

@@ -1,4 +1,5 @@
-//! `--schema`: the rows as a JSON Schema, with which an editor completes, explains and checks a configuration.
+//! `--schema`: the rows as a JSON Schema, with which an editor completes, explains and checks a
+//! configuration.
 
 use serde_json::{Map, Value, json};
 

@@ -82,7 +82,7 @@ fn every_key_has_its_default() {
     assert!((1..=1024).contains(&proxy.workers));
     assert_eq!(proxy.max_connections, 10_000);
     assert_eq!(proxy.access_log, AccessLog::Text);
-    assert_eq!(proxy.trust_forwarded, Trust::Nobody);
+    assert_eq!(proxy.trust_forwarded, Trust::None);
     assert_eq!(proxy.forwarded_proto, None);
     assert!(!proxy.accept_proxy_protocol);
     assert!(proxy.via);
@@ -304,7 +304,7 @@ fn names_have_at_most_64_bytes() {
     let long = format!("http://{}.example", "a".repeat(60));
     assert_eq!(
         line(with_backends(&format!("[{{\"url\":\"{long}\"}}]"))),
-        "backends[0].url makes no name of at most 64 bytes; give the backend a \"name\""
+        "backends[0].url would make a name longer than 64 bytes; give the backend a \"name\""
     );
     assert!(with_backends(&format!("[{{\"url\":\"{long}\",\"name\":\"a\"}}]")).is_ok());
     let most = "n".repeat(64);

@@ -22,7 +22,8 @@ impl fmt::Display for UrlError {
     }
 }
 
-/// Takes a URL apart. A user, a query or a fragment would never be used: refused rather than ignored.
+/// Takes a URL apart. A user, a query or a fragment would never be used: refused rather than
+/// ignored.
 pub(crate) fn parse(text: &str) -> Result<BackendUrl, UrlError> {
     let wrong = |what, hint: &str| {
         let hint = hint.to_owned();
@@ -111,7 +112,8 @@ fn host(text: &str) -> Option<Host> {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         });
-    // No top-level domain is a number: this is an address with a typing error, and resolvers read it in strange ways.
+    // No top-level domain is a number: this is an address with a typing error, and resolvers read
+    // it in strange ways.
     let last = name.rsplit('.').next()?.to_ascii_lowercase();
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
         || last

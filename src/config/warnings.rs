@@ -1,4 +1,5 @@
-//! What is valid but cannot work, or not as it was meant: told by `--check` and at the start, never an error.
+//! What is valid but cannot work, or not as it was meant: told by `--check` and at the start, never
+//! an error.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};

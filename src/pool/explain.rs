@@ -1,7 +1,8 @@
-//! `--check --explain N`: the next choices of a configuration, for someone who wants to see what a method does.
+//! `--check --explain N`: the next choices of a configuration, for someone who wants to see what a
+//! method does.
 //!
-//! The choices are made by a real [`Pool`] in which everybody is healthy, and told by the record that every exchange
-//! can fill (`pool/trace.rs`); nothing here knows a method.
+//! The choices are made by a real [`Pool`] in which every backend is healthy, and told by the
+//! record that every exchange can fill (`pool/trace.rs`); nothing here knows a method.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,8 +13,9 @@ use crate::pool::settings::{BalanceSettings, Method, Persistence};
 use crate::pool::trace::Decision;
 use crate::pool::{Choice, Pool, Tried, Wish};
 
-/// The next `n` choices, one line each, with the reason; then how many each backend got. Each exchange ends before the
-/// next begins, and each comes from another client: one of 254 in 192.0.2.0/24, without a cookie.
+/// The next `n` choices, one line each, with the reason; then how many each backend got. Each
+/// exchange ends before the next begins, and each comes from another client: one of 254 in
+/// 192.0.2.0/24, without a cookie.
 pub fn explain(
     backends: &[BackendSettings],
     balance: &BalanceSettings,
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_takes_nothing_says_nobody() {
+    fn a_pool_that_takes_nothing_says_so() {
         let mut backends = vec![settings("a")];
         backends[0].disabled = true;
         let lines = explain(
@@ -133,7 +135,7 @@ mod tests {
             &health(Kind::Tcp),
             1,
         );
-        assert_eq!(lines[0], "1  nobody; passed over: a (disabled)");
+        assert_eq!(lines[0], "1  no backend; passed over: a (disabled)");
         assert!(
             explain(
                 &backends,

@@ -327,10 +327,7 @@ impl Pool {
                 (Tier::Unhealthy | Tier::UnhealthyBackup, _) => {
                     (Method::RoundRobin, Rule::FailOpen)
                 }
-                (_, Method::RoundRobin) => (Method::RoundRobin, Rule::Turn),
-                (_, Method::LeastConnections) => (Method::LeastConnections, Rule::FewestInFlight),
-                (_, Method::RandomTwo) => (Method::RandomTwo, Rule::BetterOfTwo),
-                (_, Method::SourceHash) => (Method::SourceHash, Rule::SourceHash),
+                (_, method) => (method, Rule::Method(method)),
             };
             let client_key = match method {
                 Method::SourceHash => persist::client_key(wish.client),

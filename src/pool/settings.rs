@@ -1,4 +1,5 @@
-//! The settings that the pool goes by: the entries of `backends`, the sections `balance` and `health_check`, checked.
+//! The settings that the pool goes by: the entries of `backends`, the sections `balance` and
+//! `health_check`, checked.
 //!
 //! `config` reads them; nothing here changes at run time.
 
@@ -49,7 +50,8 @@ pub struct BackendSettings {
     pub max_connections: Option<usize>,
     /// Whether it is checked; if not, it is treated as with [`Kind::None`].
     pub check: bool,
-    /// Its answers may have line ends without CR, empty lines before the status line, and white space behind a chunk size.
+    /// Its answers may have line ends without CR, empty lines before the status line, and white
+    /// space behind a chunk size.
     pub lenient: bool,
     /// Begin each connection with a PROXY protocol v2 header.
     pub send_proxy_protocol: bool,
@@ -86,10 +88,11 @@ pub enum Host {
 }
 
 impl Host {
-    /// The addresses that are known without asking anybody; `None` for a name that must be resolved.
+    /// The addresses that are known without a lookup; `None` for a name that must be resolved.
     ///
-    /// `localhost` and names below it are loopback and never resolved (RFC 6761 6.3): IPv4 first, and IPv6 where this
-    /// machine has it, because a connect to `::1` without it fails as if we were short of ports.
+    /// `localhost` and names below it are loopback and never resolved (RFC 6761 6.3): IPv4 first,
+    /// and IPv6 where this machine has it, because a connect to `::1` without it fails as if we
+    /// were short of ports.
     pub fn fixed_addresses(&self, port: u16) -> Option<Vec<SocketAddr>> {
         match self {
             Host::Ip(address) => Some(vec![SocketAddr::new(*address, port)]),
@@ -181,6 +184,18 @@ impl Choices for Method {
         },
     ];
     const NOT_BUILT: &'static [&'static str] = &["fastest", "hash"];
+}
+
+impl Method {
+    /// Why a backend was chosen by it.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Method::RoundRobin => "its turn",
+            Method::LeastConnections => "fewest in flight for its weight",
+            Method::RandomTwo => "the better of two at random",
+            Method::SourceHash => "the client's address",
+        }
+    }
 }
 
 /// What keeps a client with its backend.

@@ -788,7 +788,7 @@ fn the_record_says_why_each_was_passed_over() {
             Chosen
         ]
     );
-    assert_eq!(decision.tries().0[0].rule, Rule::Turn);
+    assert_eq!(decision.tries().0[0].rule, Rule::Method(Method::RoundRobin));
 }
 
 proptest! {

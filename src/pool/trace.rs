@@ -1,7 +1,7 @@
 //! Why each exchange went where it went: a bounded record in small codes.
 //!
 //! The pool writes down how it chose, the exchange what came of it; both only store numbers in a fixed place. Text is
-//! made by whoever reads. One [`Decision`] belongs to one exchange; each worker keeps its last ones in a [`Decisions`]
+//! made by the reader. One [`Decision`] belongs to one exchange; each worker keeps its last ones in a [`Decisions`]
 //! ring, which is locked for the moment of one copy. Read `pool/mod.rs` for how the codes come about.
 
 use std::fmt::Write as _;
@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::net::lock::lock;
+use crate::pool::settings::Method;
 
 /// Candidates that are kept of one choice.
 pub const CANDIDATES_MAX: usize = 16;
@@ -60,17 +61,10 @@ impl Verdict {
 }
 
 /// By which rule a backend was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// It was its turn.
-    #[default]
-    Turn,
-    /// It had the fewest exchanges in flight in proportion to its weight.
-    FewestInFlight,
-    /// It was the better of two at random.
-    BetterOfTwo,
-    /// The client's address decided.
-    SourceHash,
+    /// The balancing method.
+    Method(Method),
     /// The client's cookie is bound to it.
     Cookie,
     /// No backend was healthy: the unhealthy ones in turn.
@@ -81,14 +75,17 @@ pub enum Rule {
     NextInList,
 }
 
+impl Default for Rule {
+    fn default() -> Rule {
+        Rule::Method(Method::RoundRobin)
+    }
+}
+
 impl Rule {
     /// For a reader.
     pub fn text(self) -> &'static str {
         match self {
-            Rule::Turn => "its turn",
-            Rule::FewestInFlight => "fewest in flight for its weight",
-            Rule::BetterOfTwo => "the better of two at random",
-            Rule::SourceHash => "the client's address",
+            Rule::Method(method) => method.reason(),
             Rule::Cookie => "the client's cookie",
             Rule::FailOpen => "none is healthy: each in turn",
             Rule::SameAgain => "the same again, on a fresh connection",
@@ -335,7 +332,7 @@ impl Decision {
                 text.push_str(": ");
                 text.push_str(last.rule.text());
             }
-            None => text.push_str("nobody"),
+            None => text.push_str("no backend"),
         }
         let (candidates, more) = self.candidates();
         let mut before = "; passed over: ";
@@ -547,10 +544,10 @@ mod tests {
     #[test]
     fn a_choice_reads_as_one_line() {
         let mut decision = begun();
-        assert_eq!(decision.choice_text(|i| NAMES[i]), "nobody");
+        assert_eq!(decision.choice_text(|i| NAMES[i]), "no backend");
         decision.stands(0, Verdict::Eligible);
         decision.stands(1, Verdict::Down);
-        decision.chosen(0, Rule::Turn);
+        decision.chosen(0, Rule::default());
         decision.outcome(Outcome::ConnectFailed, Duration::from_millis(2));
         decision.begin_choice();
         for (backend, verdict) in [
@@ -564,7 +561,7 @@ mod tests {
         {
             decision.stands(backend, *verdict);
         }
-        decision.chosen(2, Rule::Turn);
+        decision.chosen(2, Rule::default());
         assert_eq!(
             decision.choice_text(|i| NAMES[i]),
             "c: its turn; passed over: a (tried already), b (down), d (backup)"

@@ -1,4 +1,5 @@
-//! Words for people: values quoted so that they stay short and on their line, lists, and the key that was probably meant.
+//! Words for people: values quoted so that they stay short and on their line, lists, and the key
+//! that was probably meant.
 
 /// How much of a wrong value is shown, in characters.
 pub(crate) const SHOWN_CHARS_MAX: usize = 80;

@@ -1,4 +1,5 @@
-//! The command line and the configuration file: what is right runs, what is wrong gets one clear line and exit status 2.
+//! The command line and the configuration file: what is right runs, what is wrong gets one clear
+//! line and exit status 2.
 
 use crate::support::proxy::run_with_config;
 use crate::support::{Addressed, Client, Finished, Origin, Proxy, Refusing, run};
@@ -39,7 +40,8 @@ fn expect_right(config: &str) -> Finished {
     finished
 }
 
-/// One line on standard error that contains each of `parts`, nothing on standard output, exit status 2.
+/// One line on standard error that contains each of `parts`, nothing on standard output, exit
+/// status 2.
 #[track_caller]
 fn expect_one_line_and_2(finished: &Finished, parts: &[&str]) {
     assert_eq!(finished.code, 2, "{finished:?}");
@@ -53,7 +55,7 @@ fn expect_one_line_and_2(finished: &Finished, parts: &[&str]) {
     assert!(!finished.stderr.contains("panicked"), "{finished:?}");
     assert!(
         finished.stderr.len() < 500,
-        "a line that nobody reads: {finished:?}"
+        "a line too long to read: {finished:?}"
     );
     assert!(
         !finished.stderr.trim_end().chars().any(char::is_control),
@@ -832,7 +834,7 @@ fn a_near_miss_names_the_key_that_was_meant() {
     ] {
         expect_wrong(&config, parts);
     }
-    // Far from everything: refused, without a guess that helps nobody.
+    // Far from everything: refused, without a guess.
     expect_wrong(&with("proxy", "zzzzzzzz", "1"), &["proxy.zzzzzzzz"]);
 }
 
@@ -862,8 +864,8 @@ fn hostile_text_in_the_file_cannot_forge_a_line() {
     );
 }
 
-/// A key whose feature is not built yet is refused by name; one that is built is taken. It is never ignored, which the
-/// tests of the feature itself show.
+/// A key whose feature is not built yet is refused by name; one that is built is taken. It is never
+/// ignored, which the tests of the feature itself show.
 #[test]
 fn every_key_of_the_contract_is_taken_or_refused_by_name() {
     for (config, key) in [
@@ -1032,7 +1034,8 @@ fn names_may_repeat_by_default_only() {
         "{}",
         finished.stdout
     );
-    // A given name that a default one would take is a clash, or the default one moves on; two backends never share a name.
+    // A given name that a default one would take is a clash, or the default one moves on; two
+    // backends never share a name.
     let clash = check(&with_backend(
         r#""url": "http://a.test:81/" }, { "url": "http://b.test/", "name": "a.test:81""#,
     ));
@@ -1053,7 +1056,8 @@ fn a_wrong_file_stops_a_start_as_it_stops_a_check() {
 
 #[test]
 fn a_log_level_of_error_still_serves() {
-    // `listening on` is of level info: with it the port is known, so the other levels are tried by what they print.
+    // `listening on` is of level info: with it the port is known, so the other levels are tried by
+    // what they print.
     for level in ["info", "debug", "trace"] {
         let origin = Origin::start("one");
         let proxy = Proxy::over(&[&origin])

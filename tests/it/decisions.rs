@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use rondo::config::Config;
+use rondo::pool::settings::Method;
 use rondo::pool::trace::{Decision, Outcome, Rule, Stage, Verdict};
 use rondo::server::Server;
 
@@ -70,8 +71,8 @@ fn a_refused_connect_and_the_answer_of_the_next_are_both_recorded() {
         (outcomes, more),
         (
             vec![
-                (0, Rule::Turn, Outcome::ConnectFailed),
-                (1, Rule::Turn, Outcome::Answered(200))
+                (0, Rule::Method(Method::RoundRobin), Outcome::ConnectFailed),
+                (1, Rule::Method(Method::RoundRobin), Outcome::Answered(200))
             ],
             0
         )

@@ -1,4 +1,5 @@
-//! `--schema`: what it prints takes every configuration that rondo takes, and says what its keys are.
+//! `--schema`: what it prints takes every configuration that rondo takes, and says what its keys
+//! are.
 
 use crate::support::run;
 use serde_json::{Map, Value, json};
@@ -183,7 +184,8 @@ fn an_editor_gets_descriptions_and_defaults() {
     assert_eq!(connect["default"], "5s");
 }
 
-/// The same with a real validator, patterns and all; passed over where Python or its package jsonschema is missing.
+/// The same with a real validator, patterns and all; passed over where Python or its package
+/// jsonschema is missing.
 #[test]
 fn a_real_validator_agrees() {
     const VALIDATE: &str = "

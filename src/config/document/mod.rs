@@ -1,9 +1,11 @@
-//! JSON text whose values know where they stand, so that an error can name file, line, column and key path.
+//! JSON text whose values know where they stand, so that an error can name file, line, column and
+//! key path.
 //!
-//! A [`Document`] owns the text, in which comments are allowed (`comments.rs`). A [`Node`] is one value in it, still
-//! unparsed: its text is borrowed from the document, so its place is the distance between the two addresses, and
-//! nothing but an error ever computes a line number. An [`Object`] (`object.rs`) is a node with its keys taken apart
-//! by the rows of a section. Text that is no JSON is explained in `syntax.rs`.
+//! A [`Document`] owns the text, in which comments are allowed (`comments.rs`). A [`Node`] is one
+//! value in it, still unparsed: its text is borrowed from the document, so its place is the
+//! distance between the two addresses, and nothing but an error ever computes a line number. An
+//! [`Object`] (`object.rs`) is a node with its keys taken apart by the rows of a section. Text that
+//! is no JSON is explained in `syntax.rs`.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -32,7 +34,8 @@ pub(crate) struct Document {
     file: String,
     /// As it was written: what lines and columns are counted in.
     text: String,
-    /// The same with spaces in place of comments, at the same offsets: what values are borrowed from.
+    /// The same with spaces in place of comments, at the same offsets: what values are borrowed
+    /// from.
     json: String,
 }
 
@@ -188,7 +191,8 @@ impl<'a> Node<'a> {
         self.raw.starts_with('"')
     }
 
-    /// Whether the value is the string `word`, or the number, `true`, `false` or `null` that is written so.
+    /// Whether the value is the string `word`, or the number, `true`, `false` or `null` that is
+    /// written so.
     pub(crate) fn is(&self, word: &str) -> bool {
         if self.is_text() {
             self.text().is_some_and(|text| text == word)

@@ -1,4 +1,5 @@
-//! A JSON object and the rows that say what its keys take: typed values, each checked and with its default filled in.
+//! A JSON object and the rows that say what its keys take: typed values, each checked and with its
+//! default filled in.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::pool::settings::Choices;
 /// An object whose keys are known; the values are not read yet.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
-    /// The object itself, or for a section that was left out the object it belongs into: the place of what is missing.
+    /// The object itself, or for a section that was left out the object it belongs into: the place
+    /// of what is missing.
     node: Node<'a>,
     keys: &'static [Key],
     /// By row.
@@ -22,14 +24,15 @@ pub(crate) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Takes an object that has no keys but these, each at most once and none that is not built yet.
+    /// Takes an object that has no keys but these, each at most once and none that is not built
+    /// yet.
     pub(crate) fn read(node: &Node<'a>, keys: &'static [Key]) -> Result<Object<'a>, ConfigError> {
         let document = node.document;
         let mut values: Vec<Option<Node<'a>>> = vec![None; keys.len()];
         for (key_raw, value) in entries(node)? {
             let offset = document.offset(key_raw);
             let key = decoded(key_raw).map_err(|reason| {
-                let what = format!("has a key that is no text: {reason}");
+                let what = format!("has a key that is not a valid string: {reason}");
                 document.error_at(offset, node.path.clone(), what, String::new())
             })?;
             let path = node.child_path(&key);
@@ -91,7 +94,8 @@ impl<'a> Object<'a> {
         self.keys[self.row(key)].takes.wanted()
     }
 
-    /// A value as `parse` understands it; where that is not at all, the error says what the key takes.
+    /// A value as `parse` understands it; where that is not at all, the error says what the key
+    /// takes.
     pub(crate) fn parsed<T>(
         &self,
         key: &str,
@@ -245,7 +249,8 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
-                // The key is kept raw too: its place is the place of a key that is unknown or repeated.
+                // The key is kept raw too: its place is the place of a key that is unknown or
+                // repeated.
                 while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
                     entries.push((key.get(), value));
                 }
