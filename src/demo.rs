@@ -29,7 +29,7 @@ const FAILING: usize = 2;
 /// How long an origin that was asked to fail stays away.
 const FAILURE: Duration = Duration::from_secs(10);
 
-/// How often an origin that has failed looks whether it shall come back, and a connection whether
+/// How often an origin that has failed looks whether it should come back, and a connection whether
 /// its origin has failed.
 const LOOK: Duration = Duration::from_millis(100);
 

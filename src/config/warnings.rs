@@ -47,7 +47,7 @@ fn without_traffic(config: &Config) -> Option<String> {
         .all(|backend| backend.backup || takes_none(backend));
     all_are_backups.then(|| {
         "all backends that take requests are backups, so they are used all the time; leave \
-         \"backup\" out for those that shall be used first"
+         \"backup\" out for those that should be used first"
             .to_owned()
     })
 }
@@ -119,7 +119,7 @@ fn repeated_urls(backends: &[BackendSettings]) -> Vec<String> {
         };
         warnings.push(format!(
             "backends {shown} have the same url {url}; name it once, with a larger weight if it \
-             shall get more"
+             should get more"
         ));
     }
     warnings
