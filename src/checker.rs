@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::checks::probe::{Probe, Rest, Verdict, may_send_echoes};
+use crate::http::HeadLimits;
 use crate::net::thread;
 use crate::net::waker::{Bell, timespec};
 use crate::pool::Pool;
@@ -32,8 +33,13 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Starts the thread; its first round begins at once. An error says why checks cannot be made here at all.
-    pub(crate) fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {
+    /// Starts the thread; its first round begins at once. Heads of answers are read within `limits`. An error says why
+    /// checks cannot be made here at all.
+    pub(crate) fn start(
+        pool: &Arc<Pool>,
+        settings: &HealthCheckSettings,
+        limits: &HeadLimits,
+    ) -> io::Result<Checker> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
         let any_is_checked = pool.backends().iter().any(|each| each.settings.check);
@@ -51,6 +57,7 @@ impl Checker {
         let mut rounds = Rounds::new(
             Arc::clone(pool),
             settings.clone(),
+            *limits,
             Arc::clone(&bell),
             Arc::clone(&stop),
         );
@@ -77,6 +84,7 @@ impl Drop for Checker {
 struct Rounds {
     pool: Arc<Pool>,
     settings: HealthCheckSettings,
+    limits: HeadLimits,
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
     /// By backend.
@@ -102,6 +110,7 @@ impl Rounds {
     fn new(
         pool: Arc<Pool>,
         settings: HealthCheckSettings,
+        limits: HeadLimits,
         bell: Arc<Bell>,
         stop: Arc<AtomicBool>,
     ) -> Rounds {
@@ -119,6 +128,7 @@ impl Rounds {
         Rounds {
             pool,
             settings,
+            limits,
             bell,
             stop,
             slots,
@@ -135,7 +145,8 @@ impl Rounds {
                 if !backend.settings.check {
                     continue;
                 }
-                slot.go_on(&self.pool, backend, &self.settings, now, *ready);
+                let begin = || Probe::new(&self.settings, &self.limits, now);
+                slot.go_on(&self.pool, backend, &self.settings, begin, now, *ready);
                 *ready = false;
                 wake_at = wake_at.min(slot.wake_at());
             }
@@ -174,6 +185,7 @@ impl Slot {
         pool: &Pool,
         backend: &Backend,
         settings: &HealthCheckSettings,
+        begin: impl Fn() -> Probe,
         now: Instant,
         ready: bool,
     ) {
@@ -190,7 +202,7 @@ impl Slot {
             self.hear_wish(backend, settings, now);
             if self.due <= now {
                 self.rest = None;
-                self.probe = Some(Probe::new(settings, now));
+                self.probe = Some(begin());
             }
         }
         let Some(verdict) = self
@@ -270,6 +282,11 @@ mod tests {
     use crate::pool::settings::StatusRanges;
     use crate::pool::settings::{Host, HttpCheck};
     use crate::pool::tests::{LONG, balance, health, until};
+
+    const LIMITS: HeadLimits = HeadLimits {
+        head_bytes_max: 16384,
+        fields_max: 100,
+    };
 
     fn tcp() -> HealthCheckSettings {
         let down_interval = Duration::from_millis(20);
@@ -370,7 +387,7 @@ mod tests {
         let (up, up_address) = listen();
         let (down, down_address) = deaf();
         let pool = pool(&[up_address, down_address], &tcp());
-        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        let _checker = Checker::start(&pool, &tcp(), &LIMITS).unwrap();
         up.accept().unwrap();
         until(|| !healthy(&pool, 1));
         assert!(healthy(&pool, 0));
@@ -384,7 +401,7 @@ mod tests {
         let (address, told) = server(|| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
         let (_deaf, deaf_address) = deaf();
         let pool = pool(&[hanging_address, address, deaf_address], &http());
-        let checker = Checker::start(&pool, &http()).unwrap();
+        let checker = Checker::start(&pool, &http(), &LIMITS).unwrap();
         for _ in 0..5 {
             told.recv_timeout(LONG).unwrap();
         }
@@ -405,7 +422,7 @@ mod tests {
             ..http()
         };
         let pool = pool(&[address], &settings);
-        let _checker = Checker::start(&pool, &settings).unwrap();
+        let _checker = Checker::start(&pool, &settings, &LIMITS).unwrap();
         until(|| !healthy(&pool, 0));
     }
 
@@ -422,7 +439,7 @@ mod tests {
             format!("HTTP/1.1 {line}\r\n\r\n").into_bytes()
         });
         let pool = pool(&[address], &http());
-        let _checker = Checker::start(&pool, &http()).unwrap();
+        let _checker = Checker::start(&pool, &http(), &LIMITS).unwrap();
         until(|| !healthy(&pool, 0));
         good.store(true, Ordering::Release);
         until(|| healthy(&pool, 0));
@@ -440,7 +457,7 @@ mod tests {
                 ..http()
             },
         );
-        let _checker = Checker::start(&pool, &http()).unwrap();
+        let _checker = Checker::start(&pool, &http(), &LIMITS).unwrap();
         let (bytes, error) = told.recv_timeout(LONG).unwrap();
         assert!(error.is_none(), "{error:?}");
         let text = String::from_utf8(bytes).unwrap();
@@ -459,7 +476,7 @@ mod tests {
                 &balance(Method::RoundRobin),
                 &settings,
             ));
-            let _checker = Checker::start(&pool, &settings).unwrap();
+            let _checker = Checker::start(&pool, &settings, &LIMITS).unwrap();
             let (mut stream, _) = listener.accept().unwrap();
             let bytes = read_head(&mut stream);
             assert_eq!(bytes[..16], PROXY_LOCAL);
@@ -480,7 +497,7 @@ mod tests {
         };
         // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
         fail();
-        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        let _checker = Checker::start(&pool, &tcp(), &LIMITS).unwrap();
         for _ in 0..3 {
             until(|| healthy(&pool, 0));
             listener.accept().unwrap();
@@ -499,7 +516,13 @@ mod tests {
         let pool = pool(&[address], &settings);
         let backend = &pool.backends()[0];
         let bell = Arc::new(Bell::new().unwrap());
-        let mut rounds = Rounds::new(Arc::clone(&pool), settings.clone(), bell, Arc::default());
+        let mut rounds = Rounds::new(
+            Arc::clone(&pool),
+            settings.clone(),
+            LIMITS,
+            bell,
+            Arc::default(),
+        );
         let slot = &mut rounds.slots[0];
         let start = slot.due;
         let later = |seconds| start + Duration::from_secs(seconds);
@@ -533,7 +556,7 @@ mod tests {
             &tcp(),
         ));
         pool.backends()[0].set_addresses(vec![deaf_address, address]);
-        let _checker = Checker::start(&pool, &tcp()).unwrap();
+        let _checker = Checker::start(&pool, &tcp(), &LIMITS).unwrap();
         listener.accept().unwrap();
         until(|| pool.backends()[0].addresses()[0] == address);
         assert!(healthy(&pool, 0));
@@ -553,7 +576,7 @@ mod tests {
             &balance(Method::RoundRobin),
             &settings,
         ));
-        let _checker = Checker::start(&pool, &settings).unwrap();
+        let _checker = Checker::start(&pool, &settings, &LIMITS).unwrap();
         assert!(healthy(&pool, 0), "nobody knows yet");
         pool.backends()[0].lookup_failed();
         pool.wake_checker();
@@ -578,7 +601,7 @@ mod tests {
             ],
             &settings,
         );
-        match Checker::start(&pool, &settings) {
+        match Checker::start(&pool, &settings, &LIMITS) {
             Ok(_checker) => {
                 for backend in pool.backends() {
                     pool.report(backend, Event::NotHttp, &"its answer is not HTTP");
@@ -606,7 +629,7 @@ mod tests {
         };
         let pool = pool(&addresses, &settings);
         let bell = Arc::new(Bell::new().unwrap());
-        let mut rounds = Rounds::new(pool, settings.clone(), bell, Arc::default());
+        let mut rounds = Rounds::new(pool, settings.clone(), LIMITS, bell, Arc::default());
         let start = rounds.slots[0].due;
         for (place, slot) in rounds.slots.iter_mut().enumerate() {
             let expected = start + Duration::from_secs(10 * (place as u64 + 1));

@@ -103,8 +103,12 @@ impl Server {
 
         let resolver = Resolver::start(&runtime.pool)
             .map_err(|error| StartError::System("the resolver", error))?;
-        let checker = Checker::start(&runtime.pool, &runtime.config.health_check)
-            .map_err(|error| StartError::System("health checks", error))?;
+        let checker = Checker::start(
+            &runtime.pool,
+            &runtime.config.health_check,
+            &runtime.head_limits,
+        )
+        .map_err(|error| StartError::System("health checks", error))?;
 
         let (done, workers_done) = bounded(0);
         let (mut mailboxes, mut senders) = (Vec::new(), Vec::new());

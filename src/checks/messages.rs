@@ -1,10 +1,8 @@
 //! The messages of the kinds of check: what is sent, and how what comes back is judged. Bytes only; the sockets are
 //! those of `checks/probe.rs`.
 
+use crate::http::{Grammar, HeadLimits, ResponseHead};
 use crate::pool::settings::StatusRanges;
-
-/// What the head of an answer may take; a check needs its first line only.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
 pub(crate) const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
@@ -23,56 +21,54 @@ pub(crate) fn request(path: &str, authority: &str) -> Vec<u8> {
 pub(crate) enum Answer {
     Good,
     Status(u16),
-    NotHttp,
+    /// Its head would not be forwarded either, for this reason.
+    Refused(&'static str),
     Incomplete,
 }
 
-/// Judges by the status of the first final head, once that head is complete; interim ones are passed over.
-pub(crate) fn judge(mut bytes: &[u8], good: &StatusRanges) -> Answer {
-    let too_long = bytes.len() > HEAD_BYTES_MAX;
-    loop {
-        if !may_be_status_line(bytes) {
-            return Answer::NotHttp;
-        }
-        let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-            return if too_long {
-                Answer::NotHttp
+/// Reads the answer to an `http` check as that to a request is read.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    head: ResponseHead,
+    /// What has come of the head at hand.
+    bytes: Vec<u8>,
+    limits: HeadLimits,
+    grammar: Grammar,
+}
+
+impl Reader {
+    /// For a backend that is `lenient` or not.
+    pub(crate) fn new(limits: &HeadLimits, lenient: bool) -> Reader {
+        Reader {
+            head: ResponseHead::default(),
+            bytes: Vec::new(),
+            limits: *limits,
+            grammar: if lenient {
+                Grammar::LenientResponse
             } else {
-                Answer::Incomplete
-            };
-        };
-        match status(bytes) {
-            // 101 is final: the connection speaks something else from there on.
-            Some(100 | 102..200) => bytes = &bytes[end + 4..],
-            Some(status) if good.contains(status) => return Answer::Good,
-            Some(status) => return Answer::Status(status),
-            None => return Answer::NotHttp,
+                Grammar::Response
+            },
         }
     }
-}
 
-/// Whether bytes are, or may become, a line that begins `HTTP/1.x nnn` (RFC 9112 4).
-fn may_be_status_line(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .take(13)
-        .enumerate()
-        .all(|(place, byte)| match place {
-            0..=6 => *byte == b"HTTP/1."[place],
-            8 => *byte == b' ',
-            12 => matches!(byte, b' ' | b'\r'),
-            _ => byte.is_ascii_digit(),
-        })
-}
-
-/// The status of a line that may be a status line and is long enough.
-fn status(line: &[u8]) -> Option<u16> {
-    let digits = line.get(9..12).filter(|_| line.len() > 12)?;
-    Some(
-        digits
-            .iter()
-            .fold(0, |status, digit| status * 10 + u16::from(digit - b'0')),
-    )
+    /// Takes what has come, and judges by the status of the first final head, once that is complete; interim ones are
+    /// passed over.
+    pub(crate) fn judge(&mut self, more: &[u8], good: &StatusRanges) -> Answer {
+        self.bytes.extend_from_slice(more);
+        loop {
+            let taken = self.head.take_as(&self.bytes, &self.limits, self.grammar);
+            match taken {
+                Err(error) => return Answer::Refused(error.reason()),
+                Ok(None) => return Answer::Incomplete,
+                Ok(Some(used)) if self.head.is_interim() => {
+                    self.bytes.drain(..used);
+                    self.head.clear();
+                }
+                Ok(Some(_)) if good.contains(self.head.status()) => return Answer::Good,
+                Ok(Some(_)) => return Answer::Status(self.head.status()),
+            }
+        }
+    }
 }
 
 /// An echo request (RFC 792, RFC 4443 4.1). The kernel puts in the identifier and the checksum.
@@ -98,63 +94,97 @@ mod tests {
         StatusRanges(vec![200..=399, 404..=404])
     }
 
+    const LIMITS: HeadLimits = HeadLimits {
+        head_bytes_max: 1024,
+        fields_max: 8,
+    };
+
+    /// The last judgement of an answer that comes in these parts.
+    fn judge(parts: &[&[u8]], lenient: bool) -> Answer {
+        let mut reader = Reader::new(&LIMITS, lenient);
+        let mut judged = Answer::Incomplete;
+        for part in parts {
+            assert_eq!(judged, Answer::Incomplete, "nothing more was to be read");
+            judged = reader.judge(part, &ranges());
+        }
+        judged
+    }
+
     #[test]
     fn an_answer_is_judged_by_its_status_once_its_head_is_whole() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
         for cut in 0..answer.len() {
-            assert_eq!(
-                judge(&answer[..cut], &ranges()),
-                Answer::Incomplete,
-                "{cut}"
-            );
+            let (first, second) = answer.split_at(cut);
+            assert_eq!(judge(&[first], false), Answer::Incomplete, "{cut}");
+            assert_eq!(judge(&[first, second], false), Answer::Good, "{cut}");
         }
-        assert_eq!(judge(answer, &ranges()), Answer::Good);
-        assert_eq!(judge(b"HTTP/1.0 404\r\n\r\nbody", &ranges()), Answer::Good);
-        assert_eq!(
-            judge(b"HTTP/1.1 503 Busy\r\n\r\n", &ranges()),
-            Answer::Status(503)
-        );
-        assert_eq!(
-            judge(b"HTTP/1.1 101 Ready\r\n\r\n", &ranges()),
-            Answer::Status(101)
-        );
+        for (answer, expected) in [
+            ("HTTP/1.0 404\r\n\r\nbody", Answer::Good),
+            ("HTTP/1.1 503 Busy\r\n\r\n", Answer::Status(503)),
+            ("HTTP/1.1 600 Far\r\n\r\n", Answer::Status(600)),
+            // It is final: the connection speaks something else from there on.
+            ("HTTP/1.1 101 Ready\r\n\r\n", Answer::Status(101)),
+        ] {
+            assert_eq!(judge(&[answer.as_bytes()], false), expected, "{answer}");
+        }
     }
 
     #[test]
     fn interim_answers_are_passed_over() {
         let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
         for cut in 0..answer.len() {
-            assert_eq!(
-                judge(&answer[..cut], &ranges()),
-                Answer::Incomplete,
-                "{cut}"
-            );
+            let (first, second) = answer.split_at(cut);
+            assert_eq!(judge(&[first], false), Answer::Incomplete, "{cut}");
+            assert_eq!(judge(&[first, second], false), Answer::Good, "{cut}");
         }
-        assert_eq!(judge(answer, &ranges()), Answer::Good);
+        let bytes: Vec<&[u8]> = answer.chunks(1).collect();
+        assert_eq!(judge(&bytes, false), Answer::Good);
     }
 
     #[test]
-    fn what_is_no_http_answer_is_told_at_once() {
+    fn what_would_not_be_forwarded_is_refused() {
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(1024));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(9));
         for answer in [
             "SSH-2.0-x\r\n",
             "HTTP/2 200\r\n",
-            "HTTP/1.1  200",
-            "HTTP/1.1 2000",
-            "HTTP/1.1 20x",
-            "\r\n",
+            "HTTP/1.1  200 OK\r\n",
+            "HTTP/1.1 2000\r\n",
+            "HTTP/1.1 20x\r\n",
             "h",
+            &long,
+            &many,
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: \x1b\r\n\r\n",
+        ] {
+            for lenient in [false, true] {
+                let judged = judge(&[answer.as_bytes()], lenient);
+                assert!(
+                    matches!(judged, Answer::Refused(_)),
+                    "{answer:?}: {judged:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lenient_backend_is_checked_leniently() {
+        for answer in [
+            "HTTP/1.1 200 OK\n\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 103 Early\r\n\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         ] {
             assert_eq!(
-                judge(answer.as_bytes(), &ranges()),
-                Answer::NotHttp,
-                "{answer}"
+                judge(&[answer.as_bytes()], true),
+                Answer::Good,
+                "{answer:?}"
             );
+            let Answer::Refused(reason) = judge(&[answer.as_bytes()], false) else {
+                panic!("{answer:?} is not refused");
+            };
+            assert!(reason.contains("backends[].lenient"), "{reason}");
         }
-        let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
-        endless.resize(HEAD_BYTES_MAX, b'a');
-        assert_eq!(judge(&endless, &ranges()), Answer::Incomplete);
-        endless.push(b'a');
-        assert_eq!(judge(&endless, &ranges()), Answer::NotHttp);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::checks::messages::{Answer, PROXY_LOCAL, echo_request, is_echo_reply, judge, request};
+use crate::checks::messages::{Answer, PROXY_LOCAL, Reader, echo_request, is_echo_reply, request};
+use crate::http::HeadLimits;
 use crate::net::errno::is_our_shortage;
 use crate::pool::backend::Backend;
 use crate::pool::settings::{HealthCheckSettings, HttpCheck, Kind};
@@ -52,6 +53,8 @@ pub(crate) struct Probe {
     /// Why one of them could not be tried, through no fault of the backend.
     shortage: Option<String>,
     rest: Option<Rest>,
+    /// Within which the head of an answer is read.
+    limits: HeadLimits,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,7 @@ enum Stage {
     /// Until the head of a final answer is there.
     Reading {
         socket: Socket,
-        bytes: Vec<u8>,
+        answer: Box<Reader>,
     },
     Echoing {
         socket: Socket,
@@ -88,7 +91,7 @@ enum Step {
 
 impl Probe {
     /// Begins a check; call [`Probe::advance`] at once.
-    pub(crate) fn new(settings: &HealthCheckSettings, now: Instant) -> Probe {
+    pub(crate) fn new(settings: &HealthCheckSettings, limits: &HeadLimits, now: Instant) -> Probe {
         let deadline = now + settings.timeout;
         Probe {
             stage: Stage::NextAddress,
@@ -99,6 +102,7 @@ impl Probe {
             failures: Vec::new(),
             shortage: None,
             rest: None,
+            limits: *limits,
         }
     }
 
@@ -137,8 +141,8 @@ impl Probe {
                     socket,
                     bytes,
                     sent,
-                } => self.send(socket, bytes, sent, settings),
-                Stage::Reading { socket, bytes } => self.read(socket, bytes, settings, now),
+                } => self.send(socket, bytes, sent, backend, settings),
+                Stage::Reading { socket, answer } => self.read(socket, answer, settings, now),
                 Stage::Echoing { socket, v6 } => self.read_echo(socket, v6),
             };
             ready = false;
@@ -246,13 +250,14 @@ impl Probe {
         socket: Socket,
         bytes: Vec<u8>,
         sent: usize,
+        backend: &Backend,
         settings: &HealthCheckSettings,
     ) -> Step {
         if sent == bytes.len() {
             return match settings.kind {
                 Kind::Http => Step::Go(Stage::Reading {
                     socket,
-                    bytes: Vec::new(),
+                    answer: Box::new(Reader::new(&self.limits, backend.settings.lenient)),
                 }),
                 // Dropping the socket closes it in order: nothing was sent to us that would make it a reset.
                 Kind::Tcp | Kind::Icmp | Kind::None => Step::End(Verdict::Passed),
@@ -276,37 +281,35 @@ impl Probe {
     fn read(
         &mut self,
         socket: Socket,
-        mut bytes: Vec<u8>,
+        mut answer: Box<Reader>,
         settings: &HealthCheckSettings,
         now: Instant,
     ) -> Step {
         let HttpCheck { path, status } = &settings.http;
         let mut buffer = [0; 4096];
-        let ended = match (&socket).read(&mut buffer) {
-            Ok(length) => {
-                bytes.extend_from_slice(&buffer[..length]);
-                length == 0
-            }
+        let length = match (&socket).read(&mut buffer) {
+            Ok(length) => length,
             Err(error) if is_not_yet(&error) => {
-                return Step::Wait(Stage::Reading { socket, bytes });
+                return Step::Wait(Stage::Reading { socket, answer });
             }
             Err(error) => return self.broken(&error),
         };
-        let failed = match judge(&bytes, status) {
+        let ended = length == 0;
+        let failed = match answer.judge(&buffer[..length], status) {
             Answer::Good => None,
             Answer::Status(status) => Some(format!(
                 "GET {path} at {} answered {status}",
                 self.address()
             )),
-            Answer::NotHttp => Some(format!(
-                "{} did not answer GET {path} in HTTP",
+            Answer::Refused(reason) => Some(format!(
+                "the answer of {} to GET {path} is refused: {reason}",
                 self.address()
             )),
             Answer::Incomplete if ended => Some(format!(
                 "{} closed before it had answered GET {path}",
                 self.address()
             )),
-            Answer::Incomplete => return Step::Go(Stage::Reading { socket, bytes }),
+            Answer::Incomplete => return Step::Go(Stage::Reading { socket, answer }),
         };
         self.rest = (!ended).then_some(Rest {
             socket,
@@ -478,7 +481,11 @@ mod tests {
     #[test]
     fn one_real_failure_outweighs_an_address_that_could_not_be_tried() {
         let settings = crate::pool::tests::health(Kind::Tcp);
-        let mut probe = Probe::new(&settings, Instant::now());
+        let limits = HeadLimits {
+            head_bytes_max: 1024,
+            fields_max: 8,
+        };
+        let mut probe = Probe::new(&settings, &limits, Instant::now());
         probe.shortage = Some("no port".to_owned());
         assert_eq!(probe.conclusion(), Verdict::Nothing("no port".to_owned()));
         probe.shortage = Some("no IPv6".to_owned());

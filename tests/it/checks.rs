@@ -96,6 +96,30 @@ fn an_http_check_passes_over_interim_answers_and_takes_nothing_else_for_an_answe
 }
 
 #[test]
+fn an_http_check_fails_where_the_answer_would_not_be_forwarded() {
+    let bare_lf = b"HTTP/1.1 200 OK\nContent-Length: 0\n\n";
+    let both = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let checked = |answer: &'static [u8], lenient: bool| {
+        let backend = Backend::start().run(move |_, mut wire| {
+            wire.expect_request();
+            wire.try_send(answer);
+        });
+        let proxy = Proxy::over(&[&backend])
+            .set("backends.0.lenient", lenient)
+            .checks(json!({ "kind": "http", "interval": "20ms", "down_interval": "20ms" }))
+            .start();
+        (backend, proxy)
+    };
+    let (_backend, proxy) = checked(bare_lf, false);
+    proxy.wait_for_event(&["is down", "bare LF (backends[].lenient would accept it)"]);
+    let (backend, proxy) = checked(bare_lf, true);
+    eventually("three checks", || backend.connections() >= 3);
+    assert_eq!(proxy.events_with(&["is down"]), 0);
+    let (_backend, proxy) = checked(both, true);
+    proxy.wait_for_event(&["is down", "Content-Length with Transfer-Encoding"]);
+}
+
+#[test]
 fn an_http_check_names_the_backend_in_host_and_asks_for_the_path_alone() {
     let backend = Backend::start();
     let port = backend.address().port();

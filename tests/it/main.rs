@@ -30,6 +30,7 @@ mod health_request;
 mod http10;
 mod interim_and_expect;
 mod keep_alive_and_pipelining;
+mod lenient;
 mod lifecycle;
 mod limits_of_memory;
 mod names;
