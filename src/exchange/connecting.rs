@@ -375,7 +375,7 @@ impl Exchange {
             return Request::Unsent;
         };
         let backend = &lent.connection;
-        if self.interim_came || !backend.buffered().is_empty() {
+        if self.interim_came || self.holds_switch || !backend.buffered().is_empty() {
             Request::Spent
         } else if backend.sent() == self.route.sent_before && self.holds_request() {
             Request::Unsent

@@ -404,6 +404,10 @@ impl Pool {
     /// Hears what an exchange saw of a backend; `reason` is for the log. A success on a healthy one
     /// costs a read lock.
     pub fn report(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) {
+        let is_success = matches!(event, Event::Connected | Event::Answered);
+        if is_success && backend.health() == Health::NEW {
+            return;
+        }
         let (before, after) = self.note(backend, event, reason);
         if event == Event::ConnectFailed {
             backend.attempts.failed(self.now_ms());
