@@ -2,3 +2,6 @@
 
 #[doc = include_str!("changes.md")]
 pub mod changes {}
+
+#[doc = include_str!("speed.md")]
+pub mod speed {}
