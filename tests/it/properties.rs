@@ -9,7 +9,9 @@ use crate::strict::{self, Framing, Message, Seen};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use rondo::http::{Decoder, HeadLimits, RequestHead, ResponseHead, Step, encode_chunk, encode_end};
+use rondo::http::{
+    Decoder, Grammar, HeadLimits, RequestHead, ResponseHead, Step, encode_chunk, encode_end,
+};
 
 /// Fields that pass through: name and value, in order.
 type Fields = Vec<(String, Vec<u8>)>;
@@ -255,6 +257,14 @@ fn requests<'a>(settings: &'a Settings, parts: &[&[u8]]) -> Requests<'a> {
     requests
 }
 
+fn grammar(lenient: bool) -> Grammar {
+    if lenient {
+        Grammar::LenientResponse
+    } else {
+        Grammar::Response
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
@@ -364,9 +374,10 @@ proptest! {
     #[test]
     fn any_split_of_a_damaged_response_gives_the_same(
         bytes in damaged(a_response().prop_map(|meant| response_bytes(&meant))),
-        is_head: bool, is_http10: bool, keep_alive: bool, accepts_trailers: bool,
+        is_head: bool, is_http10: bool, keep_alive: bool, accepts_trailers: bool, lenient: bool,
     ) {
-        let settings = Settings { limits: HeadLimits { head_bytes_max: 1024, fields_max: 10 }, ..Settings::default() };
+        let limits = HeadLimits { head_bytes_max: 1024, fields_max: 10 };
+        let settings = Settings { limits, grammar: grammar(lenient), ..Settings::default() };
         let asked = Asked { is_head, is_http10, keep_alive, accepts_trailers, offers: Vec::new() };
         let answer = |parts: &[&[u8]]| {
             let mut response = Response::new(&settings, &asked);
@@ -385,9 +396,9 @@ proptest! {
     #[test]
     fn what_is_forwarded_of_a_damaged_response_is_strictly_valid(
         bytes in damaged(a_response().prop_map(|meant| response_bytes(&meant))),
-        is_head: bool, is_http10: bool, keep_alive: bool, accepts_trailers: bool,
+        is_head: bool, is_http10: bool, keep_alive: bool, accepts_trailers: bool, lenient: bool,
     ) {
-        let settings = Settings::default();
+        let settings = Settings { grammar: grammar(lenient), ..Settings::default() };
         let asked = Asked { is_head, is_http10, keep_alive, accepts_trailers, offers: Vec::new() };
         let mut got = Response::new(&settings, &asked);
         got.push(&bytes);
