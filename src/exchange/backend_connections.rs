@@ -30,11 +30,23 @@ pub(crate) struct BackendConnection {
 }
 
 /// All of a worker's connections to backends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BackendConnections {
     places: Slab<Place>,
     /// For each backend by its index, the one idle longest first.
     idle: Vec<VecDeque<Idle>>,
+    /// Before this none of them expires. It may be too early, since those that are lent again do not move it.
+    next_expiry: Millis,
+}
+
+impl Default for BackendConnections {
+    fn default() -> Self {
+        Self {
+            places: Slab::default(),
+            idle: Vec::new(),
+            next_expiry: NEVER,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -147,6 +159,7 @@ impl BackendConnections {
             connection,
         };
         self.idle[backend.index].push_back(Idle { key, expires });
+        self.next_expiry = self.next_expiry.min(expires);
     }
 
     /// Closes a lent connection.
@@ -182,6 +195,9 @@ impl BackendConnections {
 
     /// Closes the connections that have been idle too long.
     pub(crate) fn expire(&mut self, now: Millis, backends: &[std::sync::Arc<Backend>]) {
+        if self.next_expiry > now {
+            return;
+        }
         for (idle, backend) in self.idle.iter_mut().zip(backends) {
             while idle.front().is_some_and(|oldest| oldest.expires <= now) {
                 let expired = idle.pop_front().expect("its front was just looked at");
@@ -189,14 +205,12 @@ impl BackendConnections {
                 backend.release_idle();
             }
         }
+        let oldest = self.idle.iter().filter_map(VecDeque::front);
+        self.next_expiry = oldest.map(|idle| idle.expires).min().unwrap_or(NEVER);
     }
 
-    /// When `expire` next has something to do.
+    /// When `expire` next has something to do, or earlier.
     pub(crate) fn next_expiry(&self) -> Millis {
-        self.idle
-            .iter()
-            .filter_map(|idle| Some(idle.front()?.expires))
-            .min()
-            .unwrap_or(NEVER)
+        self.next_expiry
     }
 }
