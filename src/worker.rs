@@ -187,10 +187,8 @@ impl Worker {
         let key = self
             .clients
             .insert_with(|key| Client::new(stream, address, key, stage, now));
-        let client = self
-            .clients
-            .get_mut(key)
-            .expect("it was put in on the line above");
+        self.share_descriptors();
+        let client = self.clients.get_mut(key).expect("it was put in above");
         if let Err(error) = self
             .context
             .poller
@@ -205,6 +203,14 @@ impl Worker {
             client.is_queued = true;
             self.queue.push_back(key);
         }
+    }
+
+    /// As many backend connections as the number of clients allows.
+    fn share_descriptors(&mut self) {
+        let Context {
+            backends, runtime, ..
+        } = &mut self.context;
+        backends.set_clients(self.clients.len(), runtime.pool.backends());
     }
 
     /// What a new connection begins with.
@@ -272,8 +278,9 @@ impl Worker {
         self.idle.remove(key.index);
         if let Some(mut client) = self.clients.remove(key) {
             self.alarms.cancel(key.index, &mut client.alarm);
-            // The descriptor is free before the place is: the limit must not be exceeded even for a moment.
+            // The descriptors are free before the place is: the limit must not be exceeded even for a moment.
             drop(client);
+            self.share_descriptors();
             self.mailbox.closed_one();
             self.context.runtime.admission.remove();
         }
@@ -412,7 +419,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, DescriptorBudget, descriptor_budget};
     use crate::net::mailbox::{MailboxSender, mailbox};
 
     /// A worker whose turns the test takes, over a backend that refuses every connection: each request gets a 502, and
@@ -437,7 +444,11 @@ mod tests {
                 r#"{{"proxy": {{"port": 0}}, "backends": [{{"url": "http://127.0.0.1:{port}/"}}]}}"#
             );
             let config = Config::from_text("test", &text).unwrap();
-            let runtime = Arc::new(Runtime::new(config, 2).unwrap());
+            let budget = DescriptorBudget {
+                clients: 2,
+                ..descriptor_budget(u64::MAX, &config)
+            };
+            let runtime = Arc::new(Runtime::new(config, budget).unwrap());
             let (mailbox, listener) = mailbox().unwrap();
             Fixture {
                 worker: Worker::new(runtime.clone(), mailbox, None).unwrap(),
