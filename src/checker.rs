@@ -1,7 +1,8 @@
-//! The thread that checks backends: one [`Probe`] each, all at once, waiting in one place.
+//! The thread that checks backends: one [`Probe`] each, many at once, waiting in one place.
 //!
-//! Every backend has its own times, so one that hangs delays no other. The first round is at once; after it the checks
-//! are spread over the interval by the backends' places, always in the same way. A backend that went down under an
+//! Every backend has its own times. As many checks run at once as the descriptor budget allows; while more are due,
+//! those of backends that are up come first, then those that have waited longest. The first round is at once; after it
+//! the checks are spread over the interval by the backends' places, always in the same way. A backend that went down under an
 //! exchange is checked `down_interval` later, one that died under it at once: the pool rings the bell. What a check
 //! sends is in `checks/probe.rs`; what its verdict means, in `pool/health.rs`.
 
@@ -23,6 +24,9 @@ use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::settings::{HealthCheckSettings, Kind};
 
+/// To wake so much later than planned is to have been held up.
+const STALL_MIN: Duration = Duration::from_millis(500);
+
 /// A running checker; dropping it stops the thread, at once.
 #[derive(Debug)]
 pub(crate) struct Checker {
@@ -33,12 +37,14 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Starts the thread; its first round begins at once. Heads of answers are read within `limits`. An error says why
+    /// Starts the thread, which makes at most `at_once` checks at once and reads heads of answers within `limits`; its
+    /// first round begins at once. An error says why
     /// checks cannot be made here at all.
     pub(crate) fn start(
         pool: &Arc<Pool>,
         settings: &HealthCheckSettings,
         limits: &HeadLimits,
+        at_once: usize,
     ) -> io::Result<Checker> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
@@ -58,6 +64,7 @@ impl Checker {
             Arc::clone(pool),
             settings.clone(),
             *limits,
+            at_once,
             Arc::clone(&bell),
             Arc::clone(&stop),
         );
@@ -85,6 +92,7 @@ struct Rounds {
     pool: Arc<Pool>,
     settings: HealthCheckSettings,
     limits: HeadLimits,
+    at_once: usize,
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
     /// By backend.
@@ -111,6 +119,7 @@ impl Rounds {
         pool: Arc<Pool>,
         settings: HealthCheckSettings,
         limits: HeadLimits,
+        at_once: usize,
         bell: Arc<Bell>,
         stop: Arc<AtomicBool>,
     ) -> Rounds {
@@ -129,6 +138,7 @@ impl Rounds {
             pool,
             settings,
             limits,
+            at_once,
             bell,
             stop,
             slots,
@@ -137,74 +147,135 @@ impl Rounds {
 
     fn run(&mut self) {
         let mut ready = vec![false; self.slots.len()];
+        let mut now = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
-            let now = Instant::now();
-            let mut wake_at = now + self.settings.interval;
-            let backends = self.pool.backends();
-            for ((slot, backend), ready) in self.slots.iter_mut().zip(backends).zip(&mut ready) {
-                if !backend.settings.check {
-                    continue;
-                }
-                let begin = || Probe::new(&self.settings, &self.limits, now);
-                slot.go_on(&self.pool, backend, &self.settings, begin, now, *ready);
-                *ready = false;
-                wake_at = wake_at.min(slot.wake_at());
-            }
-            self.wait(wake_at.saturating_duration_since(now), &mut ready);
+            self.go_on(now, &mut ready);
+            self.begin_due(now);
+            now = self.wait(now, &mut ready);
         }
     }
 
-    /// Waits for the bell, a socket or the end of `patience`, and marks the slots whose socket is ready.
-    fn wait(&self, patience: Duration, ready: &mut [bool]) {
+    /// Carries the running checks on.
+    fn go_on(&mut self, now: Instant, ready: &mut [bool]) {
+        let backends = self.pool.backends();
+        for ((slot, backend), ready) in self.slots.iter_mut().zip(backends).zip(ready) {
+            let is_ready = std::mem::take(ready);
+            slot.close_rest(now);
+            slot.go_on(&self.pool, backend, &self.settings, now, is_ready);
+        }
+    }
+
+    /// Begins the checks that are due, as many as may run.
+    fn begin_due(&mut self, now: Instant) {
+        let backends = self.pool.backends();
+        let mut due = Vec::new();
+        let slots = self.slots.iter_mut().zip(backends).enumerate();
+        for (place, (slot, backend)) in slots {
+            if backend.settings.check && slot.is_due(backend, &self.settings, now) {
+                due.push((!backend.is_healthy(), slot.due, place));
+            }
+        }
+        due.sort_unstable();
+        let mut open: usize = self.slots.iter().map(Slot::open).sum();
+        for (_, _, place) in due {
+            let (slot, backend) = (&mut self.slots[place], &backends[place]);
+            // The end of its own last check makes room.
+            open -= slot.open();
+            if open < self.at_once {
+                // The time for a name runs from when the check was due.
+                let begun = if awaits_name(backend) { slot.due } else { now };
+                slot.rest = None;
+                slot.probe = Some(Probe::new(&self.settings, &self.limits, begun));
+                slot.go_on(&self.pool, backend, &self.settings, now, false);
+            }
+            open += slot.open();
+        }
+    }
+
+    /// Waits for the bell, a socket or the next time that something is due, and marks the slots whose socket is ready.
+    /// Gives the time.
+    fn wait(&mut self, before: Instant, ready: &mut [bool]) -> Instant {
         let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
         let mut places = Vec::new();
-        for (place, slot) in self.slots.iter().enumerate() {
+        let mut wake_at = before + self.settings.interval;
+        let slots = self.slots.iter().zip(self.pool.backends()).enumerate();
+        for (place, (slot, backend)) in slots {
+            if !backend.settings.check {
+                continue;
+            }
+            if let Some(at) = slot.wake_at(backend, &self.settings, before) {
+                wake_at = wake_at.min(at);
+            }
             for (fd, flags) in slot.interests() {
                 fds.push(PollFd::from_borrowed_fd(fd, flags));
                 places.push(place);
             }
         }
-        match poll(&mut fds, Some(&timespec(patience))) {
-            Ok(_) => {
-                for (fd, place) in fds[1..].iter().zip(places) {
-                    ready[place] |= !fd.revents().is_empty();
-                }
-            }
-            Err(Errno::INTR) => {}
-            // Out of memory; anything but spinning.
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-        }
+        let patience = wake_at.saturating_duration_since(Instant::now());
+        // A signal ends it too: what has happened is for the second look, before which no deadline is judged.
+        let waited = poll(&mut fds, Some(&timespec(patience)));
+        let now = Instant::now();
+        let looked = poll(&mut fds, Some(&timespec(Duration::ZERO)));
         self.bell.silence();
+        if looked.is_err() || waited.is_err_and(|error| error != Errno::INTR) {
+            // Out of memory; anything but spinning.
+            std::thread::sleep(Duration::from_millis(100));
+            return before;
+        }
+        for (fd, place) in fds[1..].iter().zip(places) {
+            ready[place] |= !fd.revents().is_empty();
+        }
+        if now.saturating_duration_since(wake_at) > STALL_MIN {
+            // The process was paused, or had no processor: no backend was late.
+            let probes = self.slots.iter_mut().filter_map(|slot| slot.probe.as_mut());
+            probes.for_each(|probe| probe.postpone(now.saturating_duration_since(before)));
+        }
+        now
     }
 }
 
 impl Slot {
-    /// Begins a check that is due, and carries a running one on.
+    /// Closes the connection of the last check once it may be closed.
+    fn close_rest(&mut self, now: Instant) {
+        if self.rest.as_mut().is_some_and(|rest| rest.advance(now)) {
+            self.rest = None;
+        }
+    }
+
+    /// Whether a check is to begin.
+    fn is_due(&mut self, backend: &Backend, settings: &HealthCheckSettings, now: Instant) -> bool {
+        if self.probe.is_some() {
+            return false;
+        }
+        if !backend.is_healthy() {
+            self.due = self.due.min(now + settings.down_interval);
+        }
+        if self.without_address && !backend.addresses().is_empty() {
+            self.due = now;
+        }
+        self.hear_wish(backend, settings, now);
+        self.begins_at(backend, settings) <= now
+    }
+
+    /// When the next check begins, if there is room. While its name is looked up for the first time there is nothing
+    /// to check; after the time of one check, that is its verdict.
+    fn begins_at(&self, backend: &Backend, settings: &HealthCheckSettings) -> Instant {
+        if awaits_name(backend) {
+            self.due + settings.timeout
+        } else {
+            self.due
+        }
+    }
+
+    /// Carries a running check on.
     fn go_on(
         &mut self,
         pool: &Pool,
         backend: &Backend,
         settings: &HealthCheckSettings,
-        begin: impl Fn() -> Probe,
         now: Instant,
         ready: bool,
     ) {
-        if self.rest.as_mut().is_some_and(|rest| rest.advance(now)) {
-            self.rest = None;
-        }
-        if self.probe.is_none() {
-            if !backend.is_healthy() {
-                self.due = self.due.min(now + settings.down_interval);
-            }
-            if self.without_address && !backend.addresses().is_empty() {
-                self.due = now;
-            }
-            self.hear_wish(backend, settings, now);
-            if self.due <= now {
-                self.rest = None;
-                self.probe = Some(begin());
-            }
-        }
         let Some(verdict) = self
             .probe
             .as_mut()
@@ -253,11 +324,24 @@ impl Slot {
         self.due = now.max(self.due + pause);
     }
 
-    fn wake_at(&self) -> Instant {
-        let next = self.probe.as_ref().map_or(self.due, Probe::wake_at);
-        self.rest
-            .as_ref()
-            .map_or(next, |rest| next.min(rest.deadline()))
+    /// When to look at it without an event; `None` while a due check waits for one that runs to end.
+    fn wake_at(
+        &self,
+        backend: &Backend,
+        settings: &HealthCheckSettings,
+        now: Instant,
+    ) -> Option<Instant> {
+        let next = match &self.probe {
+            Some(probe) => Some(probe.wake_at()),
+            None => Some(self.begins_at(backend, settings)).filter(|begins| *begins > now),
+        };
+        let rest = self.rest.as_ref().map(Rest::deadline);
+        next.into_iter().chain(rest).min()
+    }
+
+    /// Its open connections.
+    fn open(&self) -> usize {
+        usize::from(self.probe.is_some()) + usize::from(self.rest.is_some())
     }
 
     fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
@@ -266,6 +350,12 @@ impl Slot {
             .into_iter()
             .chain(self.rest.as_ref().map(Rest::interest))
     }
+}
+
+/// Whether its name is yet to be looked up for the first time.
+fn awaits_name(backend: &Backend) -> bool {
+    // Asked before the addresses, so that none can come in between.
+    backend.is_lookup_pending() && backend.addresses().is_empty()
 }
 
 #[cfg(test)]
@@ -287,6 +377,7 @@ mod tests {
         head_bytes_max: 16384,
         fields_max: 100,
     };
+    const AT_ONCE: usize = 64;
 
     fn tcp() -> HealthCheckSettings {
         let down_interval = Duration::from_millis(20);
@@ -387,7 +478,7 @@ mod tests {
         let (up, up_address) = listen();
         let (down, down_address) = deaf();
         let pool = pool(&[up_address, down_address], &tcp());
-        let _checker = Checker::start(&pool, &tcp(), &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &tcp(), &LIMITS, AT_ONCE).unwrap();
         up.accept().unwrap();
         until(|| !healthy(&pool, 1));
         assert!(healthy(&pool, 0));
@@ -401,7 +492,7 @@ mod tests {
         let (address, told) = server(|| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
         let (_deaf, deaf_address) = deaf();
         let pool = pool(&[hanging_address, address, deaf_address], &http());
-        let checker = Checker::start(&pool, &http(), &LIMITS).unwrap();
+        let checker = Checker::start(&pool, &http(), &LIMITS, AT_ONCE).unwrap();
         for _ in 0..5 {
             told.recv_timeout(LONG).unwrap();
         }
@@ -414,6 +505,106 @@ mod tests {
         drop(hanging);
     }
 
+    /// Rounds whose turns the test takes, over backends that accept a connection and never answer.
+    fn hanging(number: usize, at_once: usize) -> (Rounds, TcpListener) {
+        let (listener, address) = listen();
+        let pool = pool(&vec![address; number], &http());
+        let bell = Arc::new(Bell::new().unwrap());
+        let rounds = Rounds::new(pool, http(), LIMITS, at_once, bell, Arc::default());
+        (rounds, listener)
+    }
+
+    fn running(rounds: &Rounds) -> Vec<usize> {
+        let slots = rounds.slots.iter().enumerate();
+        slots
+            .filter(|(_, slot)| slot.probe.is_some())
+            .map(|(place, _)| place)
+            .collect()
+    }
+
+    #[test]
+    fn no_more_checks_run_at_once_than_may_and_the_next_begins_when_one_ends() {
+        let (mut rounds, _listener) = hanging(10, 3);
+        let start = rounds.slots[0].due;
+        rounds.begin_due(start);
+        assert_eq!(running(&rounds), [0, 1, 2]);
+        rounds.begin_due(start + LONG / 4);
+        assert_eq!(running(&rounds), [0, 1, 2], "none has ended");
+        // The time of all three is over, and they are due again later than the others.
+        let over = start + LONG * 2;
+        rounds.go_on(over, &mut [false; 10]);
+        rounds.begin_due(over);
+        assert_eq!(running(&rounds), [3, 4, 5]);
+        assert_eq!((0..10).filter(|&i| healthy(&rounds.pool, i)).count(), 7);
+    }
+
+    #[test]
+    fn backends_that_are_up_are_checked_before_those_that_are_down() {
+        let (mut rounds, _listener) = hanging(5, 2);
+        let start = rounds.slots[0].due;
+        for place in [0, 1, 3] {
+            let pool = &rounds.pool;
+            pool.probed(&pool.backends()[place], Err("not in this test"));
+        }
+        for place in [0, 1] {
+            rounds.slots[place].due = start + Duration::from_millis(1);
+        }
+        let start = start + Duration::from_millis(2);
+        rounds.begin_due(start);
+        assert_eq!(running(&rounds), [2, 4]);
+        rounds.slots[2].probe = None;
+        rounds.slots[2].due = start + LONG;
+        rounds.begin_due(start);
+        assert_eq!(running(&rounds), [3, 4], "then the one that waits longest");
+    }
+
+    #[test]
+    fn a_check_that_waits_for_a_name_keeps_no_other_waiting() {
+        let (_listener, address) = listen();
+        let mut backends = Vec::new();
+        for number in 0..4 {
+            let mut backend = backend_settings(&number.to_string());
+            backend.url.host = Host::Name("a.example".to_owned());
+            backends.push(backend);
+        }
+        backends[3].url.host = Host::Ip(address.ip());
+        backends[3].url.port = address.port();
+        let pool = Arc::new(Pool::new(backends, &balance(Method::RoundRobin), &http()));
+        let bell = Arc::new(Bell::new().unwrap());
+        let mut rounds = Rounds::new(pool, http(), LIMITS, 1, bell, Arc::default());
+        let start = rounds.slots[0].due;
+        rounds.begin_due(start);
+        assert_eq!(running(&rounds), [3]);
+        // After the time of one check a name without an address is a failure, and needs no connection for it.
+        rounds.slots[3].due = start + 2 * LONG;
+        rounds.slots[3].probe = None;
+        rounds.begin_due(start + LONG);
+        let failed = (0..3).filter(|&place| !healthy(&rounds.pool, place));
+        assert_eq!(failed.count(), 3);
+        assert!(running(&rounds).is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_arrived_while_the_process_was_paused_passes() {
+        let (mut rounds, listener) = hanging(1, 1);
+        rounds.settings.timeout = Duration::from_secs(1);
+        // As if nothing had run since.
+        let paused_at = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+        rounds.slots[0].due = paused_at;
+        rounds.begin_due(paused_at);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut ready = [false];
+        let resumed_at = rounds.wait(paused_at, &mut ready);
+        rounds.go_on(resumed_at, &mut ready);
+        assert!(read_head(&mut stream).ends_with(b"\r\n\r\n"));
+        stream
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .unwrap();
+        rounds.wait(resumed_at, &mut ready);
+        rounds.go_on(resumed_at + LONG, &mut ready);
+        assert!(healthy(&rounds.pool, 0) && running(&rounds).is_empty());
+    }
+
     #[test]
     fn a_check_takes_no_longer_than_its_timeout() {
         let (_hanging, address) = listen();
@@ -422,7 +613,7 @@ mod tests {
             ..http()
         };
         let pool = pool(&[address], &settings);
-        let _checker = Checker::start(&pool, &settings, &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &settings, &LIMITS, AT_ONCE).unwrap();
         until(|| !healthy(&pool, 0));
     }
 
@@ -439,7 +630,7 @@ mod tests {
             format!("HTTP/1.1 {line}\r\n\r\n").into_bytes()
         });
         let pool = pool(&[address], &http());
-        let _checker = Checker::start(&pool, &http(), &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &http(), &LIMITS, AT_ONCE).unwrap();
         until(|| !healthy(&pool, 0));
         good.store(true, Ordering::Release);
         until(|| healthy(&pool, 0));
@@ -457,7 +648,7 @@ mod tests {
                 ..http()
             },
         );
-        let _checker = Checker::start(&pool, &http(), &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &http(), &LIMITS, AT_ONCE).unwrap();
         let (bytes, error) = told.recv_timeout(LONG).unwrap();
         assert!(error.is_none(), "{error:?}");
         let text = String::from_utf8(bytes).unwrap();
@@ -476,7 +667,7 @@ mod tests {
                 &balance(Method::RoundRobin),
                 &settings,
             ));
-            let _checker = Checker::start(&pool, &settings, &LIMITS).unwrap();
+            let _checker = Checker::start(&pool, &settings, &LIMITS, AT_ONCE).unwrap();
             let (mut stream, _) = listener.accept().unwrap();
             let bytes = read_head(&mut stream);
             assert_eq!(bytes[..16], PROXY_LOCAL);
@@ -497,7 +688,7 @@ mod tests {
         };
         // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
         fail();
-        let _checker = Checker::start(&pool, &tcp(), &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &tcp(), &LIMITS, AT_ONCE).unwrap();
         for _ in 0..3 {
             until(|| healthy(&pool, 0));
             listener.accept().unwrap();
@@ -520,6 +711,7 @@ mod tests {
             Arc::clone(&pool),
             settings.clone(),
             LIMITS,
+            AT_ONCE,
             bell,
             Arc::default(),
         );
@@ -556,7 +748,7 @@ mod tests {
             &tcp(),
         ));
         pool.backends()[0].set_addresses(vec![deaf_address, address]);
-        let _checker = Checker::start(&pool, &tcp(), &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &tcp(), &LIMITS, AT_ONCE).unwrap();
         listener.accept().unwrap();
         until(|| pool.backends()[0].addresses()[0] == address);
         assert!(healthy(&pool, 0));
@@ -576,7 +768,7 @@ mod tests {
             &balance(Method::RoundRobin),
             &settings,
         ));
-        let _checker = Checker::start(&pool, &settings, &LIMITS).unwrap();
+        let _checker = Checker::start(&pool, &settings, &LIMITS, AT_ONCE).unwrap();
         assert!(healthy(&pool, 0), "nobody knows yet");
         pool.backends()[0].lookup_failed();
         pool.wake_checker();
@@ -601,7 +793,7 @@ mod tests {
             ],
             &settings,
         );
-        match Checker::start(&pool, &settings, &LIMITS) {
+        match Checker::start(&pool, &settings, &LIMITS, AT_ONCE) {
             Ok(_checker) => {
                 for backend in pool.backends() {
                     pool.report(backend, Event::NotHttp, &"its answer is not HTTP");
@@ -629,7 +821,14 @@ mod tests {
         };
         let pool = pool(&addresses, &settings);
         let bell = Arc::new(Bell::new().unwrap());
-        let mut rounds = Rounds::new(pool, settings.clone(), LIMITS, bell, Arc::default());
+        let mut rounds = Rounds::new(
+            pool,
+            settings.clone(),
+            LIMITS,
+            AT_ONCE,
+            bell,
+            Arc::default(),
+        );
         let start = rounds.slots[0].due;
         for (place, slot) in rounds.slots.iter_mut().enumerate() {
             let expected = start + Duration::from_secs(10 * (place as u64 + 1));

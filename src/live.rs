@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, DescriptorBudget};
 use crate::http::HeadLimits;
 use crate::net::admission::Admission;
 use crate::net::clock::Millis;
@@ -26,6 +26,8 @@ pub(crate) struct Runtime {
     pub head_limits: HeadLimits,
     /// When the process started; the workers' clocks count from here.
     pub epoch: Instant,
+    /// What each part may open.
+    pub descriptors: DescriptorBudget,
     /// The client connections that are open, and the limit.
     pub admission: Admission,
     epoch_unix_ms: u64,
@@ -35,8 +37,8 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Prepares what `config` describes. `connections_max`: how many clients may be connected.
-    pub(crate) fn new(config: Config, connections_max: usize) -> std::io::Result<Self> {
+    /// Prepares what `config` describes.
+    pub(crate) fn new(config: Config, descriptors: DescriptorBudget) -> std::io::Result<Self> {
         let pool = Pool::new(
             config.backends.clone(),
             &config.balance,
@@ -51,7 +53,8 @@ impl Runtime {
             pool: Arc::new(pool),
             head_limits,
             epoch: Instant::now(),
-            admission: Admission::new(connections_max)?,
+            admission: Admission::new(descriptors.clients)?,
+            descriptors,
             epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             decisions: Mutex::default(),
             draining: Mutex::new(None),

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use log::Level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::checker::Checker;
-use crate::config::{Config, descriptor_budget};
+use crate::config::{Config, DescriptorBudget, descriptor_budget};
 use crate::listener;
 use crate::live::Runtime;
 use crate::log::access::AccessLog;
@@ -80,14 +81,9 @@ impl Server {
     /// Starts everything that `config` describes. When this returns, connections are accepted.
     /// A message in `stop` ends it, see `wait`.
     pub fn start(config: Config, stop: Receiver<()>) -> Result<Self, StartError> {
-        let descriptors = raise_descriptor_limit();
-        let asked = config.proxy.max_connections;
-        let connections_max = descriptor_budget(descriptors, &config);
-        if connections_max < asked {
-            log::warn!(
-                "proxy.max_connections is {connections_max} instead of {asked}: {descriptors} descriptors allow no more"
-            );
-        }
+        let limit = raise_descriptor_limit();
+        let descriptors = descriptor_budget(limit, &config);
+        warn_of_few_descriptors(limit, &descriptors, &config);
         let socket = listener::bind(&config.proxy)
             .map_err(|error| StartError::Listen(listener::wanted_address(&config.proxy), error))?;
         let local_address = socket
@@ -97,7 +93,7 @@ impl Server {
         let log_format = config.proxy.access_log.format();
         let access_log = log_format.map(|_| AccessLog::start()).transpose();
         let access_log = access_log.map_err(|error| StartError::System("the access log", error))?;
-        let runtime = Runtime::new(config, connections_max)
+        let runtime = Runtime::new(config, descriptors)
             .map_err(|error| StartError::System("an eventfd", error))?;
         let runtime = Arc::new(runtime);
 
@@ -107,6 +103,7 @@ impl Server {
             &runtime.pool,
             &runtime.config.health_check,
             &runtime.head_limits,
+            descriptors.checks,
         )
         .map_err(|error| StartError::System("health checks", error))?;
 
@@ -181,6 +178,28 @@ impl Server {
         if let Some(access_log) = self.access_log {
             access_log.stop(LAST_LINES);
         }
+    }
+}
+
+fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Config) {
+    let (clients, exchanges) = (budget.clients, budget.exchanges);
+    let wanted = config.proxy.max_connections;
+    if clients < wanted {
+        // The default is no wish that is not granted.
+        let level = if config.proxy.max_connections_is_set {
+            Level::Warn
+        } else {
+            Level::Info
+        };
+        log::log!(
+            level,
+            "proxy.max_connections is {clients} instead of {wanted}: {limit} descriptors allow no more"
+        );
+    }
+    if exchanges < clients {
+        log::info!(
+            "{exchanges} of {clients} client connections can be in an exchange at once: {limit} descriptors allow no more"
+        );
     }
 }
 

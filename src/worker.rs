@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use crate::config::Mode;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Idle, Stage, Turn};
+use crate::exchange::{Client, CloseReason, Stage, Turn};
 use crate::live::Runtime;
 use crate::log::access::{AccessLogWriter, Format};
 use crate::net::admission::{PAUSE, SILENCE};
 use crate::net::clock::{Clock, Millis, NEVER};
-use crate::net::idle_list::IdleList;
+use crate::net::idle_list::{IdleList, Kind};
 use crate::net::mailbox::{Accepted, Mailbox};
 use crate::net::poller::{Brought, EVENTS_MAX, Events, Readiness, Source};
 use crate::net::slab::{Key, Slab};
@@ -27,6 +27,9 @@ use crate::net::timers::Alarms;
 
 /// New connections taken over before those that are open have their turn.
 const TAKEN_OVER_MAX: usize = 64;
+
+/// Turns that take longer were held up by something else than their work, in milliseconds.
+const STALL_MIN: Millis = 500;
 
 /// Idle clients looked at when the listener asks for room, before all others have their turn again.
 const ROOM_TRIES_MAX: usize = 64;
@@ -45,10 +48,9 @@ pub(crate) struct Worker {
     /// Those whose turn it is.
     queue: VecDeque<Key>,
     alarms: Alarms,
-    /// Idle clients that have had an answer.
-    answered: IdleList,
-    /// Idle clients that have had none.
-    silent: IdleList,
+    idle: IdleList,
+    /// For how long one may be idle.
+    client_idle_ms: Millis,
     context: Context,
 }
 
@@ -59,14 +61,15 @@ impl Worker {
         mailbox: Arc<Mailbox>,
         access_log: Option<(AccessLogWriter, Format)>,
     ) -> io::Result<Self> {
+        let client_idle_ms = Clock::after(0, runtime.config.timeouts.client_idle);
         Ok(Self {
             context: Context::new(runtime, &mailbox.bell, access_log)?,
             mailbox,
             clients: Slab::default(),
             queue: VecDeque::new(),
             alarms: Alarms::default(),
-            answered: IdleList::default(),
-            silent: IdleList::default(),
+            idle: IdleList::default(),
+            client_idle_ms,
         })
     }
 
@@ -77,6 +80,7 @@ impl Worker {
             self.take_events(&mut events);
             let all_came = self.take_over();
             self.take_turns();
+            self.forgive_stall();
             self.close_late_ones();
             self.make_room();
             if self.drain(all_came) {
@@ -146,12 +150,10 @@ impl Worker {
     /// Tells the listener since when the longest idle clients have been idle, and gives when the next one will have
     /// been idle for too long.
     fn publish_idle(&self) -> Millis {
-        let since = |list| self.longest_idle(list).map(|(_, since)| since);
-        let (answered, silent) = (since(&self.answered), since(&self.silent));
+        let since = |kind| self.idle.oldest(kind).map_or(NEVER, |(_, since)| since);
+        let (answered, silent) = (since(Kind::Answered), since(Kind::Silent));
         self.mailbox.publish_idle(answered, silent);
-        let client_idle = self.context.runtime.config.timeouts.client_idle;
-        let longest = answered.unwrap_or(NEVER).min(silent.unwrap_or(NEVER));
-        Clock::after(longest, client_idle)
+        answered.min(silent).saturating_add(self.client_idle_ms)
     }
 
     /// How long nothing has to be done without an event. `None`: for ever.
@@ -185,10 +187,8 @@ impl Worker {
         let key = self
             .clients
             .insert_with(|key| Client::new(stream, address, key, stage, now));
-        let client = self
-            .clients
-            .get_mut(key)
-            .expect("it was put in on the line above");
+        self.share_descriptors();
+        let client = self.clients.get_mut(key).expect("it was put in above");
         if let Err(error) = self
             .context
             .poller
@@ -198,11 +198,19 @@ impl Worker {
             self.remove(key);
             return;
         }
-        self.silent.touch(key.index);
+        self.idle.touch(Kind::Silent, key.index, now);
         if stage != Stage::Idle {
             client.is_queued = true;
             self.queue.push_back(key);
         }
+    }
+
+    /// As many backend connections as the number of clients allows.
+    fn share_descriptors(&mut self) {
+        let Context {
+            backends, runtime, ..
+        } = &mut self.context;
+        backends.set_clients(self.clients.len(), runtime.pool.backends());
     }
 
     /// What a new connection begins with.
@@ -255,11 +263,9 @@ impl Worker {
         if idle_now == idle_before {
             return;
         }
-        if let Some(idle) = idle_before {
-            self.idle_list(idle).remove(key.index);
-        }
-        if let Some(idle) = idle_now {
-            self.idle_list(idle).touch(key.index);
+        self.idle.remove(key.index);
+        if let Some((kind, since)) = idle_now {
+            self.idle.touch(kind, key.index, since);
             if self.context.runtime.admission.is_room_wanted() {
                 self.publish_idle();
                 self.context.runtime.admission.room_may_be_made();
@@ -267,37 +273,27 @@ impl Worker {
         }
     }
 
-    fn idle_list(&mut self, idle: Idle) -> &mut IdleList {
-        if idle.had_answer {
-            &mut self.answered
-        } else {
-            &mut self.silent
-        }
-    }
-
     /// Drops a connection that is over.
     fn remove(&mut self, key: Key) {
-        self.answered.remove(key.index);
-        self.silent.remove(key.index);
+        self.idle.remove(key.index);
         if let Some(mut client) = self.clients.remove(key) {
             self.alarms.cancel(key.index, &mut client.alarm);
-            // The descriptor is free before the place is: the limit must not be exceeded even for a moment.
+            // The descriptors are free before the place is: the limit must not be exceeded even for a moment.
             drop(client);
+            self.share_descriptors();
             self.mailbox.closed_one();
             self.context.runtime.admission.remove();
         }
     }
 
-    /// The client that has been idle longest in one of the two lists.
-    fn longest_idle(&self, list: &IdleList) -> Option<(Key, Millis)> {
-        let (key, client) = self.clients.at(list.oldest()?)?;
-        Some((key, client.idle()?.since))
+    /// The client that has been idle longest.
+    fn longest_idle(&self) -> Option<(Key, Millis)> {
+        let (index, since) = self.idle.longest()?;
+        Some((self.key_of(index)?, since))
     }
 
-    /// The client that has been idle longest.
-    fn oldest_idle(&self) -> Option<(Key, Millis)> {
-        let both = [&self.answered, &self.silent].map(|list| self.longest_idle(list));
-        both.into_iter().flatten().min_by_key(|(_, since)| *since)
+    fn key_of(&self, index: u32) -> Option<Key> {
+        self.clients.at(index).map(|(key, _)| key)
     }
 
     /// Closes the longest idle client if the listener has asked for room: one that has had an answer, or that has been
@@ -336,16 +332,30 @@ impl Worker {
     /// The client that would make room for another.
     fn client_to_close(&self) -> Option<Key> {
         let now = self.context.clock.now();
-        let may_close = |list, pause| {
-            self.longest_idle(list)
-                .filter(|(_, since)| Clock::after(*since, pause) <= now)
+        let may_close = |kind, pause| {
+            let oldest = self.idle.oldest(kind);
+            oldest.filter(|(_, since)| Clock::after(*since, pause) <= now)
         };
         let both = [
-            may_close(&self.answered, PAUSE),
-            may_close(&self.silent, SILENCE),
+            may_close(Kind::Answered, PAUSE),
+            may_close(Kind::Silent, SILENCE),
         ];
         let longest = both.into_iter().flatten().min_by_key(|(_, since)| *since);
-        longest.map(|(key, _)| key)
+        longest.and_then(|(index, _)| self.key_of(index))
+    }
+
+    /// The deadlines that were set in these turns count from their beginning. If the process was paused in the midst of
+    /// them, or had no processor, all deadlines move by as much: no peer was late.
+    fn forgive_stall(&mut self) {
+        let stall = self.context.clock.since_reading();
+        if stall < STALL_MIN {
+            return;
+        }
+        for key in self.clients.keys() {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.postpone(stall);
+            }
+        }
     }
 
     /// Closes whatever has waited too long.
@@ -360,9 +370,8 @@ impl Worker {
             }
             self.turn(key, Client::expire);
         }
-        let client_idle = self.context.runtime.config.timeouts.client_idle;
-        while let Some((key, since)) = self.oldest_idle() {
-            if Clock::after(since, client_idle) > now {
+        while let Some((key, since)) = self.longest_idle() {
+            if since.saturating_add(self.client_idle_ms) > now {
                 break;
             }
             self.close(key, CloseReason::IdleTimeout);
@@ -390,7 +399,7 @@ impl Worker {
         let drained_ms = clock.settled().saturating_sub(clock.at(since));
         let drained_for = Duration::from_millis(drained_ms);
         if drained_for >= drain.min(DRAIN_IDLE) {
-            while let Some((key, _)) = self.oldest_idle() {
+            while let Some((key, _)) = self.longest_idle() {
                 self.close(key, CloseReason::Stopping);
             }
         }
@@ -410,7 +419,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, DescriptorBudget, descriptor_budget};
     use crate::net::mailbox::{MailboxSender, mailbox};
 
     /// A worker whose turns the test takes, over a backend that refuses every connection: each request gets a 502, and
@@ -435,7 +444,11 @@ mod tests {
                 r#"{{"proxy": {{"port": 0}}, "backends": [{{"url": "http://127.0.0.1:{port}/"}}]}}"#
             );
             let config = Config::from_text("test", &text).unwrap();
-            let runtime = Arc::new(Runtime::new(config, 2).unwrap());
+            let budget = DescriptorBudget {
+                clients: 2,
+                ..descriptor_budget(u64::MAX, &config)
+            };
+            let runtime = Arc::new(Runtime::new(config, budget).unwrap());
             let (mailbox, listener) = mailbox().unwrap();
             Fixture {
                 worker: Worker::new(runtime.clone(), mailbox, None).unwrap(),
@@ -549,11 +562,10 @@ mod tests {
     fn a_client_is_listed_as_answered_from_its_first_answer_on() {
         let mut fixture = Fixture::new();
         let mut client = fixture.client();
-        let worker = &fixture.worker;
-        assert!(worker.silent.oldest().is_some() && worker.answered.oldest().is_none());
+        let listed = |fixture: &Fixture, kind| fixture.worker.idle.oldest(kind).is_some();
+        assert!(listed(&fixture, Kind::Silent) && !listed(&fixture, Kind::Answered));
         client.write_all(REQUEST).unwrap();
         fixture.answer(&mut client);
-        let worker = &fixture.worker;
-        assert!(worker.silent.oldest().is_none() && worker.answered.oldest().is_some());
+        assert!(!listed(&fixture, Kind::Silent) && listed(&fixture, Kind::Answered));
     }
 }

@@ -124,6 +124,12 @@ impl Probe {
         self.stage_deadline
     }
 
+    /// Gives it so much more time.
+    pub(crate) fn postpone(&mut self, by: Duration) {
+        self.deadline += by;
+        self.stage_deadline += by;
+    }
+
     /// Goes as far as it can without waiting, and gives the verdict at the end. `ready`: the socket was reported so.
     pub(crate) fn advance(
         &mut self,

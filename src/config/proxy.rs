@@ -97,6 +97,8 @@ pub struct Proxy {
     pub workers: usize,
     /// What the descriptor limit allows is in [`crate::config::descriptor_budget`].
     pub max_connections: usize,
+    /// Whether that number stands in the configuration.
+    pub max_connections_is_set: bool,
     pub access_log: AccessLog,
     pub trust_forwarded: Trust,
     pub accept_proxy_protocol: bool,
@@ -291,6 +293,7 @@ impl Proxy {
             mode: section.word("mode")?,
             workers: section.optional_integer("workers")?.unwrap_or_else(cores),
             max_connections: section.integer("max_connections")?,
+            max_connections_is_set: section.given("max_connections").is_some(),
             access_log: section.parsed("access_log", access_log)?,
             trust_forwarded: trust(&section)?,
             accept_proxy_protocol: section.flag("accept_proxy_protocol")?,

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, backends, balance, descriptor_budget, health_check, memory_bound};
+use crate::config::{
+    Config, DescriptorBudget, backends, balance, descriptor_budget, health_check, memory_bound,
+};
 use crate::text::words::counted;
 
 /// What would run under this descriptor limit, as lines for people.
@@ -17,7 +19,7 @@ pub fn summary(config: &Config, descriptor_limit: u64) -> String {
     };
     let [listener, forwarding] = config.proxy.summary();
     let backends: Vec<String> = config.backends.iter().map(backends::summary).collect();
-    let connections = descriptor_budget(descriptor_limit, config);
+    let descriptors = descriptor_budget(descriptor_limit, config);
     rows("listener", &[listener]);
     rows("forwarding", &[forwarding]);
     rows("backends", &backends);
@@ -30,22 +32,32 @@ pub fn summary(config: &Config, descriptor_limit: u64) -> String {
     rows("limits", &[config.limits.summary()]);
     rows(
         "connections",
-        &[connections_text(config, connections, descriptor_limit)],
+        &[connections_text(config, descriptors, descriptor_limit)],
     );
-    rows("memory", &memory(config, connections));
+    rows("memory", &memory(config, descriptors.clients));
     out
 }
 
-fn connections_text(config: &Config, connections: usize, descriptor_limit: u64) -> String {
-    let most = counted(connections, "client connection");
-    if connections < config.proxy.max_connections {
-        return format!(
-            "at most {most} at once: the limit of {descriptor_limit} descriptors does not allow \
-             proxy.max_connections {}",
-            config.proxy.max_connections
-        );
+fn connections_text(config: &Config, budget: DescriptorBudget, descriptor_limit: u64) -> String {
+    let wanted = config.proxy.max_connections;
+    let mut text = format!(
+        "at most {} at once",
+        counted(budget.clients, "client connection")
+    );
+    let are_fewer = budget.exchanges < budget.clients;
+    if are_fewer {
+        let _ = write!(text, ", {} of them in an exchange", budget.exchanges);
     }
-    format!("at most {most} at once")
+    let limit = format!(": the limit of {descriptor_limit} descriptors");
+    if budget.clients < wanted {
+        let _ = write!(
+            text,
+            "{limit} does not allow proxy.max_connections {wanted}"
+        );
+    } else if are_fewer {
+        let _ = write!(text, "{limit} allows no more");
+    }
+    text
 }
 
 fn memory(config: &Config, connections: usize) -> [String; 3] {
@@ -85,7 +97,7 @@ mod tests {
             Config::from_text("config.json", include_str!("../../config.json")).unwrap();
         config.proxy.workers = 2;
         assert_eq!(
-            summary(&config, 20_000),
+            summary(&config, 21_000),
             "\
 listener      all interfaces, port 8080, mode http, 2 workers
 forwarding    trusted forwarders: none, Via added, access log text
@@ -128,7 +140,7 @@ memory        at most 2.4 MiB with all connections idle, 1.6 GiB with all in an 
             "balance       random_two, persistence by cookie rondo, a request is sent to at most 1 backend",
             "health check  none; a backend that is down is tried again after 2s",
             "limits        heads of 16384 bytes and 100 fields, request bodies of 5 bytes, 64 idle connections for each backend",
-            "connections   at most 28 client connections at once: the limit of 300 descriptors does not allow \
+            "connections   at most 172 client connections at once, 109 of them in an exchange: the limit of 300 descriptors does not allow \
              proxy.max_connections 500",
         ] {
             assert!(

@@ -30,11 +30,17 @@ pub(crate) struct BackendConnection {
 }
 
 /// All of a worker's connections to backends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BackendConnections {
     places: Slab<Place>,
     /// For each backend by its index, the one idle longest first.
     idle: Vec<VecDeque<Idle>>,
+    /// Before this none of them expires. It may be too early, since those that are lent again do not move it.
+    next_expiry: Millis,
+    /// How many there may be beyond one for each client.
+    idle_max: usize,
+    /// How many there may be.
+    max: usize,
 }
 
 #[derive(Debug)]
@@ -55,25 +61,66 @@ struct Idle {
 }
 
 impl BackendConnections {
+    /// At most `idle_max` beyond one for each client.
+    pub(crate) fn new(idle_max: usize) -> Self {
+        Self {
+            places: Slab::default(),
+            idle: Vec::new(),
+            next_expiry: NEVER,
+            idle_max,
+            max: idle_max,
+        }
+    }
+
+    /// The worker has so many clients now: closes idle connections beyond what is left for them.
+    pub(crate) fn set_clients(&mut self, count: usize, backends: &[std::sync::Arc<Backend>]) {
+        self.max = self.idle_max.saturating_add(count);
+        while self.places.len() > self.max && self.close_oldest(backends) {}
+    }
+
+    /// Closes the connection that has been idle longest, if there is an idle one.
+    fn close_oldest(&mut self, backends: &[std::sync::Arc<Backend>]) -> bool {
+        let all = self.idle.iter_mut().zip(backends);
+        let oldest = all
+            .filter(|(idle, _)| !idle.is_empty())
+            .min_by_key(|(idle, _)| idle.front().map(|oldest| oldest.expires));
+        let Some((closed, backend)) = oldest.and_then(|(idle, b)| Some((idle.pop_front()?, b)))
+        else {
+            return false;
+        };
+        self.places.remove(closed.key);
+        backend.release_idle();
+        true
+    }
+
     /// How many there are, idle and lent.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Begins to connect for `client`. The connection is there once the poller says it is writable.
+    /// Begins to connect for `client`. The connection is there once the poller says it is writable. An idle connection
+    /// to any of `backends` makes room for it where need be.
     pub(crate) fn open(
         &mut self,
         address: SocketAddr,
         client: Key,
         poller: &Poller,
+        backends: &[std::sync::Arc<Backend>],
     ) -> io::Result<BackendConnection> {
+        if self.places.len() >= self.max {
+            self.close_oldest(backends);
+        }
         let family = if address.is_ipv4() {
             AddressFamily::INET
         } else {
             AddressFamily::INET6
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let socket = || rustix::net::socket_with(family, SocketType::STREAM, flags, None);
+        let socket = match socket() {
+            Err(Errno::MFILE | Errno::NFILE) if self.close_oldest(backends) => socket()?,
+            opened => opened?,
+        };
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -147,6 +194,7 @@ impl BackendConnections {
             connection,
         };
         self.idle[backend.index].push_back(Idle { key, expires });
+        self.next_expiry = self.next_expiry.min(expires);
     }
 
     /// Closes a lent connection.
@@ -182,6 +230,9 @@ impl BackendConnections {
 
     /// Closes the connections that have been idle too long.
     pub(crate) fn expire(&mut self, now: Millis, backends: &[std::sync::Arc<Backend>]) {
+        if self.next_expiry > now {
+            return;
+        }
         for (idle, backend) in self.idle.iter_mut().zip(backends) {
             while idle.front().is_some_and(|oldest| oldest.expires <= now) {
                 let expired = idle.pop_front().expect("its front was just looked at");
@@ -189,14 +240,12 @@ impl BackendConnections {
                 backend.release_idle();
             }
         }
+        let oldest = self.idle.iter().filter_map(VecDeque::front);
+        self.next_expiry = oldest.map(|idle| idle.expires).min().unwrap_or(NEVER);
     }
 
-    /// When `expire` next has something to do.
+    /// When `expire` next has something to do, or earlier.
     pub(crate) fn next_expiry(&self) -> Millis {
-        self.idle
-            .iter()
-            .filter_map(|idle| Some(idle.front()?.expires))
-            .min()
-            .unwrap_or(NEVER)
+        self.next_expiry
     }
 }

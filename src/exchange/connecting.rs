@@ -94,17 +94,21 @@ impl Client {
         };
         let route = &mut exchange.route;
         while let Some((address, until)) = route.next_address(cx.clock.now()) {
-            let error = match cx.backends.open(address, self.key, &cx.poller) {
-                Ok(lent) => {
-                    route.connection = Some(lent);
-                    exchange.request_wait = Wait {
-                        what: WaitFor::Connect,
-                        until,
-                    };
-                    return Step::Wait;
-                }
-                Err(error) => error,
-            };
+            let error =
+                match cx
+                    .backends
+                    .open(address, self.key, &cx.poller, cx.runtime.pool.backends())
+                {
+                    Ok(lent) => {
+                        route.connection = Some(lent);
+                        exchange.request_wait = Wait {
+                            what: WaitFor::Connect,
+                            until,
+                        };
+                        return Step::Wait;
+                    }
+                    Err(error) => error,
+                };
             match Failure::of_connect(address, &error) {
                 Failure::NoPort(_) if failure.is_some() => {}
                 lack @ Failure::NoDescriptor(_) => return self.fail(lack, cx),

@@ -10,6 +10,7 @@ use crate::exchange::relay::Tools;
 use crate::live::Runtime;
 use crate::log::access::{AccessLogWriter, Format};
 use crate::net::clock::Clock;
+use crate::net::pipes::Pipes;
 use crate::net::poller::Poller;
 use crate::net::waker::Bell;
 use crate::pool::trace::Decisions;
@@ -56,8 +57,11 @@ impl Context {
             poller: Poller::new(bell)?,
             clock: Clock::new(runtime.epoch),
             date: HttpDate::default(),
-            tools: Tools::default(),
-            backends: BackendConnections::default(),
+            tools: Tools {
+                pipes: Pipes::new(runtime.descriptors.pipes),
+                ..Tools::default()
+            },
+            backends: BackendConnections::new(runtime.descriptors.idle),
             request_ids: RequestIds::default(),
             access_log,
             draining: false,

@@ -45,6 +45,7 @@ use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
+use crate::net::idle_list::Kind;
 use crate::net::pipes::Pipes;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
@@ -104,14 +105,6 @@ pub(crate) enum Stage {
         /// Bytes that may still be thrown away.
         left: u32,
     },
-}
-
-/// A client that has no request under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Idle {
-    pub since: Millis,
-    /// Whether it has had an answer on this connection.
-    pub had_answer: bool,
 }
 
 /// What a stage's step came to.
@@ -395,17 +388,33 @@ impl Client {
         }
     }
 
+    /// Moves every deadline away by this time.
+    pub(crate) fn postpone(&mut self, by: Millis) {
+        if let Stage::LingeringClose { until, .. } = &mut self.stage {
+            *until = until.saturating_add(by);
+        }
+        if let Some(exchange) = self.exchange.as_deref_mut() {
+            for wait in [&mut exchange.request_wait, &mut exchange.response_wait] {
+                wait.until = wait.until.saturating_add(by);
+            }
+            let connect_until = &mut exchange.route.connect_until;
+            *connect_until = connect_until.saturating_add(by);
+        }
+    }
+
     /// Since when no request is under way, and whether one was before; `None` while one is.
-    pub(crate) fn idle(&self) -> Option<Idle> {
+    pub(crate) fn idle(&self) -> Option<(Kind, Millis)> {
         let is_idle = match self.stage {
             Stage::Idle => true,
             Stage::Accepted => self.connection.buffered().is_empty(),
             _ => false,
         };
-        is_idle.then(|| Idle {
-            since: self.idle_since,
-            had_answer: self.connection.sent() > 0,
-        })
+        let kind = if self.connection.sent() > 0 {
+            Kind::Answered
+        } else {
+            Kind::Silent
+        };
+        is_idle.then_some((kind, self.idle_since))
     }
 
     /// Passes on what an event said about the backend's socket.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::config::Config;
+use crate::config::{Config, descriptor_budget};
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, Stage, Turn};
 use crate::live::Runtime;
@@ -45,7 +45,8 @@ impl Table {
             backends.join(",")
         );
         let config = Config::from_text("test", &text).unwrap();
-        let runtime = Arc::new(Runtime::new(config, 10).unwrap());
+        let descriptors = descriptor_budget(u64::MAX, &config);
+        let runtime = Arc::new(Runtime::new(config, descriptors).unwrap());
         let cx = Context::new(runtime, &Bell::new().unwrap(), None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

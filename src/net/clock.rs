@@ -35,7 +35,17 @@ impl Clock {
     /// Reads the time. To be called when all events up to the last reading have been brought.
     pub(crate) fn read(&mut self) {
         self.settled = self.now();
-        self.now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(NEVER - 1);
+        self.now_us = self.elapsed_us();
+    }
+
+    /// The time since it was last read.
+    pub(crate) fn since_reading(&self) -> Millis {
+        self.elapsed_us().saturating_sub(self.now_us) / 1000
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        let elapsed = self.epoch.elapsed();
+        elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros())
     }
 
     /// The time when it was last read.
@@ -77,6 +87,16 @@ mod tests {
         clock.read();
         assert_eq!(clock.settled(), before);
         assert!(clock.now() >= before + 3);
+    }
+
+    #[test]
+    fn it_says_how_old_its_reading_is() {
+        let mut clock = Clock::new(Instant::now());
+        std::thread::sleep(Duration::from_millis(30));
+        let old = clock.since_reading();
+        assert!(old >= 30);
+        clock.read();
+        assert!(clock.now() >= old && clock.at(Instant::now()) >= clock.now());
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The idle clients of a worker, longest idle first.
+//! The idle clients of a worker, longest idle first: those that have had an answer, and those that have had none.
 //!
-//! All of them have the same time to live, so this order is also the order of their deadlines:
-//! one look at the front finds who must go, whether for its age or to make room.
+//! All of them have the same time to live, so this order is also the order of their deadlines: one look at each front
+//! finds which must go, whether for its age or to make room.
+
+use crate::net::clock::{Millis, NEVER};
 
 /// No index.
 const NONE: u32 = u32::MAX;
@@ -9,24 +11,39 @@ const NONE: u32 = u32::MAX;
 /// In place of the next older one: this one is not listed.
 const UNLISTED: u32 = u32::MAX - 1;
 
-/// Indices in the order in which they were last touched: a doubly linked list over a vector.
-#[derive(Debug)]
+/// Which list an idle client stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It has had an answer on this connection.
+    Answered,
+    /// It has had none.
+    Silent,
+}
+
+/// Two doubly linked lists over one vector: an index stands in at most one of them.
+#[derive(Debug, Default)]
 pub(crate) struct IdleList {
     links: Vec<Link>,
-    oldest: u32,
-    newest: u32,
+    answered: Ends,
+    silent: Ends,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
+    since: Millis,
     older: u32,
     newer: u32,
 }
 
-impl Default for IdleList {
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    oldest: u32,
+    newest: u32,
+}
+
+impl Default for Ends {
     fn default() -> Self {
         Self {
-            links: Vec::new(),
             oldest: NONE,
             newest: NONE,
         }
@@ -34,31 +51,34 @@ impl Default for IdleList {
 }
 
 impl IdleList {
-    /// Makes `index` the newest, whether it was listed or not.
-    pub(crate) fn touch(&mut self, index: u32) {
-        if self.newest == index {
-            return;
-        }
+    /// Makes `index`, idle since `since`, the newest of its kind, whether it was listed or not.
+    pub(crate) fn touch(&mut self, kind: Kind, index: u32, since: Millis) {
         self.remove(index);
         let at = index as usize;
         if at >= self.links.len() {
             self.links.resize(
                 at + 1,
                 Link {
+                    since: NEVER,
                     older: UNLISTED,
                     newer: NONE,
                 },
             );
         }
+        let ends = match kind {
+            Kind::Answered => &mut self.answered,
+            Kind::Silent => &mut self.silent,
+        };
+        let older = std::mem::replace(&mut ends.newest, index);
+        match older {
+            NONE => ends.oldest = index,
+            older => self.links[older as usize].newer = index,
+        }
         self.links[at] = Link {
-            older: self.newest,
+            since,
+            older,
             newer: NONE,
         };
-        match self.newest {
-            NONE => self.oldest = index,
-            newest => self.links[newest as usize].newer = index,
-        }
-        self.newest = index;
     }
 
     /// Takes `index` out, if it is listed.
@@ -66,24 +86,38 @@ impl IdleList {
         let Some(link) = self.links.get_mut(index as usize) else {
             return;
         };
-        let Link { older, newer } = *link;
+        let Link { older, newer, .. } = *link;
         if older == UNLISTED {
             return;
         }
         link.older = UNLISTED;
+        // At an end of its list it is that of one of the two.
         match older {
-            NONE => self.oldest = newer,
+            NONE if self.answered.oldest == index => self.answered.oldest = newer,
+            NONE => self.silent.oldest = newer,
             older => self.links[older as usize].newer = newer,
         }
         match newer {
-            NONE => self.newest = older,
+            NONE if self.answered.newest == index => self.answered.newest = older,
+            NONE => self.silent.newest = older,
             newer => self.links[newer as usize].older = older,
         }
     }
 
-    /// The one that was touched longest ago.
-    pub(crate) fn oldest(&self) -> Option<u32> {
-        (self.oldest != NONE).then_some(self.oldest)
+    /// The one of its kind that was touched longest ago, and since when it is idle.
+    pub(crate) fn oldest(&self, kind: Kind) -> Option<(u32, Millis)> {
+        let ends = match kind {
+            Kind::Answered => self.answered,
+            Kind::Silent => self.silent,
+        };
+        let link = self.links.get(ends.oldest as usize)?;
+        Some((ends.oldest, link.since))
+    }
+
+    /// The one of either kind that is idle longest.
+    pub(crate) fn longest(&self) -> Option<(u32, Millis)> {
+        let both = [Kind::Answered, Kind::Silent].map(|kind| self.oldest(kind));
+        both.into_iter().flatten().min_by_key(|(_, since)| *since)
     }
 }
 
@@ -91,9 +125,9 @@ impl IdleList {
 mod tests {
     use super::*;
 
-    fn drain(mut list: IdleList) -> Vec<u32> {
+    fn drain(mut list: IdleList, kind: Kind) -> Vec<u32> {
         let mut order = Vec::new();
-        while let Some(index) = list.oldest() {
+        while let Some((index, _)) = list.oldest(kind) {
             order.push(index);
             list.remove(index);
         }
@@ -103,32 +137,53 @@ mod tests {
     #[test]
     fn the_order_is_that_of_the_last_touch() {
         let mut list = IdleList::default();
-        for index in [3, 0, 7, 0, 3, 3] {
-            list.touch(index);
+        for (since, index) in (0..).zip([3, 0, 7, 0, 3, 3]) {
+            list.touch(Kind::Answered, index, since);
         }
-        assert_eq!(drain(list), [7, 0, 3]);
+        assert_eq!(list.longest(), Some((7, 2)));
+        assert_eq!(drain(list, Kind::Answered), [7, 0, 3]);
     }
 
     #[test]
     fn removing_works_at_the_front_in_the_middle_at_the_end_and_twice() {
-        for (removed, left) in [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])] {
-            let mut list = IdleList::default();
-            (0..3).for_each(|index| list.touch(index));
-            list.remove(removed);
-            list.remove(removed);
-            list.remove(99);
-            assert_eq!(drain(list), left);
+        for kind in [Kind::Answered, Kind::Silent] {
+            for (removed, left) in [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])] {
+                let mut list = IdleList::default();
+                (0..3).for_each(|index| list.touch(kind, index, 0));
+                list.remove(removed);
+                list.remove(removed);
+                list.remove(99);
+                assert_eq!(drain(list, kind), left);
+            }
         }
     }
 
     #[test]
     fn an_empty_list_has_no_oldest() {
         let mut list = IdleList::default();
-        assert_eq!(list.oldest(), None);
-        list.touch(5);
+        assert_eq!(list.longest(), None);
+        list.touch(Kind::Silent, 5, 1);
         list.remove(5);
-        assert_eq!(list.oldest(), None);
-        list.touch(5);
-        assert_eq!(drain(list), [5]);
+        assert_eq!((list.longest(), list.oldest(Kind::Silent)), (None, None));
+        list.touch(Kind::Silent, 5, 2);
+        assert_eq!(list.oldest(Kind::Silent), Some((5, 2)));
+        assert_eq!(drain(list, Kind::Silent), [5]);
+    }
+
+    #[test]
+    fn an_index_stands_in_one_list_and_moves_from_one_to_the_other() {
+        let mut list = IdleList::default();
+        for index in 0..4 {
+            list.touch(Kind::Silent, index, index.into());
+        }
+        list.touch(Kind::Answered, 0, 10);
+        list.touch(Kind::Answered, 2, 11);
+        list.touch(Kind::Silent, 0, 12);
+        assert_eq!(list.longest(), Some((1, 1)));
+        assert_eq!(list.oldest(Kind::Answered), Some((2, 11)));
+        list.remove(1);
+        list.remove(3);
+        assert_eq!(list.longest(), Some((2, 11)));
+        assert_eq!(drain(list, Kind::Silent), [0]);
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::net::admission::{PAUSE, SILENCE};
-use crate::net::clock::Millis;
+use crate::net::clock::{Millis, NEVER};
 use crate::net::waker::Bell;
 
 /// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
@@ -49,9 +49,13 @@ struct Since(AtomicU32);
 impl Since {
     const NONE: u32 = u32::MAX;
 
-    fn set(&self, moment: Option<Millis>) {
-        let low = moment.map_or(Self::NONE, |moment| low_bits(moment).min(Self::NONE - 1));
-        self.0.store(low, Ordering::Relaxed);
+    /// `NEVER` is none.
+    fn set(&self, moment: Millis) {
+        let low = low_bits(moment);
+        // One moment has the low bits of none; a millisecond earlier does as well.
+        let is_mistakable = low == Self::NONE && moment != NEVER;
+        self.0
+            .store(low - u32::from(is_mistakable), Ordering::Relaxed);
     }
 
     /// The time from this moment to `now`; none where another thread's clock is ahead.
@@ -181,8 +185,8 @@ impl Mailbox {
     }
 
     /// Tells the listener since when the longest idle clients have been idle: of those that have had an answer, and of
-    /// those that have not.
-    pub(crate) fn publish_idle(&self, answered: Option<Millis>, silent: Option<Millis>) {
+    /// those that have not; `NEVER` where there is none.
+    pub(crate) fn publish_idle(&self, answered: Millis, silent: Millis) {
         self.answered_since.set(answered);
         self.silent_since.set(silent);
     }
@@ -259,16 +263,16 @@ mod tests {
             // Around the moment at which the low bits turn over.
             let base = (turns << 32) - u64::from(turns > 0) * 10;
             let ms = |ms| Some(Duration::from_millis(ms));
-            mailbox.publish_idle(Some(base + 15), Some(base));
+            mailbox.publish_idle(base + 15, base);
             assert_eq!(seen(base + 5), (None, ms(100)), "a clock that is ahead");
             assert_eq!(seen(base + 114), (None, ms(1)));
             assert_eq!(seen(base + 115), (Some(100), ms(885)));
             assert_eq!(seen(base + 1000), (Some(1000), None));
-            mailbox.publish_idle(None, Some(base));
+            mailbox.publish_idle(NEVER, base);
             assert_eq!(seen(base + 999), (None, ms(1)));
         }
         // The one moment that means none is a millisecond earlier.
-        mailbox.publish_idle(Some(u64::from(u32::MAX)), None);
+        mailbox.publish_idle(u64::from(u32::MAX), NEVER);
         assert_eq!(sender.idle_ms(u64::from(u32::MAX) + 200), Some(201));
     }
 }

@@ -26,13 +26,29 @@ pub(crate) struct Pipe {
 }
 
 /// A worker's pipes: opened when first needed, used again when empty, bounded in number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pipes {
     spare: Vec<Pipe>,
     lent: usize,
+    max: usize,
+}
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self::new(PIPES_MAX)
+    }
 }
 
 impl Pipes {
+    /// At most `max` pipes.
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            spare: Vec::new(),
+            lent: 0,
+            max,
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn lent(&self) -> usize {
         self.lent
@@ -40,7 +56,7 @@ impl Pipes {
 
     /// An empty pipe, unless all are in use or the kernel gives none: then the body is copied.
     pub(crate) fn take(&mut self) -> Option<Pipe> {
-        if self.lent == PIPES_MAX {
+        if self.lent >= self.max {
             return None;
         }
         let pipe = self.spare.pop().or_else(Self::open)?;

@@ -34,6 +34,7 @@ mod lenient;
 mod lifecycle;
 mod limits_of_memory;
 mod names;
+mod paused;
 mod persistence;
 mod properties;
 mod proxy_protocol;

@@ -223,6 +223,11 @@ impl Holding {
         lock(&self.gate.state).released = true;
         self.gate.changed.notify_all();
     }
+
+    /// Holds again what comes from now on.
+    pub(crate) fn hold_again(&self) {
+        lock(&self.gate.state).released = false;
+    }
 }
 
 impl Addressed for Holding {
