@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             Err(error) => fail(WRONG_INPUT, &error),
         },
         Command::Run { source, log } => match configuration(&source) {
-            Ok(config) => with_event_log(log, || run(config)),
+            Ok(config) => with_event_log(log, || run(&source, config)),
             Err(error) => fail(WRONG_INPUT, &error),
         },
         Command::Demo { log } => with_event_log(log, demo::run),
@@ -73,7 +73,13 @@ fn configuration(source: &Source) -> Result<Config, ConfigError> {
     }
 }
 
-fn run(config: Config) -> Result<(), server::StartError> {
+fn run(source: &Source, config: Config) -> Result<(), server::StartError> {
+    log::info!(
+        "rondo {}: {source}, workers {}, backends {}",
+        env!("CARGO_PKG_VERSION"),
+        config.proxy.workers,
+        config.backends.len()
+    );
     for warning in warnings(&config) {
         log::warn!("warning: {warning}");
     }
