@@ -13,7 +13,7 @@
 //! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
 //! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
 //! | access-log, event-log | [`log`] | write what the others put into bounded queues |
-//! | signals | [`signals`] | turns a signal into a message |
+//! | signals | [`signals`] | turns a signal into a message, and reaps orphans as PID 1 |
 //!
 //! # Parts
 //!

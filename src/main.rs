@@ -74,16 +74,10 @@ fn configuration(source: &Source) -> Result<Config, ConfigError> {
 }
 
 fn run(source: &Source, config: Config) -> Result<(), server::StartError> {
-    log::info!(
-        "rondo {}: {source}, workers {}, backends {}",
-        env!("CARGO_PKG_VERSION"),
-        config.proxy.workers,
-        config.backends.len()
-    );
     for warning in warnings(&config) {
         log::warn!("warning: {warning}");
     }
-    server::run(config)
+    server::run(config, source)
 }
 
 fn with_event_log<E: Display>(

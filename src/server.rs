@@ -23,6 +23,7 @@ use crate::net::thread;
 use crate::pool::trace::Decision;
 use crate::resolver::Resolver;
 use crate::signals;
+use crate::text::words::counted;
 use crate::worker::Worker;
 
 /// How long a stop waits for an output that does not take the last lines.
@@ -124,7 +125,6 @@ impl Server {
             mailboxes.push(mailbox);
             senders.push(sender);
         }
-        log::info!("listening on {local_address}");
         let accepting = runtime.clone();
         start("listener", move || {
             listener::run(&socket, &senders, &accepting);
@@ -203,11 +203,19 @@ fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Confi
     }
 }
 
-/// Runs what `config` describes until a signal asks to stop.
-pub fn run(config: Config) -> Result<(), StartError> {
-    // Before any other thread, so that no signal finds a process that does not know it.
+/// Runs what `config`, which comes from `source`, describes until a signal asks to stop.
+pub fn run(config: Config, source: &dyn fmt::Display) -> Result<(), StartError> {
+    // Before any other thread of the balancer, so that no signal is lost.
     let stop = watch_signals()?;
-    Server::start(config, stop)?.wait();
+    let workers = counted(config.proxy.workers, "worker");
+    let backends = counted(config.backends.len(), "backend");
+    let server = Server::start(config, stop)?;
+    log::info!(
+        "rondo {}: {source}: {workers}, {backends}, listening on {}",
+        env!("CARGO_PKG_VERSION"),
+        server.local_address
+    );
+    server.wait();
     Ok(())
 }
 

@@ -6,12 +6,12 @@ use crate::support::{Addressed, Backend, Client, Origin, Proxy, Refusing, eventu
 use rustix::process::Signal;
 use std::fs;
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
-fn sigterm_and_sigint_stop_it_cleanly() {
-    for signal in [Signal::TERM, Signal::INT] {
+fn sigterm_sigint_and_sigquit_stop_it_cleanly() {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let origin = Origin::start("one");
         let mut proxy = Proxy::over(&[&origin]).start();
         let mut idle = proxy.client();
@@ -150,6 +150,7 @@ fn a_second_signal_ends_it_at_once_with_1() {
         (Signal::TERM, Signal::TERM),
         (Signal::INT, Signal::TERM),
         (Signal::TERM, Signal::INT),
+        (Signal::QUIT, Signal::TERM),
     ] {
         let backend = Backend::start();
         let mut proxy = Proxy::over(&[&backend]).set("timeouts.drain", "1h").start();
@@ -164,6 +165,7 @@ fn a_second_signal_ends_it_at_once_with_1() {
         assert!(proxy.is_running());
         proxy.signal(second);
         assert_eq!(proxy.wait_exit(), 1);
+        assert_eq!(proxy.events_with(&["stopped a second time"]), 1);
     }
 }
 
@@ -199,14 +201,78 @@ fn a_signal_before_anything_was_served_stops_it_too() {
 }
 
 #[test]
-fn sighup_and_sigpipe_never_end_it() {
+fn other_signals_never_end_it_and_each_is_logged() {
     let origin = Origin::start("one");
     let mut proxy = Proxy::over(&[&origin]).start();
-    for signal in [Signal::HUP, Signal::PIPE] {
+    for (signal, said) in [
+        (Signal::HUP, Some("SIGHUP: this version does not reload")),
+        (Signal::USR1, Some("SIGUSR1: there is nothing to reopen")),
+        (Signal::USR2, Some("SIGUSR2: this version does not replace")),
+        (Signal::PIPE, None),
+    ] {
         proxy.signal(signal);
+        if let Some(said) = said {
+            proxy.wait_for_event(&[said]);
+        }
         assert_eq!(proxy.client().get("/").status, 200);
         assert!(proxy.is_running());
     }
+}
+
+/// The processes whose parent is this one, with their states.
+fn children(parent: u32) -> Vec<(u32, char)> {
+    let stat = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let state = fields.next()?.chars().next()?;
+        (fields.next()? == parent.to_string()).then_some((pid, state))
+    };
+    let pids = fs::read_dir("/proc").unwrap();
+    pids.filter_map(|entry| stat(entry.ok()?.file_name().to_str()?.parse().ok()?))
+        .collect()
+}
+
+#[test]
+fn as_pid_1_it_reaps_orphans() {
+    let unshare = |program: &str| {
+        let status = Command::new("unshare")
+            .args(["--pid", "--fork", program])
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !unshare("true") || Command::new("nsenter").arg("-V").output().is_err() {
+        println!("skipped: no process namespace may be made here");
+        return;
+    }
+    let origin = Origin::start("one");
+    let mut proxy = Proxy::over(&[&origin])
+        .argument("--log")
+        .argument("debug")
+        .pid_1()
+        .start();
+    let (init, _) = children(proxy.pid())[0];
+    for _ in 0..5 {
+        // Four processes that end after their parent did, two at a time.
+        let orphans = "sleep 0.05 & sleep 0.05 & sleep 0.1 & sleep 0.1 &";
+        let status = Command::new("nsenter")
+            .args(["--target", &init.to_string(), "--pid", "sh", "-c", orphans])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    eventually("all are reaped", || {
+        proxy.events_with(&["reaped the orphaned process"]) == 20
+    });
+    assert_eq!(children(init), []);
+    assert_eq!(proxy.client().get("/").status, 200);
+    // A signal reaches PID 1 only if it has a handler.
+    let pid = rustix::process::Pid::from_raw(init.try_into().unwrap());
+    rustix::process::kill_process(pid.unwrap(), Signal::TERM).unwrap();
+    assert_eq!(proxy.wait_exit(), 0);
 }
 
 #[test]
@@ -376,9 +442,16 @@ fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
 #[test]
 fn few_descriptors_lower_max_connections_and_it_says_so() {
     let origin = Origin::start("one");
-    let proxy = Proxy::over(&[&origin]).descriptors_max(100).start();
-    proxy.wait_for_event(&["descriptor"]);
-    assert_eq!(proxy.client().get("/").status, 200);
+    let few = || Proxy::over(&[&origin]).descriptors_max(100);
+    // Only where the configuration asks for more is it a warning.
+    for (plan, level) in [
+        (few(), "INFO"),
+        (few().set("proxy.max_connections", 200), "WARN"),
+    ] {
+        let proxy = plan.start();
+        proxy.wait_for_event(&[level, "proxy.max_connections is", "descriptors"]);
+        assert_eq!(proxy.client().get("/").status, 200);
+    }
 }
 
 #[test]
@@ -495,6 +568,19 @@ fn the_port_is_logged_when_it_was_picked() {
     let proxy = Proxy::over(&[&origin]).start();
     assert_ne!(proxy.address().port(), 0);
     proxy.wait_for_event(&["listening on", &proxy.address().port().to_string()]);
+}
+
+#[test]
+fn the_start_says_version_file_workers_backends_and_address_in_one_line() {
+    let (one, other) = (Origin::start("one"), Origin::start("other"));
+    let proxy = Proxy::over(&[&one, &other]).start();
+    let version = concat!("rondo ", env!("CARGO_PKG_VERSION"), ": ");
+    let line = proxy.wait_for_event(&[version]);
+    let said = format!(
+        "config.json: 2 workers, 2 backends, listening on {}",
+        proxy.address()
+    );
+    assert!(line.ends_with(&said), "{line}");
 }
 
 #[test]

@@ -280,6 +280,13 @@ impl Plan {
         self
     }
 
+    /// Runs it as PID 1 of a process namespace of its own; the process of the test is then `unshare`.
+    pub(crate) fn pid_1(mut self) -> Plan {
+        let unshare = r#"exec unshare --pid --fork --kill-child "$0" "$@""#;
+        self.shell = Some(unshare.to_owned());
+        self
+    }
+
     /// Its access lines go where its events go.
     pub(crate) fn access_to_events(mut self) -> Plan {
         self.shell = Some("exec 1>&2".to_owned());
