@@ -6,8 +6,10 @@
 //! Read next: `request_head`, or `connecting` for tcp mode.
 
 use crate::config::Mode;
+use crate::exchange::Client;
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::{Stage, Step, Wait, WaitFor};
 use crate::http::Scheme;
 use crate::net::connection::Received;
 use crate::net::proxy_protocol;

@@ -9,11 +9,13 @@
 use std::io;
 use std::time::Duration;
 
+use crate::exchange::Client;
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::Failure;
 use crate::exchange::relay::{Flow, Relay, RelayError, Tools, Writer};
-use crate::exchange::{
-    Client, CloseReason, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
+use crate::exchange::state::{
+    Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
@@ -316,31 +318,6 @@ impl Client {
         }
         Some(Side::Rests)
     }
-
-    /// Both sides are done: the backend's connection is kept for the next exchange if it may be,
-    /// and the client's goes on to its next request.
-    pub(super) fn finish(&mut self, cx: &mut Context) -> Step {
-        let Some(mut exchange) = self.exchange.take() else {
-            return Step::Go(Stage::Idle);
-        };
-        self.record(&mut exchange, None, cx);
-        exchange.keep_backend_connection(cx);
-        let request_is_whole = exchange.request_relay.has_read_all();
-        let close = exchange.close_client || !request_is_whole;
-        cx.put_back(exchange);
-        if !close {
-            self.idle_since = cx.clock.now();
-            return Step::Go(Stage::Idle);
-        }
-        // Closing with input unread sends a reset, which may overtake the answer (RFC 9112 9.6).
-        if request_is_whole
-            && self.connection.buffered().is_empty()
-            && !self.connection.is_readable()
-        {
-            return Step::Close(CloseReason::Finished);
-        }
-        self.begin_linger(cx)
-    }
 }
 
 /// Why a response head could not be passed on.
@@ -574,33 +551,6 @@ impl Exchange {
             (Body::Chunked | Body::UntilClose, Version::Http10) => {
                 (Body::UntilClose, Writer::Plain)
             }
-        }
-    }
-
-    /// Keeps the backend's connection after an exchange that ended exactly; closes any other.
-    fn keep_backend_connection(&mut self, cx: &mut Context) {
-        let Some(mut lent) = self.route.connection.take() else {
-            return;
-        };
-        let Some(backend) = &self.route.backend else {
-            return cx.backends.close(lent);
-        };
-        let limits = &cx.runtime.config.limits;
-        let connection = &mut lent.connection;
-        let ended_exactly = self.route.reusable
-            // That one has been told the address of this client.
-            && !backend.settings.send_proxy_protocol
-            && self.request_side == RequestSide::Sent
-            && connection.buffered().is_empty()
-            && !connection.has_ended()
-            // A read that filled its buffer, or a splice, has not seen that nothing follows.
-            && (!connection.is_readable() || connection.is_silent());
-        if ended_exactly {
-            let expires = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.backend_idle);
-            cx.backends
-                .park(lent, backend, limits.idle_backend_connections, expires);
-        } else {
-            cx.backends.close(lent);
         }
     }
 }

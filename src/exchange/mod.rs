@@ -15,47 +15,42 @@
 //! Nothing here blocks. A step that needs a peer sets the exchange down with a deadline and
 //! returns; the worker takes it up again at the next event.
 //!
-//! Read next, in the order of a request: `request_head`, `connecting`, `forwarding`, then `reply`,
-//! `tunnel`, `closing` and `record`. `accepted` comes before all of them, on the connections that need it.
-//! What all of them use: `context` (what a worker lends), `backends` (its connections to backends).
+//! Read next, in the order of a request: `request_head`, `connecting`, `sending`, `forwarding`, then `reply`, `tunnel`,
+//! `ending`, `lingering` and `record`. `accepted` comes before all of them, on the connections that need it.
+//! What all of them use: `state` (what an exchange holds), `context` (what a worker lends), `backend_connections`,
+//! `failure` (what follows from one), `close_reason` and `request_id`.
 
 mod accepted;
 pub(crate) mod backend_connections;
-mod closing;
+mod close_reason;
 mod connecting;
 pub(crate) mod context;
+mod ending;
 pub(crate) mod failure;
 mod forwarding;
+mod lingering;
 mod record;
 pub(crate) mod relay;
 mod reply;
 mod request_head;
+mod request_id;
+mod sending;
+mod state;
 mod tunnel;
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
 
-use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
-use crate::exchange::context::{Context, REQUEST_ID_LEN};
+use crate::exchange::context::Context;
 use crate::exchange::failure::Failure;
-use crate::exchange::record::Moments;
-use crate::exchange::relay::Relay;
-use crate::http::Body;
-use crate::http::{RequestHead, ResponseHead, Scheme};
-use crate::net::clock::{Clock, Millis, NEVER};
+use crate::exchange::state::{Exchange, Step, Wait, WaitFor};
+use crate::http::Scheme;
+use crate::net::clock::{Millis, NEVER};
 use crate::net::connection::Connection;
-use crate::net::pipes::Pipes;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
-use crate::pool::Tried;
-use crate::pool::backend::{Backend, InFlight};
-use crate::pool::trace::Decision;
 
-pub(crate) use closing::CloseReason;
-
-/// The memory for held bodies that an exchange keeps for the next request.
-const HELD_BYTES_KEPT: usize = 4096;
+pub(crate) use close_reason::CloseReason;
+pub(crate) use state::Stage;
 
 /// Steps that one connection may take before the others' turn comes.
 const STEPS_MAX: usize = 64;
@@ -80,51 +75,12 @@ pub(crate) struct Client {
     exchange: Option<Box<Exchange>>,
 }
 
-/// Where a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Nothing has been read, and something else than a request comes first.
-    Accepted,
-    /// No request has begun.
-    Idle,
-    /// A request's head is arriving.
-    RequestHead,
-    /// A backend is being chosen or connected to.
-    Connecting,
-    /// Request and response are passing through.
-    Forwarding,
-    /// An answer of our own is going out.
-    Reply,
-    /// Bytes pass in both directions until both have ended.
-    Tunnel,
-    /// Our side is closed; what still arrives is thrown away, so that the answer is not (RFC 9112 9.6).
-    LingeringClose {
-        /// When to give up.
-        until: Millis,
-        /// Bytes that may still be thrown away.
-        left: u32,
-    },
-}
-
 /// A client that has no request under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Idle {
     pub since: Millis,
     /// Whether it has had an answer on this connection.
     pub had_answer: bool,
-}
-
-/// What a stage's step came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// On to another stage.
-    Go(Stage),
-    /// A peer has to do something first.
-    Wait,
-    /// There is more to do; the others' turn comes first.
-    Yield,
-    /// The connection is over.
-    Close(CloseReason),
 }
 
 /// What `advance` came to.
@@ -136,179 +92,6 @@ pub(crate) enum Turn {
     Again,
     /// The connection is over and may be dropped.
     Closed(CloseReason),
-}
-
-/// One request and its response. Kept and used again: its buffers grow to what requests need and
-/// stay.
-#[derive(Debug, Default)]
-pub(crate) struct Exchange {
-    request: RequestHead,
-    /// Whether what the peer says about the client is believed.
-    is_trusted: bool,
-    /// The client's address, where a trusted peer says it.
-    client: Option<IpAddr>,
-    /// How the client speaks, maybe to a proxy before us.
-    scheme: Scheme,
-    request_id: [u8; REQUEST_ID_LEN],
-    /// When the request's first byte came.
-    started: Millis,
-    /// When what happened, for the log and the record of decisions.
-    moments: Moments,
-    decision: Decision,
-    /// What the client's connection had sent before this exchange.
-    sent_before: u64,
-    /// What was received of the client's, but for what `request_relay` has taken.
-    received: u64,
-    /// Body bytes that arrived with the head, in case the request must be sent again.
-    held: Vec<u8>,
-    request_side: RequestSide,
-    request_relay: Relay,
-    request_wait: Wait,
-    route: Route,
-    response: ResponseHead,
-    response_side: ResponseSide,
-    response_relay: Relay,
-    response_wait: Wait,
-    /// The status that the client got.
-    status: Option<u16>,
-    /// Why it is an answer of our own; for the log.
-    reason: Option<&'static str>,
-    /// The client's connection ends with this exchange.
-    close_client: bool,
-    /// A broken response must not look complete: it has no end of its own but that of the connection.
-    ends_with_connection: bool,
-    /// A 100 (Continue) has been passed on or made.
-    continued: bool,
-    /// The backend has sent an interim response.
-    interim_came: bool,
-    /// A 101 has come before the request's body was sent, and waits for that in `response`.
-    holds_switch: bool,
-    /// The relays carry a tunnel.
-    tunnels: bool,
-    /// There is no request: tcp mode.
-    is_tcp: bool,
-}
-
-/// The way to the backend.
-#[derive(Debug, Default)]
-struct Route {
-    backend: Option<InFlight>,
-    connection: Option<BackendConnection>,
-    /// The backends that this request was sent to or that refused it.
-    tried: Tried,
-    /// How many of `balance.tries` are used up.
-    tries: u32,
-    /// How many backends were chosen; for the log.
-    attempts: u32,
-    /// The addresses of the backend, and which of them comes next.
-    addresses: Option<Arc<[SocketAddr]>>,
-    next_address: usize,
-    /// The address that was tried last.
-    address: Option<SocketAddr>,
-    /// By when one of the addresses must have answered.
-    connect_until: Millis,
-    /// An idle connection has failed this request already.
-    needs_fresh: bool,
-    /// A backend has been blamed for a death in this exchange: a request that kills whoever serves
-    /// it must not take the whole pool down.
-    has_blamed: bool,
-    /// The request's relay is set up.
-    body_begun: bool,
-    /// The backend's connection may carry another exchange after this one.
-    reusable: bool,
-    /// What the backend's connection had sent before this exchange.
-    sent_before: u64,
-    /// The client's cookie must be set to this backend's.
-    set_cookie: bool,
-    /// What the client gets when no backend is left to try.
-    last_failure: Option<LastFailure>,
-}
-
-/// A failed try.
-#[derive(Debug)]
-struct LastFailure {
-    backend: Arc<Backend>,
-    failure: Failure,
-    status: u16,
-    reason: &'static str,
-}
-
-/// How far the request has come on its way to the backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum RequestSide {
-    /// Head or body are going out.
-    #[default]
-    Sending,
-    /// All of it has gone out.
-    Sent,
-    /// The backend takes no more of it. What it answered still counts (an early 413).
-    Refused,
-}
-
-/// How far the response has come on its way to the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ResponseSide {
-    /// The final head has not been passed on.
-    #[default]
-    Head,
-    /// The body is passing.
-    Body,
-    /// All of it has gone out.
-    Done,
-}
-
-/// What one side waits for, and how long it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wait {
-    what: WaitFor,
-    until: Millis,
-}
-
-/// Everything that an exchange can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WaitFor {
-    Nothing,
-    ProxyHeader,
-    ClientHead,
-    ClientBody,
-    /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
-    ClientBodyExpected,
-    ClientWrite,
-    Connect,
-    BackendWrite,
-    ResponseHead,
-    ResponseBody,
-    /// The backend, for a client that has closed its sending side and may be gone altogether.
-    HalfClosed,
-    Tunnel,
-    /// A tunnel of which one side has ended.
-    HalfTunnel,
-}
-
-impl Default for Wait {
-    fn default() -> Self {
-        Self {
-            what: WaitFor::Nothing,
-            until: NEVER,
-        }
-    }
-}
-
-impl Wait {
-    /// Waits for `what`. The time counts anew when something else was waited for before, or when
-    /// there was `progress` since.
-    fn set(&mut self, what: WaitFor, now: Millis, timeout: Duration, progress: bool) {
-        if progress || self.what != what {
-            *self = Wait {
-                what,
-                until: Clock::after(now, timeout),
-            };
-        }
-    }
-
-    fn is_over(self, now: Millis) -> bool {
-        self.until <= now
-    }
 }
 
 impl Client {
@@ -416,23 +199,6 @@ impl Client {
         }
     }
 
-    /// The end of the connection, whatever the stage: logs what was under way and gives back
-    /// everything borrowed.
-    pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
-        if let Some(mut exchange) = self.exchange.take() {
-            if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
-                self.connection.reset_on_close();
-            }
-            // Before a request there is nothing to record.
-            if self.stage != Stage::Accepted {
-                self.record(&mut exchange, Some(reason), cx);
-            }
-            cx.put_back(exchange);
-        }
-        log::debug!("{}: {}", self.address, reason.text());
-        Turn::Closed(reason)
-    }
-
     /// Whether a peer has not taken its bytes in time, as far as events tell. They come only when a
     /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
     /// more write is tried, and what it takes is progress.
@@ -492,117 +258,6 @@ impl Client {
             WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
             WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
         }
-    }
-}
-
-impl Route {
-    /// Lets go of the backend and forgets the way to it.
-    fn clear(&mut self, backends: &mut BackendConnections) {
-        // First the place, then the connection: whoever sees the one gone must find the other free.
-        self.backend = None;
-        if let Some(lent) = self.connection.take() {
-            backends.close(lent);
-        }
-        self.tried.clear();
-        *self = Self {
-            tried: std::mem::take(&mut self.tried),
-            ..Self::default()
-        };
-    }
-}
-
-impl Exchange {
-    /// Gives back what was borrowed and forgets the rest, but for the memory.
-    pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
-        // Each field by name, so that none can be forgotten, and in place, since this is done for
-        // every request: building a new value and moving it in cost 900 instructions more.
-        let Self {
-            request,
-            is_trusted,
-            client,
-            scheme,
-            request_id: _,
-            started: _,
-            moments,
-            decision,
-            sent_before: _,
-            received,
-            held,
-            request_side,
-            request_relay,
-            request_wait,
-            route,
-            response,
-            response_side,
-            response_relay,
-            response_wait,
-            status,
-            reason,
-            close_client,
-            ends_with_connection,
-            continued,
-            interim_came,
-            holds_switch,
-            tunnels,
-            is_tcp,
-        } = self;
-        route.clear(backends);
-        for relay in [request_relay, response_relay] {
-            relay.release_pipe(pipes);
-            *relay = Relay::default();
-        }
-        request.clear();
-        response.clear();
-        // What was held for one large request must not stay for ever.
-        if held.capacity() > HELD_BYTES_KEPT {
-            *held = Vec::new();
-        }
-        held.clear();
-        decision.clear();
-        *moments = Moments::default();
-        (*request_side, *response_side) = Default::default();
-        (*request_wait, *response_wait) = Default::default();
-        *client = None;
-        *received = 0;
-        *scheme = Scheme::default();
-        *status = None;
-        *reason = None;
-        for flag in [
-            is_trusted,
-            close_client,
-            ends_with_connection,
-            continued,
-            interim_came,
-            holds_switch,
-            tunnels,
-            is_tcp,
-        ] {
-            *flag = false;
-        }
-    }
-
-    /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
-    /// has sent so far.
-    fn begin_at(&mut self, clock: &Clock, sent: u64) {
-        self.started = clock.now();
-        self.moments.began = clock.now_us();
-        self.sent_before = sent;
-    }
-
-    /// Whether the request's body, if it has one, has been read to its end.
-    fn has_read_request(&self) -> bool {
-        self.request.body() == Body::None
-            || (self.route.body_begun && self.request_relay.has_read_all())
-    }
-
-    /// The client's address, which is the peer's where nothing else is told.
-    fn client(&self, peer: IpAddr) -> IpAddr {
-        self.client.unwrap_or(peer)
-    }
-
-    /// The id under which the request is logged and forwarded: the client's own if it is fit.
-    fn request_id(&self) -> &[u8] {
-        self.request.request_id().unwrap_or(&self.request_id)
     }
 }
 

@@ -8,8 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::exchange::Client;
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Exchange, Route};
+use crate::exchange::state::{Exchange, Route};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::pool::backend::Backend;

@@ -1,10 +1,12 @@
 //! Reply: an answer of our own, when there is none to forward.
 //!
-//! Read next: closing.rs.
+//! Read next: ending.rs.
 
+use crate::exchange::Client;
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::relay::{Relay, Writer};
-use crate::exchange::{Client, CloseReason, Exchange, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::{Exchange, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::reply::{Reply, write_reply};
 use crate::net::connection::Connection;

@@ -2,8 +2,10 @@
 //!
 //! Read next: http/mod.rs, how a head is understood; connecting.rs, what follows.
 
+use crate::exchange::Client;
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::{Stage, Step, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::forwarded::{Forwarded, forwarded};
 use crate::net::connection::Received;
@@ -105,23 +107,6 @@ impl Client {
             .buffered()
             .chunks(2)
             .all(|line| line == b"\r\n")
-    }
-
-    /// The client left without a (whole) request: there is nobody to answer and nothing to log.
-    pub(super) fn abandon(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
-        if let Some(exchange) = self.exchange.take() {
-            cx.put_back(exchange);
-        }
-        Step::Close(reason)
-    }
-
-    /// A request that cannot be understood, or not be taken: after the answer the connection ends,
-    /// since where its next request would begin is not known.
-    pub(super) fn refuse(&mut self, status: u16, reason: &'static str, cx: &mut Context) -> Step {
-        if let Some(exchange) = self.exchange.as_deref_mut() {
-            exchange.close_client = true;
-        }
-        self.reply(status, Some(reason), cx)
     }
 
     /// The head is whole.

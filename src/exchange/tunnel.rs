@@ -4,9 +4,11 @@
 //! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same). But it may not be silent
 //! for long: many programs never look whether their peer has ended.
 
+use crate::exchange::Client;
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::relay::{Flow, Relay, RelayError};
-use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, Wait, WaitFor};
+use crate::exchange::state::{RequestSide, ResponseSide, Step, Wait, WaitFor};
 use crate::net::errno::is_our_shortage;
 
 impl Client {

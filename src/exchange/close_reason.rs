@@ -1,20 +1,9 @@
-//! `LingeringClose`, and the reasons for which a connection ends.
-//!
-//! Read next: `record`, for what is written down at the end of an exchange.
-
-use crate::exchange::context::Context;
-use crate::exchange::relay::RelayError;
-use crate::exchange::{Client, Stage, Step};
-use crate::net::clock::Clock;
-use crate::net::connection::Received;
-use crate::net::errno::is_our_shortage;
+//! Why a client's connection ended.
 
 use std::io;
-use std::time::Duration;
 
-/// How long, and for how many bytes, what a client still sends is thrown away.
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_BYTES_MAX: u32 = 1024 * 1024;
+use crate::exchange::relay::RelayError;
+use crate::net::errno::is_our_shortage;
 
 /// Why a client's connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,41 +97,5 @@ impl CloseReason {
     /// What it says of an exchange that was under way: why it failed or was cut.
     pub(super) fn of_exchange(self) -> Option<&'static str> {
         (self != CloseReason::Finished).then(|| self.text())
-    }
-}
-
-impl Client {
-    /// Closes our side and waits for the client's, so that what it still sends does not make the
-    /// kernel answer with a reset that destroys our answer.
-    pub(super) fn begin_linger(&mut self, cx: &Context) -> Step {
-        self.connection.shutdown_write();
-        let buffered = self.connection.buffered().len();
-        self.connection.consume_buffered(buffered);
-        Step::Go(Stage::LingeringClose {
-            until: Clock::after(cx.clock.now(), LINGER),
-            left: LINGER_BYTES_MAX,
-        })
-    }
-
-    /// Throws away what the client sends.
-    pub(super) fn linger(&mut self, until: u64, mut left: u32, cx: &mut Context) -> Step {
-        loop {
-            match self.connection.receive(&mut cx.tools.scratch) {
-                Ok(Received::Bytes(bytes)) => {
-                    let count = bytes.len();
-                    self.connection.consume(count, &cx.tools.scratch);
-                    let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    if count >= left {
-                        return Step::Close(CloseReason::LingerTimeout);
-                    }
-                    left -= count;
-                }
-                Ok(Received::Wait) => {
-                    self.stage = Stage::LingeringClose { until, left };
-                    return Step::Wait;
-                }
-                Ok(Received::End) | Err(_) => return Step::Close(CloseReason::Finished),
-            }
-        }
     }
 }
