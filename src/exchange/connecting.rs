@@ -10,134 +10,133 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
-use crate::exchange::Client;
 use crate::exchange::backend_connections::BackendConnections;
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::ending::UNAVAILABLE;
+use crate::exchange::ending::{fail, give_up};
 use crate::exchange::failure::{Age, Failure};
-use crate::exchange::state::{Route, Stage, Step, Wait, WaitFor};
+use crate::exchange::record::log_failure;
+use crate::exchange::reply::reply;
+use crate::exchange::sending::send_request;
+use crate::exchange::state::ClientSide;
+use crate::exchange::state::{Exchange, Route, Stage, Step, Wait, WaitFor};
 use crate::net::clock::{Clock, Millis};
 use crate::pool::backend::InFlight;
 use crate::pool::{Choice, Event, Wish};
 
-impl Client {
-    /// Chooses a backend, connects if need be, and sends the head.
-    pub(super) fn connect(&mut self, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
-        };
-        if self.connection.is_broken() {
-            return Step::Close(CloseReason::ClientGone);
-        }
-        if exchange.route.connection.is_some() {
-            return match exchange.route.finish_connect() {
-                None => Step::Wait,
-                Some(Ok(())) => {
-                    exchange.route.connected(cx);
-                    self.send_request(cx)
-                }
-                Some(Err(failure)) => self.address_failed(failure, cx),
-            };
-        }
-        if exchange.route.backend.is_none() {
-            let persistence_cookie = cx.runtime.pool.cookie_name();
-            let wish = Wish {
-                client: exchange.client(self.address.ip()),
-                cookie: persistence_cookie
-                    .and_then(|name| exchange.request.cookie(name.as_bytes())),
-                tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
-            };
-            let (tried, decision) = (&mut exchange.route.tried, &mut exchange.decision);
-            match cx.runtime.pool.choose(&wish, tried, Some(decision)) {
-                Choice::Backend {
-                    in_flight,
-                    set_cookie,
-                } => {
-                    exchange.moments.chosen = cx.clock.now_us();
-                    exchange.route.enter(in_flight, set_cookie, cx);
-                }
-                Choice::Unavailable => {
-                    self.log_failure(Some(503), &UNAVAILABLE, cx);
-                    return self.reply(503, Some(UNAVAILABLE), cx);
-                }
-                Choice::Exhausted => return self.give_up(cx),
+/// Chooses a backend, connects if need be, and sends the head.
+pub(super) fn connect(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
+    if client.connection.is_broken() {
+        return Step::Close(CloseReason::ClientGone);
+    }
+    if exchange.route.connection.is_some() {
+        return match exchange.route.finish_connect() {
+            None => Step::Wait,
+            Some(Ok(())) => {
+                exchange.route.connected(cx);
+                send_request(client, exchange, cx)
             }
-        }
-        let now = cx.clock.now();
-        let may_reuse = !exchange.route.needs_fresh && !exchange.is_tcp;
-        if let (Some(backend), true) = (&exchange.route.backend, may_reuse) {
-            while let Some(mut lent) = cx.backends.take_idle(backend, self.key, now) {
-                // What cannot be sent twice is not risked on a connection that has just been closed.
-                if exchange.may_repeat() || lent.connection.is_silent() {
-                    exchange.route.connection = Some(lent);
-                    return self.send_request(cx);
-                }
-                cx.backends.close(lent);
-            }
-        }
-        self.try_next_address(None, cx)
-    }
-
-    /// Begins to connect to the backend's next address. After the last one it is `failure` that
-    /// counts, unless it only says that an address could not be tried and another one failed.
-    fn try_next_address(&mut self, mut failure: Option<Failure>, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
+            Some(Err(failure)) => address_failed(client, exchange, failure, cx),
         };
-        let route = &mut exchange.route;
-        while let Some((address, until)) = route.next_address(cx.clock.now()) {
-            let error = match cx.backends.open(address, self.key, &cx.poller) {
-                Ok(lent) => {
-                    route.connection = Some(lent);
-                    exchange.request_wait = Wait {
-                        what: WaitFor::Connect,
-                        until,
-                    };
-                    return Step::Wait;
-                }
-                Err(error) => error,
-            };
-            match Failure::of_connect(address, &error) {
-                Failure::NoPort(_) if failure.is_some() => {}
-                lack @ Failure::NoDescriptor(_) => return self.fail(lack, cx),
-                next => failure = Some(next),
-            }
-        }
-        self.fail(failure.unwrap_or(Failure::NoAddress), cx)
     }
-
-    /// A connect ended without a connection.
-    fn address_failed(&mut self, failure: Failure, cx: &mut Context) -> Step {
-        self.drop_backend_connection(cx);
-        match failure {
-            Failure::NoDescriptor(_) => self.fail(failure, cx),
-            _ => self.try_next_address(Some(failure), cx),
-        }
-    }
-
-    /// The time for one address is over.
-    pub(super) fn connect_timed_out(&mut self, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
+    if exchange.route.backend.is_none() {
+        let persistence_cookie = cx.runtime.pool.cookie_name();
+        let wish = Wish {
+            client: exchange.client(client.address.ip()),
+            cookie: persistence_cookie.and_then(|name| exchange.request.cookie(name.as_bytes())),
+            tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
         };
-        exchange.request_wait = Wait::default();
-        // The time may have run out in the moment in which the connection opened.
-        let lent = exchange.route.connection.as_ref();
-        if lent.is_some_and(|lent| lent.connection.is_writable()) {
-            return Step::Go(Stage::Connecting);
-        }
-        match exchange.route.address {
-            Some(address) => self.address_failed(Failure::ConnectTimeout(address), cx),
-            None => Step::Go(Stage::Connecting),
+        let (tried, decision) = (&mut exchange.route.tried, &mut exchange.decision);
+        match cx.runtime.pool.choose(&wish, tried, Some(decision)) {
+            Choice::Backend {
+                in_flight,
+                set_cookie,
+            } => {
+                exchange.moments.chosen = cx.clock.now_us();
+                exchange.route.enter(in_flight, set_cookie, cx);
+            }
+            Choice::Unavailable => {
+                log_failure(client, exchange, Some(503), &UNAVAILABLE, cx);
+                return reply(client, exchange, 503, Some(UNAVAILABLE), cx);
+            }
+            Choice::Exhausted => return give_up(client, exchange, cx),
         }
     }
-
-    /// Closes the backend's connection.
-    pub(super) fn drop_backend_connection(&mut self, cx: &mut Context) {
-        if let Some(exchange) = self.exchange.as_deref_mut() {
-            exchange.route.close_connection(&mut cx.backends);
+    let now = cx.clock.now();
+    let may_reuse = !exchange.route.needs_fresh && !exchange.is_tcp;
+    if let (Some(backend), true) = (&exchange.route.backend, may_reuse) {
+        while let Some(mut lent) = cx.backends.take_idle(backend, client.key, now) {
+            // What cannot be sent twice is not risked on a connection that has just been closed.
+            if exchange.may_repeat() || lent.connection.is_silent() {
+                exchange.route.connection = Some(lent);
+                return send_request(client, exchange, cx);
+            }
+            cx.backends.close(lent);
         }
+    }
+    try_next_address(client, exchange, None, cx)
+}
+
+/// Begins to connect to the backend's next address. After the last one it is `failure` that
+/// counts, unless it only says that an address could not be tried and another one failed.
+fn try_next_address(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    mut failure: Option<Failure>,
+    cx: &mut Context,
+) -> Step {
+    let route = &mut exchange.route;
+    while let Some((address, until)) = route.next_address(cx.clock.now()) {
+        let error = match cx.backends.open(address, client.key, &cx.poller) {
+            Ok(lent) => {
+                route.connection = Some(lent);
+                exchange.request_wait = Wait {
+                    what: WaitFor::Connect,
+                    until,
+                };
+                return Step::Wait;
+            }
+            Err(error) => error,
+        };
+        match Failure::of_connect(address, &error) {
+            Failure::NoPort(_) if failure.is_some() => {}
+            lack @ Failure::NoDescriptor(_) => return fail(client, exchange, lack, cx),
+            next => failure = Some(next),
+        }
+    }
+    fail(client, exchange, failure.unwrap_or(Failure::NoAddress), cx)
+}
+
+/// A connect ended without a connection.
+fn address_failed(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    failure: Failure,
+    cx: &mut Context,
+) -> Step {
+    exchange.route.close_connection(&mut cx.backends);
+    match failure {
+        Failure::NoDescriptor(_) => fail(client, exchange, failure, cx),
+        _ => try_next_address(client, exchange, Some(failure), cx),
+    }
+}
+
+/// The time for one address is over.
+pub(super) fn connect_timed_out(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
+    exchange.request_wait = Wait::default();
+    // The time may have run out in the moment in which the connection opened.
+    let lent = exchange.route.connection.as_ref();
+    if lent.is_some_and(|lent| lent.connection.is_writable()) {
+        return Step::Go(Stage::Connecting);
+    }
+    match exchange.route.address {
+        Some(address) => address_failed(client, exchange, Failure::ConnectTimeout(address), cx),
+        None => Step::Go(Stage::Connecting),
     }
 }
 

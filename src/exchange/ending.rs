@@ -2,13 +2,15 @@
 //!
 //! Read next: record.rs, what is written down of it.
 
-use std::time::Duration;
-
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Next};
-use crate::exchange::state::{Exchange, LastFailure, RequestSide, ResponseSide, Stage, Step};
-use crate::exchange::{Client, Turn};
+use crate::exchange::record::{log_failure, record};
+use crate::exchange::reply::reply;
+use crate::exchange::state::ClientSide;
+use crate::exchange::state::{
+    After, End, Exchange, LastFailure, RequestSide, ResponseSide, Stage, Step,
+};
 use crate::net::clock::Clock;
 use crate::pool::Event;
 use crate::pool::trace::Rule;
@@ -16,144 +18,129 @@ use crate::pool::trace::Rule;
 /// What the log says of a request for which no backend may be asked.
 pub(super) const UNAVAILABLE: &str = "no backend may take it";
 
-/// How long, and for how many bytes, what a client still sends is thrown away.
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_BYTES_MAX: u32 = 1024 * 1024;
-
-impl Client {
-    /// Acts on a failure: another try, or an answer of our own.
-    pub(super) fn fail(&mut self, failure: Failure, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
-        };
-        let row = failure.row(exchange.route.age(), exchange.request_state());
-        exchange.record_outcome(row.outcome, cx.clock.now_us());
-        let route = &mut exchange.route;
-        route.tries += u32::from(row.costs_try);
-        if let Some(backend) = &route.backend {
-            log::debug!(
-                "{}: backend {:?}: {failure}",
-                self.address,
-                backend.settings.name
-            );
-            // One request may kill each backend that serves it: it is blamed on one of them.
-            let is_first = !route.has_blamed;
-            match row.event {
-                Some(event @ (Event::Died | Event::NotHttp)) if is_first => {
-                    route.has_blamed = true;
-                    cx.runtime.pool.report(backend, event, &failure);
-                }
-                Some(event @ Event::ConnectFailed) => {
-                    cx.runtime.pool.report(backend, event, &failure);
-                }
-                _ => {}
+/// Acts on a failure: another try, or an answer of our own.
+pub(super) fn fail(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    failure: Failure,
+    cx: &mut Context,
+) -> Step {
+    let row = failure.row(exchange.route.age(), exchange.request_state());
+    exchange.record_outcome(row.outcome, cx.clock.now_us());
+    let route = &mut exchange.route;
+    route.tries += u32::from(row.costs_try);
+    if let Some(backend) = &route.backend {
+        log::debug!(
+            "{}: backend {:?}: {failure}",
+            client.address,
+            backend.settings.name
+        );
+        // One request may kill each backend that serves it: it is blamed on one of them.
+        let is_first = !route.has_blamed;
+        match row.event {
+            Some(event @ (Event::Died | Event::NotHttp)) if is_first => {
+                route.has_blamed = true;
+                cx.runtime.pool.report(backend, event, &failure);
             }
-            route.last_failure = Some(LastFailure {
-                backend: backend.backend(),
-                failure,
-                status: row.status,
-                reason: row.reason,
-            });
+            Some(event @ Event::ConnectFailed) => {
+                cx.runtime.pool.report(backend, event, &failure);
+            }
+            _ => {}
         }
-        route.close_connection(&mut cx.backends);
-        match row.next {
-            Next::Answer => return self.give_up(cx),
-            Next::OtherBackend => route.leave(),
-            Next::SameBackend => exchange.try_same_backend_again(cx),
-        }
-        exchange.rewind(&mut self.connection, cx);
-        Step::Go(Stage::Connecting)
-    }
-
-    /// Answers with the status of the last failure.
-    pub(super) fn give_up(&mut self, cx: &mut Context) -> Step {
-        let last = self
-            .exchange
-            .as_deref()
-            .and_then(|exchange| exchange.route.last_failure.as_ref());
-        let Some(&LastFailure {
+        route.last_failure = Some(LastFailure {
+            backend: backend.backend(),
             failure,
-            status,
-            reason,
-            ..
-        }) = last
-        else {
-            return self.reply(502, Some(UNAVAILABLE), cx);
-        };
-        self.log_failure(Some(status), &failure, cx);
-        self.reply(status, Some(reason), cx)
+            status: row.status,
+            reason: row.reason,
+        });
     }
+    route.close_connection(&mut cx.backends);
+    match row.next {
+        Next::Answer => return give_up(client, exchange, cx),
+        Next::OtherBackend => route.leave(),
+        Next::SameBackend => exchange.try_same_backend_again(cx),
+    }
+    exchange.rewind(&mut client.connection, cx);
+    Step::Go(Stage::Connecting)
+}
 
-    /// The client left without a (whole) request: there is nobody to answer and nothing to log.
-    pub(super) fn abandon(&mut self, reason: CloseReason, cx: &mut Context) -> Step {
-        if let Some(exchange) = self.exchange.take() {
-            cx.put_back(exchange);
-        }
-        Step::Close(reason)
-    }
+/// Answers with the status of the last failure.
+pub(super) fn give_up(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
+    let Some(&LastFailure {
+        failure,
+        status,
+        reason,
+        ..
+    }) = exchange.route.last_failure.as_ref()
+    else {
+        return reply(client, exchange, 502, Some(UNAVAILABLE), cx);
+    };
+    log_failure(client, exchange, Some(status), &failure, cx);
+    reply(client, exchange, status, Some(reason), cx)
+}
 
-    /// A request that cannot be understood, or not be taken: after the answer the connection ends,
-    /// since where its next request would begin is not known.
-    pub(super) fn refuse(&mut self, status: u16, reason: &'static str, cx: &mut Context) -> Step {
-        if let Some(exchange) = self.exchange.as_deref_mut() {
-            exchange.close_client = true;
-        }
-        self.reply(status, Some(reason), cx)
-    }
+/// The client left without a (whole) request: there is no answer to give and nothing to log.
+pub(super) fn abandon(reason: CloseReason) -> Step {
+    Step::Over(End::Abandoned(reason))
+}
 
-    /// Both sides are done: the backend's connection is kept for the next exchange if it may be,
-    /// and the client's goes on to its next request.
-    pub(super) fn finish(&mut self, cx: &mut Context) -> Step {
-        let Some(mut exchange) = self.exchange.take() else {
-            return Step::Go(Stage::Idle);
-        };
-        self.record(&mut exchange, None, cx);
-        exchange.keep_backend_connection(cx);
-        let request_is_whole = exchange.request_relay.has_read_all();
-        let close = exchange.close_client || !request_is_whole;
-        cx.put_back(exchange);
-        if !close {
-            self.idle_since = cx.clock.now();
-            return Step::Go(Stage::Idle);
-        }
-        // Closing with input unread sends a reset, which may overtake the answer (RFC 9112 9.6).
-        if request_is_whole
-            && self.connection.buffered().is_empty()
-            && !self.connection.is_readable()
-        {
-            return Step::Close(CloseReason::Finished);
-        }
-        self.begin_linger(cx)
-    }
+/// A request that cannot be understood, or not be taken: after the answer the connection ends,
+/// since where its next request would begin is not known.
+pub(super) fn refuse(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    status: u16,
+    reason: &'static str,
+    cx: &mut Context,
+) -> Step {
+    exchange.close_client = true;
+    reply(client, exchange, status, Some(reason), cx)
+}
 
-    /// The end of the connection, whatever the stage: logs what was under way and gives back
-    /// everything borrowed.
-    pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
-        if let Some(mut exchange) = self.exchange.take() {
-            if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
-                self.connection.reset_on_close();
-            }
-            // Before a request there is nothing to record.
-            if self.stage != Stage::Accepted {
-                self.record(&mut exchange, Some(reason), cx);
-            }
-            cx.put_back(exchange);
-        }
-        log::debug!("{}: {}", self.address, reason.text());
-        Turn::Closed(reason)
+/// Both sides are done: the backend's connection is kept for the next exchange if it may be,
+/// and the client's goes on to its next request.
+pub(super) fn finish(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> After {
+    record(client, exchange, None, cx);
+    exchange.keep_backend_connection(cx);
+    let request_is_whole = exchange.request_relay.has_read_all();
+    if !exchange.close_client && request_is_whole {
+        After::NextRequest
+    // Closing with input unread sends a reset, which may overtake the answer (RFC 9112 9.6).
+    } else if request_is_whole
+        && client.connection.buffered().is_empty()
+        && !client.connection.is_readable()
+    {
+        After::Close(CloseReason::Finished)
+    } else {
+        After::Linger
     }
+}
 
-    /// Closes our side and waits for the client's, so that what it still sends does not make the
-    /// kernel answer with a reset that destroys our answer.
-    pub(super) fn begin_linger(&mut self, cx: &Context) -> Step {
-        self.connection.shutdown_write();
-        let buffered = self.connection.buffered().len();
-        self.connection.consume_buffered(buffered);
-        Step::Go(Stage::LingeringClose {
-            until: Clock::after(cx.clock.now(), LINGER),
-            left: LINGER_BYTES_MAX,
-        })
+/// An answer of our own has gone out.
+pub(super) fn finish_reply(
+    client: &ClientSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> After {
+    record(client, exchange, None, cx);
+    if exchange.close_client {
+        After::Linger
+    } else {
+        After::NextRequest
     }
+}
+
+/// The exchange is cut short with its connection: what was under way is written down.
+pub(super) fn cut(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    reason: CloseReason,
+    cx: &mut Context,
+) {
+    if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
+        client.connection.reset_on_close();
+    }
+    record(client, exchange, Some(reason), cx);
 }
 
 impl Exchange {

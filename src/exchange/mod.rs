@@ -1,14 +1,15 @@
 //! One client connection and the exchange on it: the spine of the program.
 //!
 //! ```text
-//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle | LingeringClose
+//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle | Lingering
 //!    Forwarding -> Connecting (another try)
-//!    any of them -> Reply (an answer of our own) -> Idle | LingeringClose
+//!    any of them -> Reply (an answer of our own) -> Idle | Lingering
 //!    Forwarding (101) -> Tunnel
 //! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Connecting -> Tunnel
 //! ```
 //!
-//! The stage is a value and `advance` is the one `match` on it. `Forwarding` is full duplex: the
+//! The state of a connection is a value that owns what it needs, and `advance` is the one `match` on it; a stage is a
+//! function of the client's side, the exchange and what the worker lends. `Forwarding` is full duplex: the
 //! request side and the response side each have a state of their own there, since a response may
 //! begin, and end, while the request's body is still going out.
 //!
@@ -40,17 +41,18 @@ mod tunnel;
 
 use std::net::{SocketAddr, TcpStream};
 
+use crate::exchange::accepted::{Accepted, Next};
 use crate::exchange::context::Context;
+use crate::exchange::ending::{cut, fail, finish, finish_reply, refuse};
 use crate::exchange::failure::Failure;
-use crate::exchange::state::{Exchange, Step, Wait, WaitFor};
-use crate::http::Scheme;
-use crate::net::clock::{Millis, NEVER};
+use crate::exchange::lingering::Lingering;
+use crate::exchange::state::{After, ClientSide, End, Exchange, Stage, Step, Wait, WaitFor};
+use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
 
 pub(crate) use close_reason::CloseReason;
-pub(crate) use state::Stage;
 
 /// Steps that one connection may take before the others' turn comes.
 const STEPS_MAX: usize = 64;
@@ -58,21 +60,34 @@ const STEPS_MAX: usize = 64;
 /// A client's connection, and what is going on on it.
 #[derive(Debug)]
 pub(crate) struct Client {
-    /// The socket.
-    pub connection: Connection,
-    /// Since when no request is under way, if none is.
-    idle_since: Millis,
+    pub side: ClientSide,
     /// When the worker looks at `deadline` next (see `timers::Alarms`).
     pub alarm: Millis,
     /// Whether the worker has this connection on its list of those whose turn comes.
     pub is_queued: bool,
-    key: Key,
-    /// The peer's, or the one that its PROXY protocol header names.
-    address: SocketAddr,
-    /// How the client speaks, where that header says it.
-    scheme: Option<Scheme>,
-    stage: Stage,
-    exchange: Option<Box<Exchange>>,
+    state: State,
+}
+
+/// Where a connection stands, with what it needs there.
+#[derive(Debug)]
+enum State {
+    /// Nothing has been read, and something else than a request comes first.
+    Accepted(Accepted),
+    /// No request has begun.
+    Idle { since: Millis },
+    /// A request is under way.
+    Busy(Stage, Box<Exchange>),
+    /// Our side is closed; what still arrives is thrown away.
+    Lingering(Lingering),
+}
+
+/// What a new connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// A request.
+    Request,
+    /// A PROXY protocol header, or in tcp mode nothing that is waited for.
+    Preface,
 }
 
 /// A client that has no request under way.
@@ -100,43 +115,121 @@ impl Client {
         stream: TcpStream,
         address: SocketAddr,
         key: Key,
-        stage: Stage,
-        now: Millis,
+        first: First,
+        clock: &Clock,
     ) -> Self {
         Self {
-            connection: Connection::new(stream),
-            idle_since: now,
+            side: ClientSide {
+                connection: Connection::new(stream),
+                key,
+                address,
+                scheme: None,
+            },
             alarm: NEVER,
             is_queued: false,
-            key,
-            address,
-            scheme: None,
-            stage,
-            exchange: None,
+            state: match first {
+                First::Request => State::Idle { since: clock.now() },
+                First::Preface => State::Accepted(Accepted::new(clock)),
+            },
         }
     }
 
     /// Carries the connection as far as it goes.
     pub(crate) fn advance(&mut self, cx: &mut Context) -> Turn {
         for _ in 0..STEPS_MAX {
-            let step = match self.stage {
-                Stage::Accepted => self.accepted(cx),
-                Stage::Idle => self.await_request(cx),
-                Stage::RequestHead => self.read_request_head(cx),
-                Stage::Connecting => self.connect(cx),
-                Stage::Forwarding => self.forward(cx),
-                Stage::Reply => self.send_reply(cx),
-                Stage::Tunnel => self.tunnel(cx),
-                Stage::LingeringClose { until, left } => self.linger(until, left, cx),
-            };
-            match step {
-                Step::Go(stage) => self.stage = stage,
-                Step::Wait => return Turn::Waiting,
-                Step::Yield => return Turn::Again,
-                Step::Close(reason) => return self.close(reason, cx),
+            match &mut self.state {
+                State::Idle { since } => {
+                    let Some(exchange) = request_head::await_request(&self.side, *since, cx) else {
+                        return Turn::Waiting;
+                    };
+                    self.state = State::Busy(Stage::RequestHead, exchange);
+                }
+                State::Busy(stage, exchange) => {
+                    let client = &mut self.side;
+                    let step = match stage {
+                        Stage::RequestHead => request_head::read_request_head(client, exchange, cx),
+                        Stage::Connecting => connecting::connect(client, exchange, cx),
+                        Stage::Forwarding => forwarding::forward(client, exchange, cx),
+                        Stage::Reply => reply::send_reply(client, exchange, cx),
+                        Stage::Tunnel => tunnel::tunnel(client, exchange, cx),
+                    };
+                    match step {
+                        Step::Go(next) => *stage = next,
+                        Step::Wait => return Turn::Waiting,
+                        Step::Yield => return Turn::Again,
+                        Step::Close(reason) => return self.close(reason, cx),
+                        Step::Over(end) => {
+                            if let Some(turn) = self.end_exchange(end, cx) {
+                                return turn;
+                            }
+                        }
+                    }
+                }
+                State::Accepted(accepted) => {
+                    self.state = match accepted.advance(&mut self.side, cx) {
+                        Next::Wait => return Turn::Waiting,
+                        Next::Idle => State::Idle {
+                            since: cx.clock.now(),
+                        },
+                        Next::Connect(exchange) => State::Busy(Stage::Connecting, exchange),
+                        Next::Close(reason) => return self.close(reason, cx),
+                    };
+                }
+                State::Lingering(lingering) => {
+                    return match lingering.advance(&mut self.side.connection, cx) {
+                        Some(reason) => self.close(reason, cx),
+                        None => Turn::Waiting,
+                    };
+                }
             }
         }
         Turn::Again
+    }
+
+    /// Ends the exchange under way. `Some`: there is no more to do on the connection now.
+    fn end_exchange(&mut self, end: End, cx: &mut Context) -> Option<Turn> {
+        // Taken out first: what panics from here on does not come to it again.
+        let mut exchange = self.take_exchange(cx.clock.now())?;
+        let (client, idle_since) = (&mut self.side, exchange.idle_since);
+        let after = match end {
+            End::Forwarded => finish(client, &mut exchange, cx),
+            End::Replied => finish_reply(client, &mut exchange, cx),
+            End::NoRequest => After::SameWait,
+            End::Abandoned(reason) => After::Close(reason),
+        };
+        cx.put_back(exchange);
+        match after {
+            After::NextRequest => None,
+            After::SameWait => {
+                self.state = State::Idle { since: idle_since };
+                Some(Turn::Waiting)
+            }
+            After::Linger => {
+                let lingering = Lingering::begin(&mut self.side.connection, cx.clock.now());
+                self.state = State::Lingering(lingering);
+                None
+            }
+            After::Close(reason) => Some(self.close(reason, cx)),
+        }
+    }
+
+    /// Takes the exchange under way, if there is one, off the connection, which waits for the next one.
+    fn take_exchange(&mut self, now: Millis) -> Option<Box<Exchange>> {
+        match std::mem::replace(&mut self.state, State::Idle { since: now }) {
+            State::Busy(_, exchange) => Some(exchange),
+            State::Accepted(_) | State::Idle { .. } | State::Lingering(_) => None,
+        }
+    }
+
+    /// The end of the connection, whatever its state: logs what was under way and gives back
+    /// everything borrowed.
+    pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
+        if let Some(mut exchange) = self.take_exchange(cx.clock.now()) {
+            cut(&mut self.side, &mut exchange, reason, cx);
+            cx.put_back(exchange);
+        }
+        log::debug!("{}: {}", self.side.address, reason.text());
+        Turn::Closed(reason)
     }
 
     /// Acts on a deadline that has passed, if one has.
@@ -151,50 +244,56 @@ impl Client {
                 return turn;
             }
         }
-        let step = match self.stage {
-            Stage::LingeringClose { .. } => Step::Close(CloseReason::LingerTimeout),
-            _ => self.time_out(now, cx),
-        };
-        match step {
-            Step::Go(stage) => {
-                self.stage = stage;
-                self.advance(cx)
-            }
-            Step::Wait | Step::Yield => Turn::Again,
-            Step::Close(reason) => self.close(reason, cx),
+        match &mut self.state {
+            State::Idle { .. } => Turn::Waiting,
+            State::Accepted(_) => self.close(CloseReason::NoProxyHeader, cx),
+            State::Lingering(_) => self.close(CloseReason::LingerTimeout, cx),
+            State::Busy(stage, exchange) => match time_out(&mut self.side, exchange, now, cx) {
+                Step::Go(next) => {
+                    *stage = next;
+                    self.advance(cx)
+                }
+                Step::Wait | Step::Yield => Turn::Again,
+                Step::Close(reason) => self.close(reason, cx),
+                Step::Over(end) => self.end_exchange(end, cx).unwrap_or(Turn::Again),
+            },
         }
     }
 
     /// By when something must have happened on this connection. An idle one has no deadline here:
     /// the worker keeps the idle ones in order of their age.
     pub(crate) fn deadline(&self) -> Millis {
-        match (self.stage, &self.exchange) {
-            (Stage::LingeringClose { until, .. }, _) => until,
-            (_, Some(exchange)) => exchange
+        match &self.state {
+            State::Accepted(accepted) => accepted.until,
+            State::Idle { .. } => NEVER,
+            State::Busy(_, exchange) => exchange
                 .request_wait
                 .until
                 .min(exchange.response_wait.until),
-            (_, None) => NEVER,
+            State::Lingering(lingering) => lingering.until,
         }
     }
 
     /// Since when no request is under way, and whether one was before; `None` while one is.
     pub(crate) fn idle(&self) -> Option<Idle> {
-        let is_idle = match self.stage {
-            Stage::Idle => true,
-            Stage::Accepted => self.connection.buffered().is_empty(),
-            _ => false,
+        let since = match &self.state {
+            State::Idle { since } => *since,
+            State::Accepted(accepted) if self.side.connection.buffered().is_empty() => {
+                accepted.since
+            }
+            _ => return None,
         };
-        is_idle.then(|| Idle {
-            since: self.idle_since,
-            had_answer: self.connection.sent() > 0,
+        Some(Idle {
+            since,
+            had_answer: self.side.connection.sent() > 0,
         })
     }
 
     /// Passes on what an event said about the backend's socket.
     pub(crate) fn note_backend(&mut self, readiness: Readiness) {
-        let exchange = self.exchange.as_mut();
-        if let Some(lent) = exchange.and_then(|exchange| exchange.route.connection.as_mut()) {
+        if let State::Busy(_, exchange) = &mut self.state
+            && let Some(lent) = &mut exchange.route.connection
+        {
             lent.connection.note(readiness);
         }
     }
@@ -203,7 +302,7 @@ impl Client {
     /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
     /// more write is tried, and what it takes is progress.
     fn try_late_writes(&mut self, now: Millis) -> bool {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
+        let State::Busy(_, exchange) = &mut self.state else {
             return false;
         };
         let writes = |wait: Wait| {
@@ -219,45 +318,47 @@ impl Client {
         if !writes(exchange.request_wait) && !writes(exchange.response_wait) {
             return false;
         }
-        self.connection.try_output();
+        self.side.connection.try_output();
         if let Some(lent) = &mut exchange.route.connection {
             lent.connection.try_output();
         }
         true
     }
+}
 
-    /// Acts on the first wait that is over.
-    fn time_out(&mut self, now: Millis, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Wait;
-        };
-        let wait = match (exchange.request_wait, exchange.response_wait) {
-            (wait, _) if wait.is_over(now) => wait.what,
-            (_, wait) => wait.what,
-        };
-        let has_begun = exchange.status.is_some();
-        match wait {
-            WaitFor::Nothing => Step::Wait,
-            WaitFor::ProxyHeader => self.abandon(CloseReason::NoProxyHeader, cx),
-            WaitFor::ClientHead => self.head_timed_out(cx),
-            WaitFor::ClientBody if !has_begun => {
-                self.refuse(408, CloseReason::ClientBodyTimeout.text(), cx)
-            }
-            WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
-            WaitFor::ClientBodyExpected => self.send_continue(cx),
-            WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
-            WaitFor::Connect => self.connect_timed_out(cx),
-            WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
-                self.fail(Failure::HeadTimeout, cx)
-            }
-            WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
-                let reason = CloseReason::BackendTimeout;
-                self.log_failure(None, &reason.text(), cx);
-                Step::Close(reason)
-            }
-            WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
-            WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
+/// Acts on the first wait that is over.
+fn time_out(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    now: Millis,
+    cx: &mut Context,
+) -> Step {
+    let wait = match (exchange.request_wait, exchange.response_wait) {
+        (wait, _) if wait.is_over(now) => wait.what,
+        (_, wait) => wait.what,
+    };
+    let has_begun = exchange.status.is_some();
+    match wait {
+        WaitFor::Nothing => Step::Wait,
+        WaitFor::ClientHead => request_head::head_timed_out(client, exchange, cx),
+        WaitFor::ClientBody if !has_begun => {
+            let reason = CloseReason::ClientBodyTimeout.text();
+            refuse(client, exchange, 408, reason, cx)
         }
+        WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
+        WaitFor::ClientBodyExpected => forwarding::send_continue(client, exchange, cx),
+        WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
+        WaitFor::Connect => connecting::connect_timed_out(client, exchange, cx),
+        WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
+            fail(client, exchange, Failure::HeadTimeout, cx)
+        }
+        WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
+            let reason = CloseReason::BackendTimeout;
+            record::log_failure(client, exchange, None, &reason.text(), cx);
+            Step::Close(reason)
+        }
+        WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
+        WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
     }
 }
 

@@ -13,7 +13,9 @@ use crate::exchange::request_id::REQUEST_ID_LEN;
 use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead, Scheme};
 use crate::net::clock::{Clock, Millis, NEVER};
+use crate::net::connection::Connection;
 use crate::net::pipes::Pipes;
+use crate::net::slab::Key;
 use crate::pool::Tried;
 use crate::pool::backend::{Backend, InFlight};
 use crate::pool::trace::Decision;
@@ -21,13 +23,21 @@ use crate::pool::trace::Decision;
 /// The memory for held bodies that an exchange keeps for the next request.
 const HELD_BYTES_KEPT: usize = 4096;
 
-/// Where a connection stands.
+/// The client's side of all exchanges on one connection.
+#[derive(Debug)]
+pub(crate) struct ClientSide {
+    /// The socket.
+    pub(crate) connection: Connection,
+    pub(super) key: Key,
+    /// The peer's, or the one that its PROXY protocol header names.
+    pub(super) address: SocketAddr,
+    /// How the client speaks, where that header says it.
+    pub(super) scheme: Option<Scheme>,
+}
+
+/// Where an exchange stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Nothing has been read, and something else than a request comes first.
-    Accepted,
-    /// No request has begun.
-    Idle,
+pub(super) enum Stage {
     /// A request's head is arriving.
     RequestHead,
     /// A backend is being chosen or connected to.
@@ -38,13 +48,6 @@ pub(crate) enum Stage {
     Reply,
     /// Bytes pass in both directions until both have ended.
     Tunnel,
-    /// Our side is closed; what still arrives is thrown away, so that the answer is not (RFC 9112 9.6).
-    LingeringClose {
-        /// When to give up.
-        until: Millis,
-        /// Bytes that may still be thrown away.
-        left: u32,
-    },
 }
 
 /// What a stage's step came to.
@@ -56,7 +59,35 @@ pub(super) enum Step {
     Wait,
     /// There is more to do; the others' turn comes first.
     Yield,
-    /// The connection is over.
+    /// The exchange is over.
+    Over(End),
+    /// The connection ends, and cuts the exchange short.
+    Close(CloseReason),
+}
+
+/// How an exchange is over without being cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Request and response have passed.
+    Forwarded,
+    /// An answer of our own has gone out.
+    Replied,
+    /// No byte of a request had come.
+    NoRequest,
+    /// The client left without a request that could be answered.
+    Abandoned(CloseReason),
+}
+
+/// What follows an exchange on the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// The wait for the next request.
+    NextRequest,
+    /// The wait that it was in before.
+    SameWait,
+    /// Our side is closed, the client's is waited for.
+    Linger,
+    /// The end.
     Close(CloseReason),
 }
 
@@ -72,6 +103,8 @@ pub(crate) struct Exchange {
     /// How the client speaks, maybe to a proxy before us.
     pub(super) scheme: Scheme,
     pub(super) request_id: [u8; REQUEST_ID_LEN],
+    /// Since when the connection waited for the request.
+    pub(super) idle_since: Millis,
     /// When the request's first byte came.
     pub(super) started: Millis,
     /// When what happened, for the log and the record of decisions.
@@ -190,7 +223,6 @@ pub(super) struct Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitFor {
     Nothing,
-    ProxyHeader,
     ClientHead,
     ClientBody,
     /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
@@ -260,6 +292,7 @@ impl Exchange {
             client,
             scheme,
             request_id: _,
+            idle_since: _,
             started: _,
             moments,
             decision,
@@ -321,9 +354,9 @@ impl Exchange {
 
     /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
     /// has sent so far.
-    pub(super) fn begin_at(&mut self, clock: &Clock, sent: u64) {
-        self.started = clock.now();
-        self.moments.began = clock.now_us();
+    pub(super) fn begin_at(&mut self, now: Millis, now_us: u64, sent: u64) {
+        self.started = now;
+        self.moments.began = now_us;
         self.sent_before = sent;
     }
 
