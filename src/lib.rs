@@ -31,9 +31,9 @@
 //! # The way of a request
 //!
 //! [`listener`] accepts, [`net::mailbox`] hands over, [`worker`] takes turns, [`exchange`] is the spine:
-//! `request_head` reads it ([`http`] understands it), `connecting` asks the [`pool`] for a backend,
+//! `request_head` reads it ([`http`] understands it), `connecting` asks the [`pool`] for a backend, `sending` writes it,
 //! `forwarding` runs one [`exchange::relay`] in each direction between two [`net::connection`]s. When something
-//! fails, [`exchange::failure`] says what follows.
+//! fails, [`exchange::failure`] says what follows, and `ending` does it.
 //!
 //! # What always holds
 //!

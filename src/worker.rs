@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::config::Mode;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Turn};
+use crate::exchange::{Client, CloseReason, First, Turn};
 use crate::live::Runtime;
 use crate::log::access::{AccessLogWriter, Format};
 use crate::net::admission::{PAUSE, SILENCE};
@@ -133,7 +133,7 @@ impl Worker {
                 continue;
             };
             match source {
-                Source::Client(_) => client.connection.note(readiness),
+                Source::Client(_) => client.side.connection.note(readiness),
                 Source::Backend(_) => client.note_backend(readiness),
             }
             if !std::mem::replace(&mut client.is_queued, true) {
@@ -182,24 +182,25 @@ impl Worker {
     }
 
     fn open(&mut self, (stream, address): Accepted) {
-        let now = self.context.clock.now();
-        let stage = self.first_stage();
+        let clock = &self.context.clock;
+        let first = self.first();
         let key = self
             .clients
-            .insert_with(|key| Client::new(stream, address, key, stage, now));
+            .insert_with(|key| Client::new(stream, address, key, first, clock));
+        let now = clock.now();
         self.share_descriptors();
         let client = self.clients.get_mut(key).expect("it was put in above");
         if let Err(error) = self
             .context
             .poller
-            .register(&client.connection, Source::Client(key))
+            .register(&client.side.connection, Source::Client(key))
         {
             log::warn!("{address}: not taken over: {error}");
             self.remove(key);
             return;
         }
         self.idle.touch(Kind::Silent, key.index, now);
-        if stage != Stage::Idle {
+        if first != First::Request {
             client.is_queued = true;
             self.queue.push_back(key);
         }
@@ -214,12 +215,12 @@ impl Worker {
     }
 
     /// What a new connection begins with.
-    fn first_stage(&self) -> Stage {
+    fn first(&self) -> First {
         let proxy = &self.context.runtime.config.proxy;
         if proxy.accept_proxy_protocol || proxy.mode == Mode::Tcp {
-            Stage::Accepted
+            First::Preface
         } else {
-            Stage::Idle
+            First::Request
         }
     }
 
@@ -313,7 +314,7 @@ impl Worker {
             let Some(client) = self.clients.get_mut(key) else {
                 break;
             };
-            if client.connection.is_silent() {
+            if client.side.connection.is_silent() {
                 if admission.take_wish_for_room() {
                     self.close(key, CloseReason::MadeRoom);
                     admission.listener.ring();
@@ -321,7 +322,7 @@ impl Worker {
                 return;
             }
             // Its event is on the way. The request is begun now, so that the connection is no longer idle.
-            client.connection.note(Readiness::IN);
+            client.side.connection.note(Readiness::IN);
             self.turn(key, Client::advance);
         }
         // None here; the listener may find one in another worker.

@@ -9,11 +9,15 @@
 use std::io;
 use std::time::Duration;
 
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
+use crate::exchange::ending::{fail, refuse};
 use crate::exchange::failure::Failure;
+use crate::exchange::record::log_failure;
 use crate::exchange::relay::{Flow, Relay, RelayError, Tools, Writer};
-use crate::exchange::{
-    Client, CloseReason, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
+use crate::exchange::state::ClientSide;
+use crate::exchange::state::{
+    End, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
@@ -42,305 +46,277 @@ enum Side {
     Leaves(Step),
 }
 
-impl Client {
-    /// Carries both sides as far as they go.
-    pub(super) fn forward(&mut self, cx: &mut Context) -> Step {
-        let mut yields = false;
-        match self.forward_request(cx) {
-            Side::Rests => {}
-            Side::Yields => yields = true,
-            Side::Leaves(step) => return step,
-        }
-        match self.forward_response(cx) {
-            Side::Rests => {}
-            Side::Yields => yields = true,
-            Side::Leaves(step) => return step,
-        }
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Go(Stage::Idle);
-        };
-        if exchange.response_side == ResponseSide::Done
-            && (exchange.request_side != RequestSide::Sending || exchange.waives_request_body())
-        {
-            return self.finish(cx);
-        }
-        if self.connection.is_broken() {
-            return Step::Close(CloseReason::ClientGone);
-        }
-        if yields { Step::Yield } else { Step::Wait }
+/// Carries both sides as far as they go.
+pub(super) fn forward(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
+    let mut yields = false;
+    match forward_request(client, exchange, cx) {
+        Side::Rests => {}
+        Side::Yields => yields = true,
+        Side::Leaves(step) => return step,
     }
-
-    /// The request side: what is left of the head, then the body.
-    fn forward_request(&mut self, cx: &mut Context) -> Side {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Side::Rests;
-        };
-        let Some(lent) = &mut exchange.route.connection else {
-            return Side::Rests;
-        };
-        if exchange.request_side != RequestSide::Sending {
-            return Side::Rests;
-        }
-        let now = cx.clock.now();
-        let timeouts = &cx.runtime.config.timeouts;
-        let before = (exchange.request_relay.taken(), lent.connection.sent());
-        let flow = exchange.request_relay.advance(
-            &mut self.connection,
-            &mut lent.connection,
-            &mut cx.tools,
-        );
-        let progress = before != (exchange.request_relay.taken(), lent.connection.sent());
-        let expected = exchange.request.expects_continue()
-            && !exchange.continued
-            && exchange.request_relay.taken() == 0;
-        if let Err(error) = &flow {
-            log::debug!("{}: request body: {error}", self.address);
-        }
-        let has_begun = exchange.status.is_some();
-        let wait = &mut exchange.request_wait;
-        match flow {
-            Ok(Flow::Done) => {
-                exchange.request_side = RequestSide::Sent;
-                *wait = Wait::default();
-                Side::Rests
-            }
-            Ok(Flow::Yield) => {
-                // It goes on: what it last waited for has come.
-                *wait = Wait::default();
-                Side::Yields
-            }
-            Ok(Flow::WaitSource) if expected && !has_begun => {
-                wait.set(WaitFor::ClientBodyExpected, now, CONTINUE_AFTER, progress);
-                Side::Rests
-            }
-            Ok(Flow::WaitSource) => {
-                wait.set(WaitFor::ClientBody, now, timeouts.client_body, progress);
-                Side::Rests
-            }
-            Ok(Flow::WaitSink) => {
-                wait.set(WaitFor::BackendWrite, now, timeouts.response_body, progress);
-                Side::Rests
-            }
-            Err(RelayError::Sink(error)) if is_our_shortage(&error) => Side::Leaves(if has_begun {
-                Step::Close(CloseReason::OurShortage)
-            } else {
-                self.fail(Failure::of_connection(&error), cx)
-            }),
-            // The backend takes no more, but may have answered before: that answer counts.
-            Err(RelayError::Sink(_)) => {
-                exchange.request_side = RequestSide::Refused;
-                *wait = Wait::default();
-                lent.connection.expect_input();
-                Side::Rests
-            }
-            Err(RelayError::Source(error)) => {
-                Side::Leaves(Step::Close(CloseReason::of_client(&error)))
-            }
-            Err(_) if has_begun => Side::Leaves(Step::Close(CloseReason::BadRequestBody)),
-            Err(error) => Side::Leaves(self.refuse(error.status(), error.reason(), cx)),
-        }
+    match forward_response(client, exchange, cx) {
+        Side::Rests => {}
+        Side::Yields => yields = true,
+        Side::Leaves(step) => return step,
     }
-
-    /// The response side: interim responses, the head, the body.
-    fn forward_response(&mut self, cx: &mut Context) -> Side {
-        loop {
-            let Some(exchange) = self.exchange.as_deref_mut() else {
-                return Side::Rests;
-            };
-            let side = match exchange.response_side {
-                ResponseSide::Head => self.read_response_head(cx),
-                ResponseSide::Body => self.forward_response_body(cx),
-                ResponseSide::Done => Some(Side::Rests),
-            };
-            if let Some(side) = side {
-                return side;
-            }
-        }
+    if exchange.response_side == ResponseSide::Done
+        && (exchange.request_side != RequestSide::Sending || exchange.waives_request_body())
+    {
+        return Step::Over(End::Forwarded);
     }
-
-    /// Reads a response head and passes it on. `None`: there is more to do.
-    fn read_response_head(&mut self, cx: &mut Context) -> Option<Side> {
-        let exchange = self.exchange.as_deref_mut()?;
-        // Interim responses do not pile up for a client that does not take them.
-        match self.connection.flush() {
-            Ok(true) => {}
-            Ok(false) => {
-                let timeout = cx.runtime.config.timeouts.client_write;
-                exchange
-                    .response_wait
-                    .set(WaitFor::ClientWrite, cx.clock.now(), timeout, false);
-                return Some(Side::Rests);
-            }
-            Err(error) => {
-                return Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))));
-            }
-        }
-        let Some(mut lent) = exchange.route.connection.take() else {
-            return Some(Side::Rests);
-        };
-        let taken = exchange.take_response_head(&mut lent.connection, &mut self.connection, cx);
-        exchange.route.connection = Some(lent);
-        if let Some(status) = exchange.status {
-            exchange.record_answer(status, cx.clock.now_us());
-        }
-        match taken {
-            Ok(true)
-                if exchange.response.status() == 101
-                    && exchange.response_side == ResponseSide::Done =>
-            {
-                Some(Side::Leaves(Step::Go(Stage::Tunnel)))
-            }
-            // A backend may send interim responses without end: the others' turn comes after each.
-            Ok(true) if exchange.response_side == ResponseSide::Head => {
-                self.await_response_head(cx);
-                Some(Side::Yields)
-            }
-            Ok(true) => None,
-            Ok(false) => Some(self.await_response_head(cx)),
-            Err(Trouble::Failed(failure)) => Some(Side::Leaves(self.fail(failure, cx))),
-            Err(Trouble::BodyBroke(error)) => Some(Side::Leaves(self.response_broke(&error, cx))),
-            Err(Trouble::Client(error)) => {
-                Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))))
-            }
-        }
+    if client.connection.is_broken() {
+        return Step::Close(CloseReason::ClientGone);
     }
+    if yields { Step::Yield } else { Step::Wait }
+}
 
-    /// Nothing of the response is there yet.
-    fn await_response_head(&mut self, cx: &Context) -> Side {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Side::Rests;
-        };
-        let now = cx.clock.now();
-        if exchange.request_side == RequestSide::Sending {
-            // The backend may wait for the rest of the request: no time runs against it.
-            exchange.response_wait = Wait::default();
-        } else if exchange.response_wait.what == WaitFor::HalfClosed {
-            // Runs from when the end was seen.
-        } else {
-            exchange.response_wait.set(
-                WaitFor::ResponseHead,
-                now,
-                cx.runtime.config.timeouts.response_head,
-                false,
-            );
-            if self.connection.has_ended() {
-                let until = Clock::after(now, HALF_CLOSED).min(exchange.response_wait.until);
-                exchange.response_wait = Wait {
-                    what: WaitFor::HalfClosed,
-                    until,
-                };
-            }
-        }
-        Side::Rests
+/// The request side: what is left of the head, then the body.
+fn forward_request(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Side {
+    let Some(lent) = &mut exchange.route.connection else {
+        return Side::Rests;
+    };
+    if exchange.request_side != RequestSide::Sending {
+        return Side::Rests;
     }
-
-    /// The body of a response broke off after its head had been passed on: the client's connection
-    /// is cut, so that what it got cannot pass for complete.
-    fn response_broke(&mut self, error: &RelayError, cx: &mut Context) -> Step {
-        self.log_failure(None, error, cx);
-        match error {
-            RelayError::Source(error) if is_our_shortage(error) => {
-                Step::Close(CloseReason::OurShortage)
-            }
-            _ => Step::Close(CloseReason::BackendBrokeOff),
-        }
-    }
-
-    /// The client may be waiting for a 100 (Continue) that the backend does not send (RFC 9110 10.1.1).
-    pub(super) fn send_continue(&mut self, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Wait;
-        };
-        let timeout = cx.runtime.config.timeouts.client_body;
+    let now = cx.clock.now();
+    let timeouts = &cx.runtime.config.timeouts;
+    let before = (exchange.request_relay.taken(), lent.connection.sent());
+    let flow =
         exchange
-            .request_wait
-            .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
-        // The backend has said it meanwhile; or it has answered, and this would lie in the midst of that.
-        if exchange.continued || exchange.status.is_some() {
-            return Step::Go(Stage::Forwarding);
+            .request_relay
+            .advance(&mut client.connection, &mut lent.connection, &mut cx.tools);
+    let progress = before != (exchange.request_relay.taken(), lent.connection.sent());
+    let expected = exchange.request.expects_continue()
+        && !exchange.continued
+        && exchange.request_relay.taken() == 0;
+    if let Err(error) = &flow {
+        log::debug!("{}: request body: {error}", client.address);
+    }
+    let has_begun = exchange.status.is_some();
+    let wait = &mut exchange.request_wait;
+    match flow {
+        Ok(Flow::Done) => {
+            exchange.request_side = RequestSide::Sent;
+            *wait = Wait::default();
+            Side::Rests
         }
-        exchange.continued = true;
-        match self.connection.send(CONTINUE, &[]) {
-            Ok(()) => Step::Go(Stage::Forwarding),
-            Err(error) => Step::Close(CloseReason::of_client(&error)),
+        Ok(Flow::Yield) => {
+            // It goes on: what it last waited for has come.
+            *wait = Wait::default();
+            Side::Yields
+        }
+        Ok(Flow::WaitSource) if expected && !has_begun => {
+            wait.set(WaitFor::ClientBodyExpected, now, CONTINUE_AFTER, progress);
+            Side::Rests
+        }
+        Ok(Flow::WaitSource) => {
+            wait.set(WaitFor::ClientBody, now, timeouts.client_body, progress);
+            Side::Rests
+        }
+        Ok(Flow::WaitSink) => {
+            wait.set(WaitFor::BackendWrite, now, timeouts.response_body, progress);
+            Side::Rests
+        }
+        Err(RelayError::Sink(error)) if is_our_shortage(&error) => Side::Leaves(if has_begun {
+            Step::Close(CloseReason::OurShortage)
+        } else {
+            fail(client, exchange, Failure::of_connection(&error), cx)
+        }),
+        // The backend takes no more, but may have answered before: that answer counts.
+        Err(RelayError::Sink(_)) => {
+            exchange.request_side = RequestSide::Refused;
+            *wait = Wait::default();
+            lent.connection.expect_input();
+            Side::Rests
+        }
+        Err(RelayError::Source(error)) => Side::Leaves(Step::Close(CloseReason::of_client(&error))),
+        Err(_) if has_begun => Side::Leaves(Step::Close(CloseReason::BadRequestBody)),
+        Err(error) => Side::Leaves(refuse(client, exchange, error.status(), error.reason(), cx)),
+    }
+}
+
+/// The response side: interim responses, the head, the body.
+fn forward_response(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Side {
+    loop {
+        let side = match exchange.response_side {
+            ResponseSide::Head => read_response_head(client, exchange, cx),
+            ResponseSide::Body => Some(forward_response_body(client, exchange, cx)),
+            ResponseSide::Done => Some(Side::Rests),
+        };
+        if let Some(side) = side {
+            return side;
         }
     }
+}
 
-    /// Passes the body on.
-    fn forward_response_body(&mut self, cx: &mut Context) -> Option<Side> {
-        let exchange = self.exchange.as_deref_mut()?;
-        let Some(lent) = &mut exchange.route.connection else {
+/// Reads a response head and passes it on. `None`: there is more to do.
+fn read_response_head(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Option<Side> {
+    // Interim responses do not pile up for a client that does not take them.
+    match client.connection.flush() {
+        Ok(true) => {}
+        Ok(false) => {
+            let timeout = cx.runtime.config.timeouts.client_write;
+            exchange
+                .response_wait
+                .set(WaitFor::ClientWrite, cx.clock.now(), timeout, false);
             return Some(Side::Rests);
-        };
-        let now = cx.clock.now();
-        let timeouts = &cx.runtime.config.timeouts;
-        let relay = &mut exchange.response_relay;
-        let before = (relay.taken(), self.connection.sent());
-        let flow = relay.advance(&mut lent.connection, &mut self.connection, &mut cx.tools);
-        let progress = before != (relay.taken(), self.connection.sent());
-        if let Err(error) = &flow {
-            log::debug!("{}: response body: {error}", self.address);
         }
-        let wait = &mut exchange.response_wait;
-        match flow {
-            Ok(Flow::Done) => {
-                exchange.response_side = ResponseSide::Done;
-                *wait = Wait::default();
-            }
-            Ok(Flow::Yield) => {
-                *wait = Wait::default();
-                return Some(Side::Yields);
-            }
-            // A client that has closed its sending side may be gone altogether, and an answer that
-            // is silent would never find out.
-            Ok(Flow::WaitSource)
-                if self.connection.has_ended() && exchange.request_side != RequestSide::Sending =>
-            {
-                wait.set(
-                    WaitFor::HalfClosed,
-                    now,
-                    HALF_CLOSED.min(timeouts.response_body),
-                    progress,
-                );
-            }
-            Ok(Flow::WaitSource) => {
-                wait.set(WaitFor::ResponseBody, now, timeouts.response_body, progress);
-            }
-            Ok(Flow::WaitSink) => {
-                wait.set(WaitFor::ClientWrite, now, timeouts.client_write, progress);
-            }
-            Err(RelayError::Sink(error)) => {
-                return Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))));
-            }
-            Err(error) => return Some(Side::Leaves(self.response_broke(&error, cx))),
+        Err(error) => {
+            return Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))));
         }
-        Some(Side::Rests)
     }
-
-    /// Both sides are done: the backend's connection is kept for the next exchange if it may be,
-    /// and the client's goes on to its next request.
-    pub(super) fn finish(&mut self, cx: &mut Context) -> Step {
-        let Some(mut exchange) = self.exchange.take() else {
-            return Step::Go(Stage::Idle);
-        };
-        self.record(&mut exchange, None, cx);
-        exchange.keep_backend_connection(cx);
-        let request_is_whole = exchange.request_relay.has_read_all();
-        let close = exchange.close_client || !request_is_whole;
-        cx.put_back(exchange);
-        if !close {
-            self.idle_since = cx.clock.now();
-            return Step::Go(Stage::Idle);
-        }
-        // Closing with input unread sends a reset, which may overtake the answer (RFC 9112 9.6).
-        if request_is_whole
-            && self.connection.buffered().is_empty()
-            && !self.connection.is_readable()
+    let Some(mut lent) = exchange.route.connection.take() else {
+        return Some(Side::Rests);
+    };
+    let taken = exchange.take_response_head(&mut lent.connection, &mut client.connection, cx);
+    exchange.route.connection = Some(lent);
+    if let Some(status) = exchange.status {
+        exchange.record_answer(status, cx.clock.now_us());
+    }
+    match taken {
+        Ok(true)
+            if exchange.response.status() == 101
+                && exchange.response_side == ResponseSide::Done =>
         {
-            return Step::Close(CloseReason::Finished);
+            Some(Side::Leaves(Step::Go(Stage::Tunnel)))
         }
-        self.begin_linger(cx)
+        // A backend may send interim responses without end: the others' turn comes after each.
+        Ok(true) if exchange.response_side == ResponseSide::Head => {
+            await_response_head(client, exchange, cx);
+            Some(Side::Yields)
+        }
+        Ok(true) => None,
+        Ok(false) => Some(await_response_head(client, exchange, cx)),
+        Err(Trouble::Failed(failure)) => Some(Side::Leaves(fail(client, exchange, failure, cx))),
+        Err(Trouble::BodyBroke(error)) => {
+            Some(Side::Leaves(response_broke(client, exchange, &error, cx)))
+        }
+        Err(Trouble::Client(error)) => {
+            Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))))
+        }
     }
+}
+
+/// Nothing of the response is there yet.
+fn await_response_head(client: &mut ClientSide, exchange: &mut Exchange, cx: &Context) -> Side {
+    let now = cx.clock.now();
+    if exchange.request_side == RequestSide::Sending {
+        // The backend may wait for the rest of the request: no time runs against it.
+        exchange.response_wait = Wait::default();
+    } else if exchange.response_wait.what == WaitFor::HalfClosed {
+        // Runs from when the end was seen.
+    } else {
+        exchange.response_wait.set(
+            WaitFor::ResponseHead,
+            now,
+            cx.runtime.config.timeouts.response_head,
+            false,
+        );
+        if client.connection.has_ended() {
+            let until = Clock::after(now, HALF_CLOSED).min(exchange.response_wait.until);
+            exchange.response_wait = Wait {
+                what: WaitFor::HalfClosed,
+                until,
+            };
+        }
+    }
+    Side::Rests
+}
+
+/// The body of a response broke off after its head had been passed on: the client's connection
+/// is cut, so that what it got cannot pass for complete.
+fn response_broke(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    error: &RelayError,
+    cx: &mut Context,
+) -> Step {
+    log_failure(client, exchange, None, error, cx);
+    match error {
+        RelayError::Source(error) if is_our_shortage(error) => {
+            Step::Close(CloseReason::OurShortage)
+        }
+        _ => Step::Close(CloseReason::BackendBrokeOff),
+    }
+}
+
+/// The client may be waiting for a 100 (Continue) that the backend does not send (RFC 9110 10.1.1).
+pub(super) fn send_continue(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
+    let timeout = cx.runtime.config.timeouts.client_body;
+    exchange
+        .request_wait
+        .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
+    // The backend has said it meanwhile; or it has answered, and this would lie in the midst of that.
+    if exchange.continued || exchange.status.is_some() {
+        return Step::Go(Stage::Forwarding);
+    }
+    exchange.continued = true;
+    match client.connection.send(CONTINUE, &[]) {
+        Ok(()) => Step::Go(Stage::Forwarding),
+        Err(error) => Step::Close(CloseReason::of_client(&error)),
+    }
+}
+
+/// Passes the body on.
+fn forward_response_body(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Side {
+    let Some(lent) = &mut exchange.route.connection else {
+        return Side::Rests;
+    };
+    let now = cx.clock.now();
+    let timeouts = &cx.runtime.config.timeouts;
+    let relay = &mut exchange.response_relay;
+    let before = (relay.taken(), client.connection.sent());
+    let flow = relay.advance(&mut lent.connection, &mut client.connection, &mut cx.tools);
+    let progress = before != (relay.taken(), client.connection.sent());
+    if let Err(error) = &flow {
+        log::debug!("{}: response body: {error}", client.address);
+    }
+    let wait = &mut exchange.response_wait;
+    match flow {
+        Ok(Flow::Done) => {
+            exchange.response_side = ResponseSide::Done;
+            *wait = Wait::default();
+        }
+        Ok(Flow::Yield) => {
+            *wait = Wait::default();
+            return Side::Yields;
+        }
+        // A client that has closed its sending side may be gone altogether, and an answer that
+        // is silent would never find out.
+        Ok(Flow::WaitSource)
+            if client.connection.has_ended() && exchange.request_side != RequestSide::Sending =>
+        {
+            wait.set(
+                WaitFor::HalfClosed,
+                now,
+                HALF_CLOSED.min(timeouts.response_body),
+                progress,
+            );
+        }
+        Ok(Flow::WaitSource) => {
+            wait.set(WaitFor::ResponseBody, now, timeouts.response_body, progress);
+        }
+        Ok(Flow::WaitSink) => {
+            wait.set(WaitFor::ClientWrite, now, timeouts.client_write, progress);
+        }
+        Err(RelayError::Sink(error)) => {
+            return Side::Leaves(Step::Close(CloseReason::of_client(&error)));
+        }
+        Err(error) => return Side::Leaves(response_broke(client, exchange, &error, cx)),
+    }
+    Side::Rests
 }
 
 /// Why a response head could not be passed on.
@@ -574,33 +550,6 @@ impl Exchange {
             (Body::Chunked | Body::UntilClose, Version::Http10) => {
                 (Body::UntilClose, Writer::Plain)
             }
-        }
-    }
-
-    /// Keeps the backend's connection after an exchange that ended exactly; closes any other.
-    fn keep_backend_connection(&mut self, cx: &mut Context) {
-        let Some(mut lent) = self.route.connection.take() else {
-            return;
-        };
-        let Some(backend) = &self.route.backend else {
-            return cx.backends.close(lent);
-        };
-        let limits = &cx.runtime.config.limits;
-        let connection = &mut lent.connection;
-        let ended_exactly = self.route.reusable
-            // That one has been told the address of this client.
-            && !backend.settings.send_proxy_protocol
-            && self.request_side == RequestSide::Sent
-            && connection.buffered().is_empty()
-            && !connection.has_ended()
-            // A read that filled its buffer, or a splice, has not seen that nothing follows.
-            && (!connection.is_readable() || connection.is_silent());
-        if ended_exactly {
-            let expires = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.backend_idle);
-            cx.backends
-                .park(lent, backend, limits.idle_backend_connections, expires);
-        } else {
-            cx.backends.close(lent);
         }
     }
 }

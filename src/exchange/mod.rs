@@ -1,62 +1,59 @@
 //! One client connection and the exchange on it: the spine of the program.
 //!
 //! ```text
-//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle | LingeringClose
+//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle | Lingering
 //!    Forwarding -> Connecting (another try)
-//!    any of them -> Reply (an answer of our own) -> Idle | LingeringClose
+//!    any of them -> Reply (an answer of our own) -> Idle | Lingering
 //!    Forwarding (101) -> Tunnel
 //! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Connecting -> Tunnel
 //! ```
 //!
-//! The stage is a value and `advance` is the one `match` on it. `Forwarding` is full duplex: the
+//! The state of a connection is a value that owns what it needs, and `advance` is the one `match` on it; a stage is a
+//! function of the client's side, the exchange and what the worker lends. `Forwarding` is full duplex: the
 //! request side and the response side each have a state of their own there, since a response may
 //! begin, and end, while the request's body is still going out.
 //!
 //! Nothing here blocks. A step that needs a peer sets the exchange down with a deadline and
 //! returns; the worker takes it up again at the next event.
 //!
-//! Read next, in the order of a request: `request_head`, `connecting`, `forwarding`, then `reply`,
-//! `tunnel`, `closing` and `record`. `accepted` comes before all of them, on the connections that need it.
-//! What all of them use: `context` (what a worker lends), `backends` (its connections to backends).
+//! Read next, in the order of a request: `request_head`, `connecting`, `sending`, `forwarding`, then `reply`, `tunnel`,
+//! `ending`, `lingering` and `record`. `accepted` comes before all of them, on the connections that need it.
+//! What all of them use: `state` (what an exchange holds), `context` (what a worker lends), `backend_connections`,
+//! `failure` (what follows from one), `close_reason` and `request_id`.
 
 mod accepted;
 pub(crate) mod backend_connections;
-mod closing;
+mod close_reason;
 mod connecting;
 pub(crate) mod context;
+mod ending;
 pub(crate) mod failure;
 mod forwarding;
+mod lingering;
 mod record;
 pub(crate) mod relay;
 mod reply;
 mod request_head;
+mod request_id;
+mod sending;
+mod state;
 mod tunnel;
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
 
-use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
-use crate::exchange::context::{Context, REQUEST_ID_LEN};
+use crate::exchange::accepted::{Accepted, Next};
+use crate::exchange::context::Context;
+use crate::exchange::ending::{cut, fail, finish, finish_reply, refuse};
 use crate::exchange::failure::Failure;
-use crate::exchange::record::Moments;
-use crate::exchange::relay::Relay;
-use crate::http::Body;
-use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::exchange::lingering::Lingering;
+use crate::exchange::state::{After, ClientSide, End, Exchange, Stage, Step, Wait, WaitFor};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::idle_list::Kind;
-use crate::net::pipes::Pipes;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
-use crate::pool::Tried;
-use crate::pool::backend::{Backend, InFlight};
-use crate::pool::trace::Decision;
 
-pub(crate) use closing::CloseReason;
-
-/// The memory for held bodies that an exchange keeps for the next request.
-const HELD_BYTES_KEPT: usize = 4096;
+pub(crate) use close_reason::CloseReason;
 
 /// Steps that one connection may take before the others' turn comes.
 const STEPS_MAX: usize = 64;
@@ -64,60 +61,34 @@ const STEPS_MAX: usize = 64;
 /// A client's connection, and what is going on on it.
 #[derive(Debug)]
 pub(crate) struct Client {
-    /// The socket.
-    pub connection: Connection,
-    /// Since when no request is under way, if none is.
-    idle_since: Millis,
+    pub side: ClientSide,
     /// When the worker looks at `deadline` next (see `timers::Alarms`).
     pub alarm: Millis,
     /// Whether the worker has this connection on its list of those whose turn comes.
     pub is_queued: bool,
-    key: Key,
-    /// The peer's, or the one that its PROXY protocol header names.
-    address: SocketAddr,
-    /// How the client speaks, where that header says it.
-    scheme: Option<Scheme>,
-    stage: Stage,
-    exchange: Option<Box<Exchange>>,
+    state: State,
 }
 
-/// Where a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+/// Where a connection stands, with what it needs there.
+#[derive(Debug)]
+enum State {
     /// Nothing has been read, and something else than a request comes first.
-    Accepted,
+    Accepted(Accepted),
     /// No request has begun.
-    Idle,
-    /// A request's head is arriving.
-    RequestHead,
-    /// A backend is being chosen or connected to.
-    Connecting,
-    /// Request and response are passing through.
-    Forwarding,
-    /// An answer of our own is going out.
-    Reply,
-    /// Bytes pass in both directions until both have ended.
-    Tunnel,
-    /// Our side is closed; what still arrives is thrown away, so that the answer is not (RFC 9112 9.6).
-    LingeringClose {
-        /// When to give up.
-        until: Millis,
-        /// Bytes that may still be thrown away.
-        left: u32,
-    },
+    Idle { since: Millis },
+    /// A request is under way.
+    Busy(Stage, Box<Exchange>),
+    /// Our side is closed; what still arrives is thrown away.
+    Lingering(Lingering),
 }
 
-/// What a stage's step came to.
+/// What a new connection begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// On to another stage.
-    Go(Stage),
-    /// A peer has to do something first.
-    Wait,
-    /// There is more to do; the others' turn comes first.
-    Yield,
-    /// The connection is over.
-    Close(CloseReason),
+pub(crate) enum First {
+    /// A request.
+    Request,
+    /// A PROXY protocol header, or in tcp mode nothing that is waited for.
+    Preface,
 }
 
 /// What `advance` came to.
@@ -131,222 +102,127 @@ pub(crate) enum Turn {
     Closed(CloseReason),
 }
 
-/// One request and its response. Kept and used again: its buffers grow to what requests need and
-/// stay.
-#[derive(Debug, Default)]
-pub(crate) struct Exchange {
-    request: RequestHead,
-    /// Whether what the peer says about the client is believed.
-    is_trusted: bool,
-    /// The client's address, where a trusted peer says it.
-    client: Option<IpAddr>,
-    /// How the client speaks, maybe to a proxy before us.
-    scheme: Scheme,
-    request_id: [u8; REQUEST_ID_LEN],
-    /// When the request's first byte came.
-    started: Millis,
-    /// When what happened, for the log and the record of decisions.
-    moments: Moments,
-    decision: Decision,
-    /// What the client's connection had sent before this exchange.
-    sent_before: u64,
-    /// What was received of the client's, but for what `request_relay` has taken.
-    received: u64,
-    /// Body bytes that arrived with the head, in case the request must be sent again.
-    held: Vec<u8>,
-    request_side: RequestSide,
-    request_relay: Relay,
-    request_wait: Wait,
-    route: Route,
-    response: ResponseHead,
-    response_side: ResponseSide,
-    response_relay: Relay,
-    response_wait: Wait,
-    /// The status that the client got.
-    status: Option<u16>,
-    /// Why it is an answer of our own; for the log.
-    reason: Option<&'static str>,
-    /// The client's connection ends with this exchange.
-    close_client: bool,
-    /// A broken response must not look complete: it has no end of its own but that of the connection.
-    ends_with_connection: bool,
-    /// A 100 (Continue) has been passed on or made.
-    continued: bool,
-    /// The backend has sent an interim response.
-    interim_came: bool,
-    /// A 101 has come before the request's body was sent, and waits for that in `response`.
-    holds_switch: bool,
-    /// The relays carry a tunnel.
-    tunnels: bool,
-    /// There is no request: tcp mode.
-    is_tcp: bool,
-}
-
-/// The way to the backend.
-#[derive(Debug, Default)]
-struct Route {
-    backend: Option<InFlight>,
-    connection: Option<BackendConnection>,
-    /// The backends that this request was sent to or that refused it.
-    tried: Tried,
-    /// How many of `balance.tries` are used up.
-    tries: u32,
-    /// How many backends were chosen; for the log.
-    attempts: u32,
-    /// The addresses of the backend, and which of them comes next.
-    addresses: Option<Arc<[SocketAddr]>>,
-    next_address: usize,
-    /// The address that was tried last.
-    address: Option<SocketAddr>,
-    /// By when one of the addresses must have answered.
-    connect_until: Millis,
-    /// An idle connection has failed this request already.
-    needs_fresh: bool,
-    /// A backend has been blamed for a death in this exchange: a request that kills whoever serves
-    /// it must not take the whole pool down.
-    has_blamed: bool,
-    /// The request's relay is set up.
-    body_begun: bool,
-    /// The backend's connection may carry another exchange after this one.
-    reusable: bool,
-    /// What the backend's connection had sent before this exchange.
-    sent_before: u64,
-    /// The client's cookie must be set to this backend's.
-    set_cookie: bool,
-    /// What the client gets when no backend is left to try.
-    last_failure: Option<LastFailure>,
-}
-
-/// A failed try.
-#[derive(Debug)]
-struct LastFailure {
-    backend: Arc<Backend>,
-    failure: Failure,
-    status: u16,
-    reason: &'static str,
-}
-
-/// How far the request has come on its way to the backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum RequestSide {
-    /// Head or body are going out.
-    #[default]
-    Sending,
-    /// All of it has gone out.
-    Sent,
-    /// The backend takes no more of it. What it answered still counts (an early 413).
-    Refused,
-}
-
-/// How far the response has come on its way to the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ResponseSide {
-    /// The final head has not been passed on.
-    #[default]
-    Head,
-    /// The body is passing.
-    Body,
-    /// All of it has gone out.
-    Done,
-}
-
-/// What one side waits for, and how long it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wait {
-    what: WaitFor,
-    until: Millis,
-}
-
-/// Everything that an exchange can wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WaitFor {
-    Nothing,
-    ProxyHeader,
-    ClientHead,
-    ClientBody,
-    /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
-    ClientBodyExpected,
-    ClientWrite,
-    Connect,
-    BackendWrite,
-    ResponseHead,
-    ResponseBody,
-    /// The backend, for a client that has closed its sending side and may be gone altogether.
-    HalfClosed,
-    Tunnel,
-    /// A tunnel of which one side has ended.
-    HalfTunnel,
-}
-
-impl Default for Wait {
-    fn default() -> Self {
-        Self {
-            what: WaitFor::Nothing,
-            until: NEVER,
-        }
-    }
-}
-
-impl Wait {
-    /// Waits for `what`. The time counts anew when something else was waited for before, or when
-    /// there was `progress` since.
-    fn set(&mut self, what: WaitFor, now: Millis, timeout: Duration, progress: bool) {
-        if progress || self.what != what {
-            *self = Wait {
-                what,
-                until: Clock::after(now, timeout),
-            };
-        }
-    }
-
-    fn is_over(self, now: Millis) -> bool {
-        self.until <= now
-    }
-}
-
 impl Client {
     /// A connection on which nothing has happened yet.
     pub(crate) fn new(
         stream: TcpStream,
         address: SocketAddr,
         key: Key,
-        stage: Stage,
-        now: Millis,
+        first: First,
+        clock: &Clock,
     ) -> Self {
         Self {
-            connection: Connection::new(stream),
-            idle_since: now,
+            side: ClientSide {
+                connection: Connection::new(stream),
+                key,
+                address,
+                scheme: None,
+            },
             alarm: NEVER,
             is_queued: false,
-            key,
-            address,
-            scheme: None,
-            stage,
-            exchange: None,
+            state: match first {
+                First::Request => State::Idle { since: clock.now() },
+                First::Preface => State::Accepted(Accepted::new(clock)),
+            },
         }
     }
 
     /// Carries the connection as far as it goes.
     pub(crate) fn advance(&mut self, cx: &mut Context) -> Turn {
         for _ in 0..STEPS_MAX {
-            let step = match self.stage {
-                Stage::Accepted => self.accepted(cx),
-                Stage::Idle => self.await_request(cx),
-                Stage::RequestHead => self.read_request_head(cx),
-                Stage::Connecting => self.connect(cx),
-                Stage::Forwarding => self.forward(cx),
-                Stage::Reply => self.send_reply(cx),
-                Stage::Tunnel => self.tunnel(cx),
-                Stage::LingeringClose { until, left } => self.linger(until, left, cx),
-            };
-            match step {
-                Step::Go(stage) => self.stage = stage,
-                Step::Wait => return Turn::Waiting,
-                Step::Yield => return Turn::Again,
-                Step::Close(reason) => return self.close(reason, cx),
+            match &mut self.state {
+                State::Idle { since } => {
+                    let Some(exchange) = request_head::await_request(&self.side, *since, cx) else {
+                        return Turn::Waiting;
+                    };
+                    self.state = State::Busy(Stage::RequestHead, exchange);
+                }
+                State::Busy(stage, exchange) => {
+                    let client = &mut self.side;
+                    let step = match stage {
+                        Stage::RequestHead => request_head::read_request_head(client, exchange, cx),
+                        Stage::Connecting => connecting::connect(client, exchange, cx),
+                        Stage::Forwarding => forwarding::forward(client, exchange, cx),
+                        Stage::Reply => reply::send_reply(client, exchange, cx),
+                        Stage::Tunnel => tunnel::tunnel(client, exchange, cx),
+                    };
+                    match step {
+                        Step::Go(next) => *stage = next,
+                        Step::Wait => return Turn::Waiting,
+                        Step::Yield => return Turn::Again,
+                        Step::Close(reason) => return self.close(reason, cx),
+                        Step::Over(end) => {
+                            if let Some(turn) = self.end_exchange(end, cx) {
+                                return turn;
+                            }
+                        }
+                    }
+                }
+                State::Accepted(accepted) => {
+                    self.state = match accepted.advance(&mut self.side, cx) {
+                        Next::Wait => return Turn::Waiting,
+                        Next::Idle => State::Idle {
+                            since: cx.clock.now(),
+                        },
+                        Next::Connect(exchange) => State::Busy(Stage::Connecting, exchange),
+                        Next::Close(reason) => return self.close(reason, cx),
+                    };
+                }
+                State::Lingering(lingering) => {
+                    return match lingering.advance(&mut self.side.connection, cx) {
+                        Some(reason) => self.close(reason, cx),
+                        None => Turn::Waiting,
+                    };
+                }
             }
         }
         Turn::Again
+    }
+
+    /// Ends the exchange under way. `Some`: there is no more to do on the connection now.
+    fn end_exchange(&mut self, end: End, cx: &mut Context) -> Option<Turn> {
+        // Taken out first: what panics from here on does not come to it again.
+        let mut exchange = self.take_exchange(cx.clock.now())?;
+        let (client, idle_since) = (&mut self.side, exchange.idle_since);
+        let after = match end {
+            End::Forwarded => finish(client, &mut exchange, cx),
+            End::Replied => finish_reply(client, &mut exchange, cx),
+            End::NoRequest => After::SameWait,
+            End::Abandoned(reason) => After::Close(reason),
+        };
+        cx.put_back(exchange);
+        match after {
+            After::NextRequest => None,
+            After::SameWait => {
+                self.state = State::Idle { since: idle_since };
+                Some(Turn::Waiting)
+            }
+            After::Linger => {
+                let lingering = Lingering::begin(&mut self.side.connection, cx.clock.now());
+                self.state = State::Lingering(lingering);
+                None
+            }
+            After::Close(reason) => Some(self.close(reason, cx)),
+        }
+    }
+
+    /// Takes the exchange under way, if there is one, off the connection, which waits for the next one.
+    fn take_exchange(&mut self, now: Millis) -> Option<Box<Exchange>> {
+        match std::mem::replace(&mut self.state, State::Idle { since: now }) {
+            State::Busy(_, exchange) => Some(exchange),
+            State::Accepted(_) | State::Idle { .. } | State::Lingering(_) => None,
+        }
+    }
+
+    /// The end of the connection, whatever its state: logs what was under way and gives back
+    /// everything borrowed.
+    pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
+        if let Some(mut exchange) = self.take_exchange(cx.clock.now()) {
+            cut(&mut self.side, &mut exchange, reason, cx);
+            cx.put_back(exchange);
+        }
+        log::debug!("{}: {}", self.side.address, reason.text());
+        Turn::Closed(reason)
     }
 
     /// Acts on a deadline that has passed, if one has.
@@ -361,92 +237,82 @@ impl Client {
                 return turn;
             }
         }
-        let step = match self.stage {
-            Stage::LingeringClose { .. } => Step::Close(CloseReason::LingerTimeout),
-            _ => self.time_out(now, cx),
-        };
-        match step {
-            Step::Go(stage) => {
-                self.stage = stage;
-                self.advance(cx)
-            }
-            Step::Wait | Step::Yield => Turn::Again,
-            Step::Close(reason) => self.close(reason, cx),
+        match &mut self.state {
+            State::Idle { .. } => Turn::Waiting,
+            State::Accepted(_) => self.close(CloseReason::NoProxyHeader, cx),
+            State::Lingering(_) => self.close(CloseReason::LingerTimeout, cx),
+            State::Busy(stage, exchange) => match time_out(&mut self.side, exchange, now, cx) {
+                Step::Go(next) => {
+                    *stage = next;
+                    self.advance(cx)
+                }
+                Step::Wait | Step::Yield => Turn::Again,
+                Step::Close(reason) => self.close(reason, cx),
+                Step::Over(end) => self.end_exchange(end, cx).unwrap_or(Turn::Again),
+            },
         }
     }
 
     /// By when something must have happened on this connection. An idle one has no deadline here:
     /// the worker keeps the idle ones in order of their age.
     pub(crate) fn deadline(&self) -> Millis {
-        match (self.stage, &self.exchange) {
-            (Stage::LingeringClose { until, .. }, _) => until,
-            (_, Some(exchange)) => exchange
+        match &self.state {
+            State::Accepted(accepted) => accepted.until,
+            State::Idle { .. } => NEVER,
+            State::Busy(_, exchange) => exchange
                 .request_wait
                 .until
                 .min(exchange.response_wait.until),
-            (_, None) => NEVER,
+            State::Lingering(lingering) => lingering.until,
         }
     }
 
     /// Moves every deadline away by this time.
     pub(crate) fn postpone(&mut self, by: Millis) {
-        if let Stage::LingeringClose { until, .. } = &mut self.stage {
-            *until = until.saturating_add(by);
-        }
-        if let Some(exchange) = self.exchange.as_deref_mut() {
-            for wait in [&mut exchange.request_wait, &mut exchange.response_wait] {
-                wait.until = wait.until.saturating_add(by);
+        let later = |until: &mut Millis| *until = until.saturating_add(by);
+        match &mut self.state {
+            State::Idle { .. } => {}
+            State::Accepted(accepted) => later(&mut accepted.until),
+            State::Busy(_, exchange) => {
+                later(&mut exchange.request_wait.until);
+                later(&mut exchange.response_wait.until);
+                later(&mut exchange.route.connect_until);
             }
-            let connect_until = &mut exchange.route.connect_until;
-            *connect_until = connect_until.saturating_add(by);
+            State::Lingering(lingering) => later(&mut lingering.until),
         }
     }
 
     /// Since when no request is under way, and whether one was before; `None` while one is.
     pub(crate) fn idle(&self) -> Option<(Kind, Millis)> {
-        let is_idle = match self.stage {
-            Stage::Idle => true,
-            Stage::Accepted => self.connection.buffered().is_empty(),
-            _ => false,
+        let since = match &self.state {
+            State::Idle { since } => *since,
+            State::Accepted(accepted) if self.side.connection.buffered().is_empty() => {
+                accepted.since
+            }
+            _ => return None,
         };
-        let kind = if self.connection.sent() > 0 {
+        let kind = if self.side.connection.sent() > 0 {
             Kind::Answered
         } else {
             Kind::Silent
         };
-        is_idle.then_some((kind, self.idle_since))
+        Some((kind, since))
     }
 
     /// Passes on what an event said about the backend's socket.
     pub(crate) fn note_backend(&mut self, readiness: Readiness) {
-        let exchange = self.exchange.as_mut();
-        if let Some(lent) = exchange.and_then(|exchange| exchange.route.connection.as_mut()) {
+        if let State::Busy(_, exchange) = &mut self.state
+            && let Some(lent) = &mut exchange.route.connection
+        {
             lent.connection.note(readiness);
         }
-    }
-
-    /// The end of the connection, whatever the stage: logs what was under way and gives back
-    /// everything borrowed.
-    pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
-        if let Some(mut exchange) = self.exchange.take() {
-            if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
-                self.connection.reset_on_close();
-            }
-            // Before a request there is nothing to record.
-            if self.stage != Stage::Accepted {
-                self.record(&mut exchange, Some(reason), cx);
-            }
-            cx.put_back(exchange);
-        }
-        log::debug!("{}: {}", self.address, reason.text());
-        Turn::Closed(reason)
     }
 
     /// Whether a peer has not taken its bytes in time, as far as events tell. They come only when a
     /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
     /// more write is tried, and what it takes is progress.
     fn try_late_writes(&mut self, now: Millis) -> bool {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
+        let State::Busy(_, exchange) = &mut self.state else {
             return false;
         };
         let writes = |wait: Wait| {
@@ -462,156 +328,47 @@ impl Client {
         if !writes(exchange.request_wait) && !writes(exchange.response_wait) {
             return false;
         }
-        self.connection.try_output();
+        self.side.connection.try_output();
         if let Some(lent) = &mut exchange.route.connection {
             lent.connection.try_output();
         }
         true
     }
-
-    /// Acts on the first wait that is over.
-    fn time_out(&mut self, now: Millis, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Wait;
-        };
-        let wait = match (exchange.request_wait, exchange.response_wait) {
-            (wait, _) if wait.is_over(now) => wait.what,
-            (_, wait) => wait.what,
-        };
-        let has_begun = exchange.status.is_some();
-        match wait {
-            WaitFor::Nothing => Step::Wait,
-            WaitFor::ProxyHeader => self.abandon(CloseReason::NoProxyHeader, cx),
-            WaitFor::ClientHead => self.head_timed_out(cx),
-            WaitFor::ClientBody if !has_begun => {
-                self.refuse(408, CloseReason::ClientBodyTimeout.text(), cx)
-            }
-            WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
-            WaitFor::ClientBodyExpected => self.send_continue(cx),
-            WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
-            WaitFor::Connect => self.connect_timed_out(cx),
-            WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
-                self.fail(Failure::HeadTimeout, cx)
-            }
-            WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
-                let reason = CloseReason::BackendTimeout;
-                self.log_failure(None, &reason.text(), cx);
-                Step::Close(reason)
-            }
-            WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
-            WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
-        }
-    }
 }
 
-impl Route {
-    /// Lets go of the backend and forgets the way to it.
-    fn clear(&mut self, backends: &mut BackendConnections) {
-        // First the place, then the connection: whoever sees the one gone must find the other free.
-        self.backend = None;
-        if let Some(lent) = self.connection.take() {
-            backends.close(lent);
+/// Acts on the first wait that is over.
+fn time_out(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    now: Millis,
+    cx: &mut Context,
+) -> Step {
+    let wait = match (exchange.request_wait, exchange.response_wait) {
+        (wait, _) if wait.is_over(now) => wait.what,
+        (_, wait) => wait.what,
+    };
+    let has_begun = exchange.status.is_some();
+    match wait {
+        WaitFor::Nothing => Step::Wait,
+        WaitFor::ClientHead => request_head::head_timed_out(client, exchange, cx),
+        WaitFor::ClientBody if !has_begun => {
+            let reason = CloseReason::ClientBodyTimeout.text();
+            refuse(client, exchange, 408, reason, cx)
         }
-        self.tried.clear();
-        *self = Self {
-            tried: std::mem::take(&mut self.tried),
-            ..Self::default()
-        };
-    }
-}
-
-impl Exchange {
-    /// Gives back what was borrowed and forgets the rest, but for the memory.
-    pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
-        // Each field by name, so that none can be forgotten, and in place, since this is done for
-        // every request: building a new value and moving it in cost 900 instructions more.
-        let Self {
-            request,
-            is_trusted,
-            client,
-            scheme,
-            request_id: _,
-            started: _,
-            moments,
-            decision,
-            sent_before: _,
-            received,
-            held,
-            request_side,
-            request_relay,
-            request_wait,
-            route,
-            response,
-            response_side,
-            response_relay,
-            response_wait,
-            status,
-            reason,
-            close_client,
-            ends_with_connection,
-            continued,
-            interim_came,
-            holds_switch,
-            tunnels,
-            is_tcp,
-        } = self;
-        route.clear(backends);
-        for relay in [request_relay, response_relay] {
-            relay.release_pipe(pipes);
-            *relay = Relay::default();
+        WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
+        WaitFor::ClientBodyExpected => forwarding::send_continue(client, exchange, cx),
+        WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
+        WaitFor::Connect => connecting::connect_timed_out(client, exchange, cx),
+        WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
+            fail(client, exchange, Failure::HeadTimeout, cx)
         }
-        request.clear();
-        response.clear();
-        // What was held for one large request must not stay for ever.
-        if held.capacity() > HELD_BYTES_KEPT {
-            *held = Vec::new();
+        WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
+            let reason = CloseReason::BackendTimeout;
+            record::log_failure(client, exchange, None, &reason.text(), cx);
+            Step::Close(reason)
         }
-        held.clear();
-        decision.clear();
-        *moments = Moments::default();
-        (*request_side, *response_side) = Default::default();
-        (*request_wait, *response_wait) = Default::default();
-        *client = None;
-        *received = 0;
-        *scheme = Scheme::default();
-        *status = None;
-        *reason = None;
-        for flag in [
-            is_trusted,
-            close_client,
-            ends_with_connection,
-            continued,
-            interim_came,
-            holds_switch,
-            tunnels,
-            is_tcp,
-        ] {
-            *flag = false;
-        }
-    }
-
-    /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
-    /// has sent so far.
-    fn begin_at(&mut self, clock: &Clock, sent: u64) {
-        self.started = clock.now();
-        self.moments.began = clock.now_us();
-        self.sent_before = sent;
-    }
-
-    /// Whether the request's body, if it has one, has been read to its end.
-    fn has_read_request(&self) -> bool {
-        self.request.body() == Body::None
-            || (self.route.body_begun && self.request_relay.has_read_all())
-    }
-
-    /// The client's address, which is the peer's where nothing else is told.
-    fn client(&self, peer: IpAddr) -> IpAddr {
-        self.client.unwrap_or(peer)
-    }
-
-    /// The id under which the request is logged and forwarded: the client's own if it is fit.
-    fn request_id(&self) -> &[u8] {
-        self.request.request_id().unwrap_or(&self.request_id)
+        WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
+        WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
     }
 }
 

@@ -8,8 +8,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Exchange, Route};
+use crate::exchange::state::ClientSide;
+use crate::exchange::state::{Exchange, Route};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::pool::backend::Backend;
@@ -109,93 +111,89 @@ impl Route {
     }
 }
 
-impl Client {
-    /// Writes an event line about an exchange that failed through no fault of the client, unless
-    /// there was one about the same backend a moment ago. `status`: what the client gets; none where
-    /// an answer that had begun is cut.
-    pub(super) fn log_failure(
-        &self,
-        status: Option<u16>,
-        cause: &dyn fmt::Display,
-        cx: &mut Context,
-    ) {
-        let Some(exchange) = self.exchange.as_deref() else {
-            return;
-        };
-        let backend = exchange.route.last_backend();
-        let pool = &cx.runtime.pool;
-        let limit = backend.map_or(&pool.unavailable_lines, |backend| &backend.failure_lines);
-        let Some(held_back) = limit.pass(cx.clock.now()) else {
-            return;
-        };
-        let line = FailureLine {
-            backend: backend.map(|backend| &*backend.settings.name),
-            status,
-            client: exchange.client(self.address.ip()),
-            request_line: exchange.request.request_line(),
-            cause,
-            held_back,
-        };
-        log::warn!("{line}");
-    }
+/// Writes an event line about an exchange that failed through no fault of the client, unless
+/// there was one about the same backend a moment ago. `status`: what the client gets; none where
+/// an answer that had begun is cut.
+pub(super) fn log_failure(
+    client: &ClientSide,
+    exchange: &Exchange,
+    status: Option<u16>,
+    cause: &dyn fmt::Display,
+    cx: &mut Context,
+) {
+    let backend = exchange.route.last_backend();
+    let pool = &cx.runtime.pool;
+    let limit = backend.map_or(&pool.unavailable_lines, |backend| &backend.failure_lines);
+    let Some(held_back) = limit.pass(cx.clock.now()) else {
+        return;
+    };
+    let line = FailureLine {
+        backend: backend.map(|backend| &*backend.settings.name),
+        status,
+        client: exchange.client(client.address.ip()),
+        request_line: exchange.request.request_line(),
+        cause,
+        held_back,
+    };
+    log::warn!("{line}");
+}
 
-    /// Writes down an exchange that has ended, however it did. `close`: why the connection ended
-    /// with it, if it did.
-    pub(super) fn record(
-        &self,
-        exchange: &mut Exchange,
-        close: Option<CloseReason>,
-        cx: &mut Context,
-    ) {
-        let now = cx.clock.now_us();
-        match close {
-            Some(CloseReason::BackendBrokeOff) => exchange.record_outcome(Outcome::BrokeOff, now),
-            Some(CloseReason::ClientGone) if exchange.status.is_none() => {
-                exchange.record_outcome(Outcome::ClientGone, now);
-            }
-            _ => {}
+/// Writes down an exchange that has ended, however it did. `close`: why the connection ended
+/// with it, if it did.
+pub(super) fn record(
+    client: &ClientSide,
+    exchange: &mut Exchange,
+    close: Option<CloseReason>,
+    cx: &mut Context,
+) {
+    let now = cx.clock.now_us();
+    match close {
+        Some(CloseReason::BackendBrokeOff) => exchange.record_outcome(Outcome::BrokeOff, now),
+        Some(CloseReason::ClientGone) if exchange.status.is_none() => {
+            exchange.record_outcome(Outcome::ClientGone, now);
         }
-        // What was first has caused the rest: a client may leave because it is refused.
-        let reason = exchange
-            .reason
-            .or_else(|| close.and_then(CloseReason::of_exchange));
-        let moments = exchange.moments;
-        if moments.answered != 0 {
-            exchange
-                .decision
-                .stage(Stage::ResponseBody, between(moments.answered, now));
-        }
+        _ => {}
+    }
+    // What was first has caused the rest: a client may leave because it is refused.
+    let reason = exchange
+        .reason
+        .or_else(|| close.and_then(CloseReason::of_exchange));
+    let moments = exchange.moments;
+    if moments.answered != 0 {
         exchange
             .decision
-            .stage(Stage::Total, between(moments.began, now));
-        exchange.decision.status = exchange.status;
-        exchange.decision.reason = reason;
-        // Without a request that was understood there was nothing to decide.
-        if moments.understood != 0 {
-            cx.decisions.push(&exchange.decision);
-        }
-        let Some((writer, format)) = &mut cx.access_log else {
-            return;
-        };
-        let backend = exchange.route.last_backend();
-        let details = match format {
-            Format::Json => exchange.details(self.connection.buffered().len() as u64, now),
-            Format::Text => Details::NONE,
-        };
-        let line = AccessLine {
-            client: exchange.client(self.address.ip()),
-            request_line: exchange.request.request_line(),
-            status: exchange.status.unwrap_or(0),
-            bytes_sent: self.connection.sent() - exchange.sent_before,
-            total_us: now.saturating_sub(moments.began),
-            backend: backend.map_or("", |backend| &backend.settings.name),
-            tries: exchange.route.attempts,
-            request_id: exchange.request_id(),
-            reason,
-            details,
-        };
-        writer.write(*format, &line);
+            .stage(Stage::ResponseBody, between(moments.answered, now));
     }
+    exchange
+        .decision
+        .stage(Stage::Total, between(moments.began, now));
+    exchange.decision.status = exchange.status;
+    exchange.decision.reason = reason;
+    // Without a request that was understood there was nothing to decide.
+    if moments.understood != 0 {
+        cx.decisions.push(&exchange.decision);
+    }
+    let Some((writer, format)) = &mut cx.access_log else {
+        return;
+    };
+    let backend = exchange.route.last_backend();
+    let details = match format {
+        Format::Json => exchange.details(client.connection.buffered().len() as u64, now),
+        Format::Text => Details::NONE,
+    };
+    let line = AccessLine {
+        client: exchange.client(client.address.ip()),
+        request_line: exchange.request.request_line(),
+        status: exchange.status.unwrap_or(0),
+        bytes_sent: client.connection.sent() - exchange.sent_before,
+        total_us: now.saturating_sub(moments.began),
+        backend: backend.map_or("", |backend| &backend.settings.name),
+        tries: exchange.route.attempts,
+        request_id: exchange.request_id(),
+        reason,
+        details,
+    };
+    writer.write(*format, &line);
 }
 
 /// An event line about a failed exchange.

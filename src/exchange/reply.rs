@@ -1,10 +1,12 @@
 //! Reply: an answer of our own, when there is none to forward.
 //!
-//! Read next: closing.rs.
+//! Read next: ending.rs.
 
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::relay::{Relay, Writer};
-use crate::exchange::{Client, CloseReason, Exchange, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::ClientSide;
+use crate::exchange::state::{End, Exchange, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::reply::{Reply, write_reply};
 use crate::net::connection::Connection;
@@ -12,80 +14,65 @@ use crate::net::connection::Connection;
 /// When a client should come back for what a 503 refused it, in seconds (RFC 9110 10.2.3).
 const RETRY_AFTER_S: u32 = 1;
 
-impl Client {
-    /// Begins to answer with `status`; `reason` is for the log, where something failed. Nothing of a
-    /// response may have gone out before.
-    pub(super) fn reply(
-        &mut self,
-        status: u16,
-        reason: Option<&'static str>,
-        cx: &mut Context,
-    ) -> Step {
-        self.drop_backend_connection(cx);
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Close(CloseReason::Finished);
-        };
-        exchange.reason = reason;
-        if exchange.is_tcp {
-            return Step::Close(CloseReason::NoBackend);
-        }
-        exchange.response_relay.release_pipe(&mut cx.tools.pipes);
-        exchange.request_relay.release_pipe(&mut cx.tools.pipes);
-        exchange.discard_body_at_hand(&mut self.connection, cx);
-        // What is left of the request would be taken for the next one.
-        exchange.close_client |= !exchange.has_read_request() || cx.closes_after_answer();
-        exchange.status = Some(status);
-        exchange.request_wait = Wait::default();
-        exchange.response_wait = Wait::default();
-        let reply = Reply {
-            status,
-            date: cx.date.at(cx.clock.now()),
-            request_id: exchange.request_id(),
-            close: exchange.close_client,
-            head_only: exchange.request.is_head(),
-            retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
-        };
-        let out = &mut cx.tools.out;
-        out.clear();
-        write_reply(&reply, out);
-        match self.connection.send(out, &[]) {
-            Ok(()) => Step::Go(Stage::Reply),
-            Err(error) => Step::Close(CloseReason::of_client(&error)),
-        }
+/// Begins to answer with `status`; `reason` is for the log, where something failed. Nothing of a
+/// response may have gone out before.
+pub(super) fn reply(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    status: u16,
+    reason: Option<&'static str>,
+    cx: &mut Context,
+) -> Step {
+    exchange.route.close_connection(&mut cx.backends);
+    exchange.reason = reason;
+    if exchange.is_tcp {
+        return Step::Close(CloseReason::NoBackend);
     }
+    exchange.response_relay.release_pipe(&mut cx.tools.pipes);
+    exchange.request_relay.release_pipe(&mut cx.tools.pipes);
+    exchange.discard_body_at_hand(&mut client.connection, cx);
+    // What is left of the request would be taken for the next one.
+    exchange.close_client |= !exchange.has_read_request() || cx.closes_after_answer();
+    exchange.status = Some(status);
+    exchange.request_wait = Wait::default();
+    exchange.response_wait = Wait::default();
+    let reply = Reply {
+        status,
+        date: cx.date.at(cx.clock.now()),
+        request_id: exchange.request_id(),
+        close: exchange.close_client,
+        head_only: exchange.request.is_head(),
+        retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
+    };
+    let out = &mut cx.tools.out;
+    out.clear();
+    write_reply(&reply, out);
+    match client.connection.send(out, &[]) {
+        Ok(()) => Step::Go(Stage::Reply),
+        Err(error) => Step::Close(CloseReason::of_client(&error)),
+    }
+}
 
-    /// Sends what is left of the answer, and then ends the connection or goes on.
-    pub(super) fn send_reply(&mut self, cx: &mut Context) -> Step {
-        let before = self.connection.sent();
-        match self.connection.flush() {
-            Ok(true) => {}
-            Ok(false) => {
-                let progress = before != self.connection.sent();
-                let timeout = cx.runtime.config.timeouts.client_write;
-                if let Some(exchange) = self.exchange.as_deref_mut() {
-                    exchange.response_wait.set(
-                        WaitFor::ClientWrite,
-                        cx.clock.now(),
-                        timeout,
-                        progress,
-                    );
-                }
-                return Step::Wait;
-            }
-            Err(error) => return Step::Close(CloseReason::of_client(&error)),
+/// Sends what is left of the answer, and then ends the connection or goes on.
+pub(super) fn send_reply(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
+    let before = client.connection.sent();
+    match client.connection.flush() {
+        Ok(true) => {}
+        Ok(false) => {
+            let progress = before != client.connection.sent();
+            let timeout = cx.runtime.config.timeouts.client_write;
+            exchange
+                .response_wait
+                .set(WaitFor::ClientWrite, cx.clock.now(), timeout, progress);
+            return Step::Wait;
         }
-        let Some(mut exchange) = self.exchange.take() else {
-            return Step::Go(Stage::Idle);
-        };
-        self.record(&mut exchange, None, cx);
-        let close = exchange.close_client;
-        cx.put_back(exchange);
-        if close {
-            return self.begin_linger(cx);
-        }
-        self.idle_since = cx.clock.now();
-        Step::Go(Stage::Idle)
+        Err(error) => return Step::Close(CloseReason::of_client(&error)),
     }
+    Step::Over(End::Replied)
 }
 
 impl Exchange {

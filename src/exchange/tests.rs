@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::config::{Config, descriptor_budget};
 use crate::exchange::context::Context;
-use crate::exchange::{Client, CloseReason, Stage, Turn};
+use crate::exchange::{Client, CloseReason, First, State, Turn};
 use crate::live::Runtime;
 use crate::net::poller::{Events, Source};
 use crate::net::slab::{Key, Slab};
@@ -54,9 +54,9 @@ impl Table {
         let (stream, address) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let key = Slab::default().insert_with(|_| ());
-        let client = Client::new(stream, address, key, Stage::Idle, cx.clock.now());
+        let client = Client::new(stream, address, key, First::Request, &cx.clock);
         cx.poller
-            .register(&client.connection, Source::Client(key))
+            .register(&client.side.connection, Source::Client(key))
             .unwrap();
         Table {
             cx,
@@ -78,7 +78,7 @@ impl Table {
             self.cx.clock.read();
             for (source, readiness) in self.events.iter() {
                 match source {
-                    Source::Client(_) => self.client.connection.note(readiness),
+                    Source::Client(_) => self.client.side.connection.note(readiness),
                     Source::Backend(key) => {
                         let backends = self.cx.runtime.pool.backends();
                         if self.cx.backends.note(key, readiness, backends) == Some(self.key) {
@@ -223,11 +223,12 @@ fn an_answer_that_we_lack_memory_for_in_its_midst_is_cut_and_blames_none() {
         let mut table = Table::over(&[one]);
         table.peer.write_all(GET.as_bytes()).unwrap();
         table.carry(|table| {
-            let exchange = table.client.exchange.as_deref();
-            exchange.is_some_and(|exchange| exchange.status.is_some())
+            matches!(&table.client.state, State::Busy(_, exchange) if exchange.status.is_some())
         });
         fail_next(one, Call::Receive, Errno::NOMEM);
-        let exchange = table.client.exchange.as_deref_mut().unwrap();
+        let State::Busy(_, exchange) = &mut table.client.state else {
+            panic!("the exchange is under way");
+        };
         let lent = exchange.route.connection.as_mut().unwrap();
         lent.connection.expect_input();
         table.carry(|table| table.closed.is_some());

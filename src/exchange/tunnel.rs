@@ -4,108 +4,105 @@
 //! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same). But it may not be silent
 //! for long: many programs never look whether their peer has ended.
 
+use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::relay::{Flow, Relay, RelayError};
-use crate::exchange::{Client, CloseReason, RequestSide, ResponseSide, Step, Wait, WaitFor};
+use crate::exchange::state::ClientSide;
+use crate::exchange::state::{End, Exchange, RequestSide, ResponseSide, Step, Wait, WaitFor};
 use crate::net::errno::is_our_shortage;
 
-impl Client {
-    /// Carries both directions as far as they go.
-    pub(super) fn tunnel(&mut self, cx: &mut Context) -> Step {
-        let Some(exchange) = self.exchange.as_deref_mut() else {
-            return Step::Close(CloseReason::Finished);
-        };
-        let Some(lent) = &mut exchange.route.connection else {
-            return Step::Close(CloseReason::Finished);
-        };
-        if !exchange.tunnels {
-            exchange.tunnels = true;
-            exchange.request_wait = Wait::default();
-            exchange.received += exchange.request_relay.taken();
-            exchange.request_relay = Relay::tunnel();
-            exchange.response_relay = Relay::tunnel();
-            exchange.request_side = RequestSide::Sending;
-            exchange.response_side = ResponseSide::Body;
-        }
-        let (client, backend) = (&mut self.connection, &mut lent.connection);
-        let before = exchange.request_relay.taken()
-            + exchange.response_relay.taken()
-            + client.sent()
-            + backend.sent();
-        let mut yields = false;
-        if exchange.request_side == RequestSide::Sending {
-            match exchange
-                .request_relay
-                .advance(client, backend, &mut cx.tools)
-            {
-                Ok(Flow::Done) => {
-                    exchange.request_side = RequestSide::Sent;
-                    // Behind the other direction the close does it.
-                    if exchange.response_side == ResponseSide::Body {
-                        backend.shutdown_write();
-                    }
-                }
-                Ok(flow) => yields |= flow == Flow::Yield,
-                // The backend takes no more, but may have said why.
-                Err(RelayError::Sink(error)) if !is_our_shortage(&error) => {
-                    exchange.request_side = RequestSide::Refused;
-                    backend.expect_input();
-                }
-                Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
-            }
-        }
-        if exchange.response_side == ResponseSide::Body {
-            match exchange
-                .response_relay
-                .advance(backend, client, &mut cx.tools)
-            {
-                Ok(Flow::Done) => {
-                    exchange.response_side = ResponseSide::Done;
-                    if exchange.request_side == RequestSide::Sending {
-                        client.shutdown_write();
-                    }
-                }
-                Ok(flow) => yields |= flow == Flow::Yield,
-                // All that it said has been read.
-                Err(RelayError::Source(_)) if exchange.request_side == RequestSide::Refused => {
-                    exchange.response_side = ResponseSide::Done;
-                }
-                Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
-            }
-        }
-        let request_ended = exchange.request_side != RequestSide::Sending;
-        let response_ended = exchange.response_side == ResponseSide::Done;
-        // A backend that is gone in both directions is done, though the client may not have taken yet
-        // all that it said.
-        if (backend.is_broken() || exchange.request_side == RequestSide::Refused)
-            && let Some(place) = &mut exchange.route.backend
-        {
-            place.give_back();
-        }
-        match (request_ended, response_ended) {
-            (true, true) if client.has_ended() => return Step::Close(CloseReason::Finished),
-            // The client of a backend that took no more may still be sending.
-            (true, true) => return self.finish(cx),
-            // Nobody reads from that side any more, so nobody would notice that it is gone altogether.
-            (true, false) if client.is_broken() => return Step::Close(CloseReason::TunnelBroke),
-            (false, true) if backend.is_broken() => return Step::Close(CloseReason::TunnelBroke),
-            _ => {}
-        }
-        let after = exchange.request_relay.taken()
-            + exchange.response_relay.taken()
-            + client.sent()
-            + backend.sent();
-        let timeouts = &cx.runtime.config.timeouts;
-        let (what, timeout) = if client.has_ended() || backend.has_ended() {
-            let timeout = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
-            (WaitFor::HalfTunnel, timeout)
-        } else {
-            (WaitFor::Tunnel, timeouts.tunnel_idle)
-        };
-        let progress = before != after;
-        exchange
-            .response_wait
-            .set(what, cx.clock.now(), timeout, progress);
-        if yields { Step::Yield } else { Step::Wait }
+/// Carries both directions as far as they go.
+pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
+    let Some(lent) = &mut exchange.route.connection else {
+        return Step::Close(CloseReason::Finished);
+    };
+    if !exchange.tunnels {
+        exchange.tunnels = true;
+        exchange.request_wait = Wait::default();
+        exchange.received += exchange.request_relay.taken();
+        exchange.request_relay = Relay::tunnel();
+        exchange.response_relay = Relay::tunnel();
+        exchange.request_side = RequestSide::Sending;
+        exchange.response_side = ResponseSide::Body;
     }
+    let (client, backend) = (&mut client.connection, &mut lent.connection);
+    let before = exchange.request_relay.taken()
+        + exchange.response_relay.taken()
+        + client.sent()
+        + backend.sent();
+    let mut yields = false;
+    if exchange.request_side == RequestSide::Sending {
+        match exchange
+            .request_relay
+            .advance(client, backend, &mut cx.tools)
+        {
+            Ok(Flow::Done) => {
+                exchange.request_side = RequestSide::Sent;
+                // Behind the other direction the close does it.
+                if exchange.response_side == ResponseSide::Body {
+                    backend.shutdown_write();
+                }
+            }
+            Ok(flow) => yields |= flow == Flow::Yield,
+            // The backend takes no more, but may have said why.
+            Err(RelayError::Sink(error)) if !is_our_shortage(&error) => {
+                exchange.request_side = RequestSide::Refused;
+                backend.expect_input();
+            }
+            Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
+        }
+    }
+    if exchange.response_side == ResponseSide::Body {
+        match exchange
+            .response_relay
+            .advance(backend, client, &mut cx.tools)
+        {
+            Ok(Flow::Done) => {
+                exchange.response_side = ResponseSide::Done;
+                if exchange.request_side == RequestSide::Sending {
+                    client.shutdown_write();
+                }
+            }
+            Ok(flow) => yields |= flow == Flow::Yield,
+            // All that it said has been read.
+            Err(RelayError::Source(_)) if exchange.request_side == RequestSide::Refused => {
+                exchange.response_side = ResponseSide::Done;
+            }
+            Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
+        }
+    }
+    let request_ended = exchange.request_side != RequestSide::Sending;
+    let response_ended = exchange.response_side == ResponseSide::Done;
+    // A backend that is gone in both directions is done, though the client may not have taken yet
+    // all that it said.
+    if (backend.is_broken() || exchange.request_side == RequestSide::Refused)
+        && let Some(place) = &mut exchange.route.backend
+    {
+        place.give_back();
+    }
+    match (request_ended, response_ended) {
+        (true, true) if client.has_ended() => return Step::Close(CloseReason::Finished),
+        // The client of a backend that took no more may still be sending.
+        (true, true) => return Step::Over(End::Forwarded),
+        // Nobody reads from that side any more, so nobody would notice that it is gone altogether.
+        (true, false) if client.is_broken() => return Step::Close(CloseReason::TunnelBroke),
+        (false, true) if backend.is_broken() => return Step::Close(CloseReason::TunnelBroke),
+        _ => {}
+    }
+    let after = exchange.request_relay.taken()
+        + exchange.response_relay.taken()
+        + client.sent()
+        + backend.sent();
+    let timeouts = &cx.runtime.config.timeouts;
+    let (what, timeout) = if client.has_ended() || backend.has_ended() {
+        let timeout = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
+        (WaitFor::HalfTunnel, timeout)
+    } else {
+        (WaitFor::Tunnel, timeouts.tunnel_idle)
+    };
+    let progress = before != after;
+    exchange
+        .response_wait
+        .set(what, cx.clock.now(), timeout, progress);
+    if yields { Step::Yield } else { Step::Wait }
 }

@@ -1,0 +1,58 @@
+//! `Lingering`: our side is closed, and what the client still sends is thrown away, so that it does not make the kernel
+//! answer with a reset that destroys our answer (RFC 9112 9.6).
+
+use std::time::Duration;
+
+use crate::exchange::close_reason::CloseReason;
+use crate::exchange::context::Context;
+use crate::net::clock::{Clock, Millis};
+use crate::net::connection::{Connection, Received};
+
+/// How long, and for how many bytes, a client may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES_MAX: u32 = 1024 * 1024;
+
+/// How long it lasts.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    /// When to give up.
+    pub(super) until: Millis,
+    /// Bytes that may still be thrown away.
+    left: u32,
+}
+
+impl Lingering {
+    /// Closes our side and waits for the client's.
+    pub(super) fn begin(client: &mut Connection, now: Millis) -> Self {
+        client.shutdown_write();
+        let buffered = client.buffered().len();
+        client.consume_buffered(buffered);
+        Self {
+            until: Clock::after(now, LINGER),
+            left: LINGER_BYTES_MAX,
+        }
+    }
+
+    /// Throws away what the client sends. `Some`: the connection is over.
+    pub(super) fn advance(
+        &mut self,
+        client: &mut Connection,
+        cx: &mut Context,
+    ) -> Option<CloseReason> {
+        loop {
+            match client.receive(&mut cx.tools.scratch) {
+                Ok(Received::Bytes(bytes)) => {
+                    let count = bytes.len();
+                    client.consume(count, &cx.tools.scratch);
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    if count >= self.left {
+                        return Some(CloseReason::LingerTimeout);
+                    }
+                    self.left -= count;
+                }
+                Ok(Received::Wait) => return None,
+                Ok(Received::End) | Err(_) => return Some(CloseReason::Finished),
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! What an exchange holds, and the words of the spine for where it stands.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
+use crate::exchange::close_reason::CloseReason;
+use crate::exchange::failure::Failure;
+use crate::exchange::record::Moments;
+use crate::exchange::relay::Relay;
+use crate::exchange::request_id::REQUEST_ID_LEN;
+use crate::http::Body;
+use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::net::clock::{Clock, Millis, NEVER};
+use crate::net::connection::Connection;
+use crate::net::pipes::Pipes;
+use crate::net::slab::Key;
+use crate::pool::Tried;
+use crate::pool::backend::{Backend, InFlight};
+use crate::pool::trace::Decision;
+
+/// The memory for held bodies that an exchange keeps for the next request.
+const HELD_BYTES_KEPT: usize = 4096;
+
+/// The client's side of all exchanges on one connection.
+#[derive(Debug)]
+pub(crate) struct ClientSide {
+    /// The socket.
+    pub(crate) connection: Connection,
+    pub(super) key: Key,
+    /// The peer's, or the one that its PROXY protocol header names.
+    pub(super) address: SocketAddr,
+    /// How the client speaks, where that header says it.
+    pub(super) scheme: Option<Scheme>,
+}
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A request's head is arriving.
+    RequestHead,
+    /// A backend is being chosen or connected to.
+    Connecting,
+    /// Request and response are passing through.
+    Forwarding,
+    /// An answer of our own is going out.
+    Reply,
+    /// Bytes pass in both directions until both have ended.
+    Tunnel,
+}
+
+/// What a stage's step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// On to another stage.
+    Go(Stage),
+    /// A peer has to do something first.
+    Wait,
+    /// There is more to do; the others' turn comes first.
+    Yield,
+    /// The exchange is over.
+    Over(End),
+    /// The connection ends, and cuts the exchange short.
+    Close(CloseReason),
+}
+
+/// How an exchange is over without being cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Request and response have passed.
+    Forwarded,
+    /// An answer of our own has gone out.
+    Replied,
+    /// No byte of a request had come.
+    NoRequest,
+    /// The client left without a request that could be answered.
+    Abandoned(CloseReason),
+}
+
+/// What follows an exchange on the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// The wait for the next request.
+    NextRequest,
+    /// The wait that it was in before.
+    SameWait,
+    /// Our side is closed, the client's is waited for.
+    Linger,
+    /// The end.
+    Close(CloseReason),
+}
+
+/// One request and its response. Kept and used again: its buffers grow to what requests need and
+/// stay.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    pub(super) request: RequestHead,
+    /// Whether what the peer says about the client is believed.
+    pub(super) is_trusted: bool,
+    /// The client's address, where a trusted peer says it.
+    pub(super) client: Option<IpAddr>,
+    /// How the client speaks, maybe to a proxy before us.
+    pub(super) scheme: Scheme,
+    pub(super) request_id: [u8; REQUEST_ID_LEN],
+    /// Since when the connection waited for the request.
+    pub(super) idle_since: Millis,
+    /// When the request's first byte came.
+    pub(super) started: Millis,
+    /// When what happened, for the log and the record of decisions.
+    pub(super) moments: Moments,
+    pub(super) decision: Decision,
+    /// What the client's connection had sent before this exchange.
+    pub(super) sent_before: u64,
+    /// What was received of the client's, but for what `request_relay` has taken.
+    pub(super) received: u64,
+    /// Body bytes that arrived with the head, in case the request must be sent again.
+    pub(super) held: Vec<u8>,
+    pub(super) request_side: RequestSide,
+    pub(super) request_relay: Relay,
+    pub(super) request_wait: Wait,
+    pub(super) route: Route,
+    pub(super) response: ResponseHead,
+    pub(super) response_side: ResponseSide,
+    pub(super) response_relay: Relay,
+    pub(super) response_wait: Wait,
+    /// The status that the client got.
+    pub(super) status: Option<u16>,
+    /// Why it is an answer of our own; for the log.
+    pub(super) reason: Option<&'static str>,
+    /// The client's connection ends with this exchange.
+    pub(super) close_client: bool,
+    /// A broken response must not look complete: it has no end of its own but that of the connection.
+    pub(super) ends_with_connection: bool,
+    /// A 100 (Continue) has been passed on or made.
+    pub(super) continued: bool,
+    /// The backend has sent an interim response.
+    pub(super) interim_came: bool,
+    /// A 101 has come before the request's body was sent, and waits for that in `response`.
+    pub(super) holds_switch: bool,
+    /// The relays carry a tunnel.
+    pub(super) tunnels: bool,
+    /// There is no request: tcp mode.
+    pub(super) is_tcp: bool,
+}
+
+/// The way to the backend.
+#[derive(Debug, Default)]
+pub(super) struct Route {
+    pub(super) backend: Option<InFlight>,
+    pub(super) connection: Option<BackendConnection>,
+    /// The backends that this request was sent to or that refused it.
+    pub(super) tried: Tried,
+    /// How many of `balance.tries` are used up.
+    pub(super) tries: u32,
+    /// How many backends were chosen; for the log.
+    pub(super) attempts: u32,
+    /// The addresses of the backend, and which of them comes next.
+    pub(super) addresses: Option<Arc<[SocketAddr]>>,
+    pub(super) next_address: usize,
+    /// The address that was tried last.
+    pub(super) address: Option<SocketAddr>,
+    /// By when one of the addresses must have answered.
+    pub(super) connect_until: Millis,
+    /// An idle connection has failed this request already.
+    pub(super) needs_fresh: bool,
+    /// A backend has been blamed for a death in this exchange: a request that kills whoever serves
+    /// it must not take the whole pool down.
+    pub(super) has_blamed: bool,
+    /// The request's relay is set up.
+    pub(super) body_begun: bool,
+    /// The backend's connection may carry another exchange after this one.
+    pub(super) reusable: bool,
+    /// What the backend's connection had sent before this exchange.
+    pub(super) sent_before: u64,
+    /// The client's cookie must be set to this backend's.
+    pub(super) set_cookie: bool,
+    /// What the client gets when no backend is left to try.
+    pub(super) last_failure: Option<LastFailure>,
+}
+
+/// A failed try.
+#[derive(Debug)]
+pub(super) struct LastFailure {
+    pub(super) backend: Arc<Backend>,
+    pub(super) failure: Failure,
+    pub(super) status: u16,
+    pub(super) reason: &'static str,
+}
+
+/// How far the request has come on its way to the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RequestSide {
+    /// Head or body are going out.
+    #[default]
+    Sending,
+    /// All of it has gone out.
+    Sent,
+    /// The backend takes no more of it. What it answered still counts (an early 413).
+    Refused,
+}
+
+/// How far the response has come on its way to the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ResponseSide {
+    /// The final head has not been passed on.
+    #[default]
+    Head,
+    /// The body is passing.
+    Body,
+    /// All of it has gone out.
+    Done,
+}
+
+/// What one side waits for, and how long it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) what: WaitFor,
+    pub(super) until: Millis,
+}
+
+/// Everything that an exchange can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitFor {
+    Nothing,
+    ClientHead,
+    ClientBody,
+    /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
+    ClientBodyExpected,
+    ClientWrite,
+    Connect,
+    BackendWrite,
+    ResponseHead,
+    ResponseBody,
+    /// The backend, for a client that has closed its sending side and may be gone altogether.
+    HalfClosed,
+    Tunnel,
+    /// A tunnel of which one side has ended.
+    HalfTunnel,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self {
+            what: WaitFor::Nothing,
+            until: NEVER,
+        }
+    }
+}
+
+impl Wait {
+    /// Waits for `what`. The time counts anew when something else was waited for before, or when
+    /// there was `progress` since.
+    pub(super) fn set(&mut self, what: WaitFor, now: Millis, timeout: Duration, progress: bool) {
+        if progress || self.what != what {
+            *self = Wait {
+                what,
+                until: Clock::after(now, timeout),
+            };
+        }
+    }
+
+    pub(super) fn is_over(self, now: Millis) -> bool {
+        self.until <= now
+    }
+}
+
+impl Route {
+    /// Lets go of the backend and forgets the way to it.
+    pub(super) fn clear(&mut self, backends: &mut BackendConnections) {
+        // First the place, then the connection: whoever sees the one gone must find the other free.
+        self.backend = None;
+        if let Some(lent) = self.connection.take() {
+            backends.close(lent);
+        }
+        self.tried.clear();
+        *self = Self {
+            tried: std::mem::take(&mut self.tried),
+            ..Self::default()
+        };
+    }
+}
+
+impl Exchange {
+    /// Gives back what was borrowed and forgets the rest, but for the memory.
+    pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
+        // Each field by name, so that none can be forgotten, and in place, since this is done for
+        // every request: building a new value and moving it in cost 900 instructions more.
+        let Self {
+            request,
+            is_trusted,
+            client,
+            scheme,
+            request_id: _,
+            idle_since: _,
+            started: _,
+            moments,
+            decision,
+            sent_before: _,
+            received,
+            held,
+            request_side,
+            request_relay,
+            request_wait,
+            route,
+            response,
+            response_side,
+            response_relay,
+            response_wait,
+            status,
+            reason,
+            close_client,
+            ends_with_connection,
+            continued,
+            interim_came,
+            holds_switch,
+            tunnels,
+            is_tcp,
+        } = self;
+        route.clear(backends);
+        for relay in [request_relay, response_relay] {
+            relay.release_pipe(pipes);
+            *relay = Relay::default();
+        }
+        request.clear();
+        response.clear();
+        // What was held for one large request must not stay for ever.
+        if held.capacity() > HELD_BYTES_KEPT {
+            *held = Vec::new();
+        }
+        held.clear();
+        decision.clear();
+        *moments = Moments::default();
+        (*request_side, *response_side) = Default::default();
+        (*request_wait, *response_wait) = Default::default();
+        *client = None;
+        *received = 0;
+        *scheme = Scheme::default();
+        *status = None;
+        *reason = None;
+        for flag in [
+            is_trusted,
+            close_client,
+            ends_with_connection,
+            continued,
+            interim_came,
+            holds_switch,
+            tunnels,
+            is_tcp,
+        ] {
+            *flag = false;
+        }
+    }
+
+    /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
+    /// has sent so far.
+    pub(super) fn begin_at(&mut self, now: Millis, now_us: u64, sent: u64) {
+        self.started = now;
+        self.moments.began = now_us;
+        self.sent_before = sent;
+    }
+
+    /// Whether the request's body, if it has one, has been read to its end.
+    pub(super) fn has_read_request(&self) -> bool {
+        self.request.body() == Body::None
+            || (self.route.body_begun && self.request_relay.has_read_all())
+    }
+
+    /// The client's address, which is the peer's where nothing else is told.
+    pub(super) fn client(&self, peer: IpAddr) -> IpAddr {
+        self.client.unwrap_or(peer)
+    }
+
+    /// The id under which the request is logged and forwarded: the client's own if it is fit.
+    pub(super) fn request_id(&self) -> &[u8] {
+        self.request.request_id().unwrap_or(&self.request_id)
+    }
+}
