@@ -3,8 +3,8 @@
 //!
 //! Each origin names itself in its answers and can be told to fail, so that the demonstration shows
 //! each in turn, and then one that fails and comes back while requests go on. The origins are on
-//! the other side of real sockets and share nothing with the product: plain blocking threads on
-//! std, as simple as a server can be.
+//! the other side of real sockets and share nothing with the product: plain blocking threads, as
+//! simple as a server can be.
 //!
 //! Read next: server.rs, which starts what is shown here.
 
@@ -14,6 +14,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::config::Config;
 use crate::net::lock::lock;
@@ -35,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How long requests go on until the origin that failed has its turn again: checks come every 2 s.
 const RETURN: Duration = Duration::from_secs(60);
+
+/// Connections that may wait for an origin that has come back.
+const BACKLOG: i32 = 128;
 
 /// Longer than the demonstration takes to call an origin back.
 const UNTIL_TOLD: Duration = Duration::from_secs(3600);
@@ -283,14 +288,12 @@ impl Origin {
                 let _ = thread::Builder::new().spawn(move || origin.serve(stream));
             }
             drop(listener);
+            let closed = retried(|| closed_port(self.address));
             while lock(&self.failed_until).is_some_and(|until| Instant::now() < until) {
                 thread::sleep(LOOK);
             }
-            listener = match TcpListener::bind(self.address) {
-                Ok(listener) => listener,
-                // Another process took the port meanwhile: this origin stays away.
-                Err(_) => return,
-            };
+            retried(|| closed.listen(BACKLOG));
+            listener = closed.into();
             *lock(&self.failed_until) = None;
         }
     }
@@ -322,6 +325,24 @@ impl Origin {
             if fail || request.close || written.is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// A port that refuses connections, and that no other process can take meanwhile.
+fn closed_port(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Until it works: another process may have the port for a moment.
+fn retried<T>(attempt: impl Fn() -> io::Result<T>) -> T {
+    loop {
+        match attempt() {
+            Ok(done) => return done,
+            Err(_) => thread::sleep(LOOK),
         }
     }
 }

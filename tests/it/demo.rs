@@ -132,6 +132,7 @@ fn a_port_that_is_taken_is_replaced_by_a_free_one_and_named() {
         }
     }
     assert_eq!(demo.origins().len(), 4);
+    assert!(demo.part("Origin 3 runs again")[0].contains("has its turn after "));
     assert_eq!(Client::connect_to(address).get("/").status, 200);
     demo.stop();
 }
