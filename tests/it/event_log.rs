@@ -11,22 +11,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
-fn the_first_line_says_version_file_workers_and_backends() {
-    let origin = Origin::start("one");
-    let proxy = Proxy::over(&[&origin, &origin]).start();
-    let first = proxy.events().remove(0);
-    let version = concat!("rondo ", env!("CARGO_PKG_VERSION"), ": ");
-    assert!(
-        first.starts_with("INFO  [") && first.contains(version),
-        "{first:?}"
-    );
-    assert!(
-        first.ends_with("config.json, workers 2, backends 2"),
-        "{first:?}"
-    );
-}
-
-#[test]
 fn a_second_signal_is_said_before_the_exit() {
     for _ in 0..10 {
         let backend = Backend::start();

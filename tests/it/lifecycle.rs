@@ -580,7 +580,10 @@ fn the_start_says_version_file_workers_backends_and_address_in_one_line() {
         "config.json: 2 workers, 2 backends, listening on {}",
         proxy.address()
     );
-    assert!(line.ends_with(&said), "{line}");
+    assert!(
+        line.starts_with("INFO  [") && line.ends_with(&said),
+        "{line}"
+    );
 }
 
 #[test]
