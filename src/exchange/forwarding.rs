@@ -14,12 +14,13 @@ use crate::exchange::context::Context;
 use crate::exchange::ending::{fail, refuse};
 use crate::exchange::failure::Failure;
 use crate::exchange::record::log_failure;
-use crate::exchange::relay::{Flow, Relay, RelayError, Tools, Writer};
+use crate::exchange::relay::{Flow, Relay, RelayError, Tools};
 use crate::exchange::state::ClientSide;
 use crate::exchange::state::{
     End, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
+use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
 use crate::http::reply::CONTINUE;
 use crate::http::{Grammar, HeadError, Scheme, Version};
@@ -130,8 +131,12 @@ fn forward_request(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Co
             Side::Rests
         }
         Err(RelayError::Source(error)) => Side::Leaves(Step::Close(CloseReason::of_client(&error))),
-        Err(_) if has_begun => Side::Leaves(Step::Close(CloseReason::BadRequestBody)),
-        Err(error) => Side::Leaves(refuse(client, exchange, error.status(), error.reason(), cx)),
+        Err(RelayError::Body(_)) if has_begun => {
+            Side::Leaves(Step::Close(CloseReason::BadRequestBody))
+        }
+        Err(RelayError::Body(error)) => {
+            Side::Leaves(refuse(client, exchange, error.status(), error.reason(), cx))
+        }
     }
 }
 
@@ -461,12 +466,12 @@ impl Exchange {
             trailers,
         };
         write_response(&self.response, &how, out);
-        self.response_relay = Relay::new(body, writer, u64::MAX, &runtime.head_limits);
-        self.response_relay.read_as(self.route.response_grammar());
+        let mut translator = BodyTranslator::new(body, writer, u64::MAX, &runtime.head_limits);
+        translator.read_as(self.route.response_grammar());
         if trailers {
-            self.response_relay
-                .leave_out_trailers(self.response.connection_options());
+            translator.leave_out_trailers(self.response.connection_options());
         }
+        self.response_relay = Relay::new(translator);
         self.status = Some(self.response.status());
         self.response_side = ResponseSide::Body;
         self.response_wait = Wait::default();
@@ -483,7 +488,7 @@ impl Exchange {
             .as_ref()
             .map_or((0, &[][..]), |(used, plain)| (*used, *plain));
         client.send(out, plain).map_err(Trouble::Client)?;
-        translated.map_err(Trouble::BodyBroke)?;
+        translated.map_err(|error| Trouble::BodyBroke(error.into()))?;
         Ok(used)
     }
 

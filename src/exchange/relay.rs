@@ -1,4 +1,4 @@
-//! One body from one connection to the other: read in the source's framing, written in the sink's.
+//! One body from one connection to the other. What its bytes mean is http/body.rs; this moves them.
 //!
 //! A relay goes as far as the sockets let it and says which one it waits for. It holds at most one
 //! scratch buffer's worth of bytes: nothing is read while something waits to be written. Long
@@ -12,7 +12,7 @@ use std::io;
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
-use crate::http::{Body, ChunkError, Decoder, Grammar, HeadLimits, Step, encode_chunk, encode_end};
+use crate::http::body::{BodyError, BodyTranslator, PlainLeft};
 use crate::net::connection::{Connection, Received};
 use crate::net::pipes::{Pipe, Pipes};
 use crate::net::syscalls::splice;
@@ -30,9 +30,6 @@ const SPLICE_BYTES_MIN: u64 = 32 * 1024;
 
 /// Bytes after which a relay lets the worker's other exchanges take their turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
-
-/// Data up to this size is copied behind a head, so that one plain write sends both.
-const COPY_BYTES_MAX: usize = 4 * 1024;
 
 /// What a worker lends to a relay for one turn.
 #[derive(Debug)]
@@ -73,12 +70,8 @@ pub(crate) enum Flow {
 pub(crate) enum RelayError {
     /// Reading failed.
     Source(io::Error),
-    /// The source ended before its body did.
-    SourceEnded,
-    /// The body's framing is not valid.
-    Malformed(ChunkError),
-    /// The body is longer than allowed.
-    TooLong,
+    /// The body itself is at fault.
+    Body(BodyError),
     /// Writing failed.
     Sink(io::Error),
 }
@@ -87,134 +80,53 @@ impl fmt::Display for RelayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RelayError::Source(error) => write!(f, "reading failed: {error}"),
-            RelayError::SourceEnded => f.write_str("it ended before its body did"),
-            RelayError::Malformed(error) => write!(f, "malformed body: {error}"),
-            RelayError::TooLong => f.write_str("the body is longer than allowed"),
+            RelayError::Body(error) => error.fmt(f),
             RelayError::Sink(error) => write!(f, "writing failed: {error}"),
         }
     }
 }
 
-impl RelayError {
-    /// What is wrong, in the words of an access line, for a client whose request body this is.
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            RelayError::TooLong => "the request's body is too long",
-            RelayError::Malformed(error) => error.reason(),
-            RelayError::SourceEnded => "the request's body broke off",
-            RelayError::Source(_) | RelayError::Sink(_) => "the connection broke",
-        }
+impl From<BodyError> for RelayError {
+    fn from(error: BodyError) -> Self {
+        RelayError::Body(error)
     }
-
-    /// The status for a client whose request body this is.
-    pub(crate) fn status(&self) -> u16 {
-        match self {
-            RelayError::TooLong => 413,
-            RelayError::Malformed(error) => error.status(),
-            RelayError::Source(_) | RelayError::SourceEnded | RelayError::Sink(_) => 400,
-        }
-    }
-}
-
-/// How the sink is told where the body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Writer {
-    /// By its length, or by the end of the connection: the data alone is sent.
-    Plain,
-    /// In chunks, with the source's trailers if `trailers`.
-    Chunked {
-        /// Whether trailer fields are passed on.
-        trailers: bool,
-    },
-}
-
-#[derive(Debug)]
-enum Reader {
-    Length(u64),
-    Chunked(Decoder),
-    UntilClose,
-    Finished,
 }
 
 /// One body on its way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Relay {
-    reader: Reader,
-    writer: Writer,
+    body: BodyTranslator,
     pipe: Option<Pipe>,
     sink_is_slow: bool,
     /// The last read brought as much as one can.
     flows_in_bulk: bool,
-    /// Bytes taken from the source, framing included.
-    taken: u64,
-    /// Bytes of the body itself.
-    data: u64,
-    data_max: u64,
-}
-
-impl Default for Relay {
-    fn default() -> Self {
-        Self {
-            reader: Reader::Finished,
-            writer: Writer::Plain,
-            pipe: None,
-            sink_is_slow: false,
-            flows_in_bulk: false,
-            taken: 0,
-            data: 0,
-            data_max: u64::MAX,
-        }
-    }
 }
 
 impl Relay {
-    /// A relay for a body that comes framed as `body`. `data_max` bounds its data, and `limits`
-    /// its trailer section.
-    pub(crate) fn new(body: Body, writer: Writer, data_max: u64, limits: &HeadLimits) -> Self {
-        let reader = match body {
-            Body::None | Body::Length(0) => Reader::Finished,
-            Body::Length(length) => Reader::Length(length),
-            Body::Chunked => Reader::Chunked(Decoder::new(limits)),
-            Body::UntilClose => Reader::UntilClose,
-        };
+    pub(crate) fn new(body: BodyTranslator) -> Self {
         Self {
-            reader,
-            writer,
-            data_max,
-            ..Self::default()
-        }
-    }
-
-    /// Reads chunks in this way instead of as a request's.
-    pub(crate) fn read_as(&mut self, grammar: Grammar) {
-        if let Reader::Chunked(decoder) = &mut self.reader {
-            decoder.read_as(grammar);
-        }
-    }
-
-    /// Leaves out the trailer fields that the head's Connection fields name; `options` are the values of these fields.
-    pub(crate) fn leave_out_trailers<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
-        if let Reader::Chunked(decoder) = &mut self.reader {
-            decoder.leave_out(options);
-        }
-    }
-
-    /// A relay for whatever comes until the source ends: one direction of a tunnel.
-    pub(crate) fn tunnel() -> Self {
-        Self {
-            reader: Reader::UntilClose,
+            body,
             ..Self::default()
         }
     }
 
     /// Whether the body has been read to its end.
     pub(crate) fn has_read_all(&self) -> bool {
-        matches!(self.reader, Reader::Finished)
+        self.body.has_ended()
     }
 
     /// Bytes taken from the source; grows whenever it made progress.
     pub(crate) fn taken(&self) -> u64 {
-        self.taken
+        self.body.taken()
+    }
+
+    /// Takes what has come together with the head; see [`BodyTranslator::translate`].
+    pub(crate) fn translate<'a>(
+        &mut self,
+        input: &'a [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(usize, &'a [u8]), BodyError> {
+        self.body.translate(input, out)
     }
 
     /// Gives the pipe back, closed when bytes are left in it.
@@ -222,88 +134,6 @@ impl Relay {
         if let Some(pipe) = self.pipe.take() {
             pipes.put_back(pipe);
         }
-    }
-
-    /// Translates the part of the body that lies at the front of `input` for the sink. It is
-    /// appended to `out`, except that long plain data is left where it is and given as the second
-    /// value, to be sent after `out`. The first value says how much of `input` was used.
-    pub(crate) fn translate<'a>(
-        &mut self,
-        input: &'a [u8],
-        out: &mut Vec<u8>,
-    ) -> Result<(usize, &'a [u8]), RelayError> {
-        let (used, plain): (usize, &[u8]) = match &mut self.reader {
-            Reader::Finished => (0, &[]),
-            Reader::Length(left) => {
-                let count = usize::try_from(*left)
-                    .unwrap_or(usize::MAX)
-                    .min(input.len());
-                *left -= count as u64;
-                if *left == 0 {
-                    self.reader = Reader::Finished;
-                }
-                (count, &input[..count])
-            }
-            Reader::UntilClose => (input.len(), input),
-            Reader::Chunked(_) => (self.translate_chunks(input, out)?, &[]),
-        };
-        self.taken += used as u64;
-        self.count_data(plain.len())?;
-        match self.writer {
-            Writer::Chunked { .. } => encode_chunk(plain, out),
-            Writer::Plain if !out.is_empty() && plain.len() <= COPY_BYTES_MAX => {
-                out.extend_from_slice(plain);
-            }
-            Writer::Plain => return Ok((used, plain)),
-        }
-        Ok((used, &[]))
-    }
-
-    fn count_data(&mut self, count: usize) -> Result<(), RelayError> {
-        self.data += count as u64;
-        if self.data > self.data_max {
-            Err(RelayError::TooLong)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn translate_chunks(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, RelayError> {
-        let Reader::Chunked(decoder) = &mut self.reader else {
-            return Ok(0);
-        };
-        let (mut used, mut data_count) = (0, 0);
-        loop {
-            match decoder
-                .decode(&input[used..])
-                .map_err(RelayError::Malformed)?
-            {
-                Step::Data { used: step, data } => {
-                    used += step;
-                    data_count += data.len();
-                    match self.writer {
-                        Writer::Plain => out.extend_from_slice(data),
-                        Writer::Chunked { .. } => encode_chunk(data, out),
-                    }
-                }
-                Step::More { used: step } => {
-                    used += step;
-                    break;
-                }
-                Step::End { used: step } => {
-                    match self.writer {
-                        Writer::Plain => {}
-                        Writer::Chunked { trailers: true } => encode_end(decoder.trailers(), out),
-                        Writer::Chunked { trailers: false } => encode_end(std::iter::empty(), out),
-                    }
-                    self.reader = Reader::Finished;
-                    used += step;
-                    break;
-                }
-            }
-        }
-        self.count_data(data_count)?;
-        Ok(used)
     }
 
     /// Moves the body on as far as both sides allow.
@@ -366,12 +196,8 @@ impl Relay {
         {
             Received::Wait => Ok(Moved::Wait(Flow::WaitSource)),
             Received::End => {
-                if !matches!(self.reader, Reader::UntilClose) {
-                    return Err(RelayError::SourceEnded);
-                }
-                self.reader = Reader::Finished;
-                if let Writer::Chunked { .. } = self.writer {
-                    encode_end(std::iter::empty(), out);
+                self.body.end(out)?;
+                if !out.is_empty() {
                     sink.send(out, &[]).map_err(RelayError::Sink)?;
                 }
                 Ok(Moved::Bytes(0))
@@ -393,17 +219,13 @@ impl Relay {
         if self.pipe.is_some() {
             return true;
         }
-        let pays = match self.reader {
-            Reader::Length(left) => left >= SPLICE_BYTES_MIN,
-            // How much is to come nobody knows; what came last is the best guess.
-            Reader::UntilClose => self.flows_in_bulk,
-            Reader::Chunked(_) | Reader::Finished => false,
+        let pays = match self.body.plain_left() {
+            Some(PlainLeft::Bytes(left)) => left >= SPLICE_BYTES_MIN,
+            // How much is to come is not known; what came last is the best guess.
+            Some(PlainLeft::UntilClose) => self.flows_in_bulk,
+            None => false,
         };
-        if !pays
-            || self.writer != Writer::Plain
-            || !source.buffered().is_empty()
-            || !source.is_readable()
-        {
+        if !pays || !source.buffered().is_empty() || !source.is_readable() {
             return false;
         }
         self.pipe = tools.pipes.take();
@@ -438,22 +260,19 @@ impl Relay {
                 Err(error) => Err(RelayError::Sink(error.into())),
             };
         }
-        let left = match self.reader {
-            Reader::Length(left) => left,
-            Reader::UntilClose => u64::MAX,
-            Reader::Chunked(_) | Reader::Finished => 0,
+        let left = match self.body.plain_left() {
+            Some(PlainLeft::Bytes(left)) => usize::try_from(left).unwrap_or(usize::MAX),
+            Some(PlainLeft::UntilClose) => usize::MAX,
+            None => {
+                self.release_pipe(pipes);
+                return Ok(Moved::Bytes(0));
+            }
         };
-        if left == 0 {
-            self.release_pipe(pipes);
-            return Ok(Moved::Bytes(0));
-        }
         if !source.is_readable() {
             self.release_pipe(pipes);
             return Ok(Moved::Wait(Flow::WaitSource));
         }
-        let most = usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(pipe.bytes_max);
+        let most = left.min(pipe.bytes_max);
         match splice(
             &*source,
             None,
@@ -462,22 +281,15 @@ impl Relay {
             most,
             SpliceFlags::MOVE | SpliceFlags::NONBLOCK,
         ) {
-            Ok(0) if matches!(self.reader, Reader::UntilClose) => {
-                self.reader = Reader::Finished;
+            Ok(0) => {
+                // Nothing is written behind what is plain.
+                self.body.end(&mut Vec::new())?;
                 Ok(Moved::Bytes(0))
             }
-            Ok(0) => Err(RelayError::SourceEnded),
             Ok(count) => {
                 pipe.holds = count;
-                self.taken += count as u64;
                 self.flows_in_bulk = count as u64 >= SPLICE_BYTES_MIN;
-                if let Reader::Length(left) = &mut self.reader {
-                    *left -= count as u64;
-                    if *left == 0 {
-                        self.reader = Reader::Finished;
-                    }
-                }
-                self.count_data(count)?;
+                self.body.passed(count)?;
                 Ok(Moved::Bytes(count))
             }
             // The pipe is empty here, so it is the socket that has nothing.
@@ -503,6 +315,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::http::body::Writer;
+    use crate::http::{Body, HeadLimits};
     use crate::net::pipes::PIPE_BYTES;
     use crate::net::poller::Readiness;
 
@@ -530,7 +344,12 @@ mod tests {
         rustix::event::poll(&mut fds, None).unwrap();
         source.note(Readiness::IN);
         sink.shutdown_write();
-        let mut relay = Relay::new(Body::Length(4), Writer::Plain, u64::MAX, &LIMITS);
+        let mut relay = Relay::new(BodyTranslator::new(
+            Body::Length(4),
+            Writer::Plain,
+            u64::MAX,
+            &LIMITS,
+        ));
         let result = relay.advance(&mut source, &mut sink, &mut Tools::default());
         assert!(matches!(result, Err(RelayError::Sink(_))), "{result:?}");
         assert_eq!(source.buffered(), b"NEXT");
@@ -598,12 +417,12 @@ mod tests {
         ];
         for length in edges {
             let body = pattern(length);
-            let relay = Relay::new(
+            let relay = Relay::new(BodyTranslator::new(
                 Body::Length(length as u64),
                 Writer::Plain,
                 u64::MAX,
                 &LIMITS,
-            );
+            ));
             let (result, received) = run(relay, body.clone(), &mut tools);
             result.unwrap();
             assert!(received == body, "{length} bytes");
@@ -612,39 +431,14 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_written_anew_and_plain_for_who_knows_no_chunks() {
-        let mut tools = Tools::default();
-        let sent = b"3;x=y\r\nabc\r\n0004\r\ndefg\r\n0\r\nA: b\r\n\r\n".to_vec();
-        for (writer, expected) in [
-            (
-                Writer::Chunked { trailers: true },
-                &b"3\r\nabc\r\n4\r\ndefg\r\n0\r\nA: b\r\n\r\n"[..],
-            ),
-            (
-                Writer::Chunked { trailers: false },
-                b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
-            ),
-            (Writer::Plain, b"abcdefg"),
-        ] {
-            let (result, received) = run(
-                Relay::new(Body::Chunked, writer, u64::MAX, &LIMITS),
-                sent.clone(),
-                &mut tools,
-            );
-            result.unwrap();
-            assert_eq!(received, expected);
-        }
-    }
-
-    #[test]
     fn a_body_until_close_is_chunked_and_ended_when_the_source_ends() {
         let (result, received) = run(
-            Relay::new(
+            Relay::new(BodyTranslator::new(
                 Body::UntilClose,
                 Writer::Chunked { trailers: false },
                 u64::MAX,
                 &LIMITS,
-            ),
+            )),
             b"abc".to_vec(),
             &mut Tools::default(),
         );
@@ -656,48 +450,16 @@ mod tests {
     fn an_end_before_the_bodys_own_is_an_error() {
         let mut tools = Tools::default();
         for length in [5, 1 << 20] {
-            let relay = Relay::new(Body::Length(length), Writer::Plain, u64::MAX, &LIMITS);
-            let (result, received) = run(relay, b"abc".to_vec(), &mut tools);
-            assert!(matches!(result, Err(RelayError::SourceEnded)));
-            assert_eq!(received, b"abc");
-        }
-        assert_eq!(tools.pipes.lent(), 0);
-    }
-
-    #[test]
-    fn only_the_data_counts_against_the_limit() {
-        let mut tools = Tools::default();
-        let sent = b"3;extension=long\r\nabc\r\n0\r\n\r\n".to_vec();
-        for (max, fits) in [(3, true), (2, false)] {
-            let relay = Relay::new(Body::Chunked, Writer::Plain, max, &LIMITS);
-            let (result, _) = run(relay, sent.clone(), &mut tools);
-            assert_eq!(result.is_ok(), fits, "{max}");
-        }
-    }
-
-    #[test]
-    fn malformed_chunks_end_the_relay() {
-        let relay = Relay::new(Body::Chunked, Writer::Plain, u64::MAX, &LIMITS);
-        let (result, _) = run(relay, b"3\r\nabcX\r\n".to_vec(), &mut Tools::default());
-        assert!(matches!(result, Err(RelayError::Malformed(_))));
-    }
-
-    #[test]
-    fn short_data_is_copied_behind_a_head_and_long_data_is_not() {
-        for (length, copied) in [(COPY_BYTES_MAX, true), (COPY_BYTES_MAX + 1, false)] {
-            let body = pattern(length);
-            let mut relay = Relay::new(
-                Body::Length(length as u64),
+            let relay = Relay::new(BodyTranslator::new(
+                Body::Length(length),
                 Writer::Plain,
                 u64::MAX,
                 &LIMITS,
-            );
-            let mut out = b"head".to_vec();
-            let (used, plain) = relay.translate(&body, &mut out).unwrap();
-            assert_eq!(
-                (used, plain.is_empty(), out.len() == 4),
-                (length, copied, !copied)
-            );
+            ));
+            let (result, received) = run(relay, b"abc".to_vec(), &mut tools);
+            assert!(matches!(result, Err(RelayError::Body(BodyError::BrokeOff))));
+            assert_eq!(received, b"abc");
         }
+        assert_eq!(tools.pipes.lent(), 0);
     }
 }

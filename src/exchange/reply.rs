@@ -4,10 +4,11 @@
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::relay::{Relay, Writer};
+use crate::exchange::relay::Relay;
 use crate::exchange::state::ClientSide;
 use crate::exchange::state::{End, Exchange, Stage, Step, Wait, WaitFor};
 use crate::http::Body;
+use crate::http::body::{BodyTranslator, Writer};
 use crate::http::reply::{Reply, write_reply};
 use crate::net::connection::Connection;
 
@@ -81,12 +82,12 @@ impl Exchange {
         if self.route.body_begun || self.request.body() == Body::None {
             return;
         }
-        self.request_relay = Relay::new(
+        self.request_relay = Relay::new(BodyTranslator::new(
             self.request.body(),
             Writer::Plain,
             u64::MAX,
             &cx.runtime.head_limits,
-        );
+        ));
         cx.tools.out.clear();
         if let Ok((used, _)) = self
             .request_relay

@@ -5,10 +5,11 @@
 use crate::exchange::context::Context;
 use crate::exchange::ending::{fail, refuse};
 use crate::exchange::failure::{Failure, Request};
-use crate::exchange::relay::{Relay, Writer};
+use crate::exchange::relay::Relay;
 use crate::exchange::state::ClientSide;
 use crate::exchange::state::{Exchange, RequestSide, Stage, Step, Wait};
 use crate::http::Body;
+use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{RequestForwarding, write_request};
 use crate::net::connection::Connection;
 use crate::net::proxy_protocol;
@@ -60,7 +61,12 @@ pub(super) fn send_request(
         _ => Writer::Plain,
     };
     let data_max = config.limits.body_bytes.unwrap_or(u64::MAX);
-    *request_relay = Relay::new(body, writer, data_max, &cx.runtime.head_limits);
+    *request_relay = Relay::new(BodyTranslator::new(
+        body,
+        writer,
+        data_max,
+        &cx.runtime.head_limits,
+    ));
     let result = match request_relay.translate(client.connection.buffered(), out) {
         Ok((used, plain)) => {
             let result = lent.connection.send(out, plain);

@@ -9,6 +9,7 @@ use crate::exchange::context::Context;
 use crate::exchange::relay::{Flow, Relay, RelayError};
 use crate::exchange::state::ClientSide;
 use crate::exchange::state::{End, Exchange, RequestSide, ResponseSide, Step, Wait, WaitFor};
+use crate::http::body::BodyTranslator;
 use crate::net::errno::is_our_shortage;
 
 /// Carries both directions as far as they go.
@@ -20,8 +21,8 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
         exchange.tunnels = true;
         exchange.request_wait = Wait::default();
         exchange.received += exchange.request_relay.taken();
-        exchange.request_relay = Relay::tunnel();
-        exchange.response_relay = Relay::tunnel();
+        exchange.request_relay = Relay::new(BodyTranslator::tunnel());
+        exchange.response_relay = Relay::new(BodyTranslator::tunnel());
         exchange.request_side = RequestSide::Sending;
         exchange.response_side = ResponseSide::Body;
     }

@@ -5,12 +5,13 @@
 //! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
 //! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
-//! ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what a proxy changes), [`chunked`], [`reply`].
+//! ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what a proxy changes), `body` (a body on its way), [`chunked`], [`reply`].
 //!
 //! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of the head it took, so that
 //! the buffer may move on and the head can be written again for another backend; its memory is used again for
 //! the next head, so that nothing is allocated once a connection is warm.
 
+pub(crate) mod body;
 pub mod chunked;
 mod fields;
 pub mod forward;
