@@ -147,7 +147,12 @@ fn hand_over_all(
                     return Ok(count);
                 };
                 count += 1;
-                runtime.admission.add();
+                let admission = &runtime.admission;
+                admission.add();
+                // Before the hand-over: the answer to the last newcomer need not end its connection.
+                if admission.newcomers_wait() && !admission.has_room() {
+                    admission.set_newcomers_wait(has_newcomers(listener));
+                }
                 worker.send((TcpStream::from(socket), address));
             }
             Err(Errno::AGAIN) => {
