@@ -5,7 +5,6 @@
 //!
 //! Read next: `request_head`, or `connecting` for tcp mode.
 
-use crate::config::Mode;
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::state::{ClientSide, Exchange};
@@ -53,13 +52,12 @@ impl Accepted {
         {
             return next;
         }
-        if cx.runtime.config.proxy.mode == Mode::Http {
+        if !cx.is_tcp() {
             return Next::Idle;
         }
         let mut exchange = cx.take_exchange();
         exchange.begin_at(self.since, self.since_us, client.connection.sent());
         exchange.request_id = cx.request_ids.next_id();
-        exchange.is_tcp = true;
         exchange.record_request(client.address.ip(), cx);
         Next::Connect(exchange)
     }

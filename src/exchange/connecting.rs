@@ -64,7 +64,7 @@ pub(super) fn connect(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut
         }
     }
     let now = cx.clock.now();
-    let may_reuse = !exchange.route.needs_fresh && !exchange.is_tcp;
+    let may_reuse = !exchange.route.needs_fresh && !cx.is_tcp();
     if let (Some(backend), true) = (&exchange.route.backend, may_reuse) {
         while let Some(mut lent) = cx.backends.take_idle(backend, client.key, now) {
             // What cannot be sent twice is not risked on a connection that has just been closed.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::config::Mode;
 use crate::exchange::backend_connections::BackendConnections;
 use crate::exchange::relay::Tools;
 use crate::exchange::request_id::RequestIds;
@@ -74,6 +75,11 @@ impl Context {
     /// Whether a connection is closed after its answer: the process stops, or other clients wait for a place.
     pub(crate) fn closes_after_answer(&self) -> bool {
         self.draining || self.runtime.admission.newcomers_wait()
+    }
+
+    /// Whether there are no requests, only connections to pass on.
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.runtime.config.proxy.mode == Mode::Tcp
     }
 
     /// An exchange that nobody uses, as new.

@@ -9,7 +9,7 @@ use crate::exchange::record::{log_failure, record};
 use crate::exchange::reply::reply;
 use crate::exchange::state::ClientSide;
 use crate::exchange::state::{
-    After, End, Exchange, LastFailure, RequestSide, ResponseSide, Stage, Step,
+    After, End, Exchange, LastFailure, Persistence, RequestSide, ResponseSide, Stage, Step,
 };
 use crate::net::clock::Clock;
 use crate::pool::Event;
@@ -93,7 +93,7 @@ pub(super) fn refuse(
     reason: &'static str,
     cx: &mut Context,
 ) -> Step {
-    exchange.close_client = true;
+    exchange.persistence.close_if(true);
     reply(client, exchange, status, Some(reason), cx)
 }
 
@@ -103,7 +103,7 @@ pub(super) fn finish(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
     record(client, exchange, None, cx);
     exchange.keep_backend_connection(cx);
     let request_is_whole = exchange.request_relay.has_read_all();
-    if !exchange.close_client && request_is_whole {
+    if exchange.persistence.is_kept() && request_is_whole {
         After::NextRequest
     // Closing with input unread sends a reset, which may overtake the answer (RFC 9112 9.6).
     } else if request_is_whole
@@ -123,10 +123,10 @@ pub(super) fn finish_reply(
     cx: &mut Context,
 ) -> After {
     record(client, exchange, None, cx);
-    if exchange.close_client {
-        After::Linger
-    } else {
+    if exchange.persistence.is_kept() {
         After::NextRequest
+    } else {
+        After::Linger
     }
 }
 
@@ -137,7 +137,8 @@ pub(super) fn cut(
     reason: CloseReason,
     cx: &mut Context,
 ) {
-    if exchange.ends_with_connection && exchange.response_side == ResponseSide::Body {
+    if exchange.persistence == Persistence::EndsBody && exchange.response_side == ResponseSide::Body
+    {
         client.connection.reset_on_close();
     }
     record(client, exchange, Some(reason), cx);

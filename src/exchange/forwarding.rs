@@ -17,7 +17,7 @@ use crate::exchange::record::log_failure;
 use crate::exchange::relay::{Flow, Relay, RelayError, Tools};
 use crate::exchange::state::ClientSide;
 use crate::exchange::state::{
-    End, Exchange, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
+    End, Exchange, Heard, Persistence, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
 };
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
@@ -187,6 +187,7 @@ fn read_response_head(
             if exchange.response.status() == 101
                 && exchange.response_side == ResponseSide::Done =>
         {
+            exchange.begin_tunnel();
             Some(Side::Leaves(Step::Go(Stage::Tunnel)))
         }
         // A backend may send interim responses without end: the others' turn comes after each.
@@ -363,7 +364,7 @@ impl Exchange {
         } = cx;
         let limits = &runtime.head_limits;
         let grammar = self.route.response_grammar();
-        if self.holds_switch {
+        if self.heard == Heard::Switch {
             return self.pass_upgrade_on(client, out);
         }
         let refused = |bytes: &[u8], error: HeadError| {
@@ -423,7 +424,7 @@ impl Exchange {
     ) -> Result<usize, Trouble> {
         out.clear();
         if self.response.is_interim() {
-            self.interim_came = true;
+            self.heard = Heard::Interim;
             // One of them may have been made here already (see `send_continue`), and a client of
             // HTTP/1.0 knows none (RFC 9110 15.2).
             let is_continue = self.response.status() == 100;
@@ -442,15 +443,20 @@ impl Exchange {
         // A client that was told to wait before its body may send it or not; nobody can know.
         let unasked =
             self.request.expects_continue() && !self.continued && self.request_relay.taken() == 0;
-        self.close_client |= closes
-            || framing == Body::UntilClose
-            || (!request_is_whole
-                && (!self.route.reusable || unasked || self.request_side == RequestSide::Refused));
-        self.ends_with_connection = framing == Body::UntilClose;
-        let connection = match (self.close_client, self.request.version()) {
-            (true, _) => ClientConnection::Close,
-            (false, Version::Http10) => ClientConnection::KeepAliveExplicit,
-            (false, Version::Http11) => ClientConnection::KeepAlive,
+        self.persistence.close_if(
+            closes
+                || (!request_is_whole
+                    && (!self.route.reusable
+                        || unasked
+                        || self.request_side == RequestSide::Refused)),
+        );
+        if framing == Body::UntilClose {
+            self.persistence = Persistence::EndsBody;
+        }
+        let connection = match (self.persistence.is_kept(), self.request.version()) {
+            (false, _) => ClientConnection::Close,
+            (true, Version::Http10) => ClientConnection::KeepAliveExplicit,
+            (true, Version::Http11) => ClientConnection::KeepAlive,
         };
         let set_cookie = match (&self.route.backend, self.route.set_cookie) {
             (Some(backend), true) => backend.set_cookie(self.scheme == Scheme::Https),
@@ -509,7 +515,7 @@ impl Exchange {
         }
         match self.request_side {
             RequestSide::Sending => {
-                self.holds_switch = true;
+                self.heard = Heard::Switch;
                 return Ok(false);
             }
             RequestSide::Sent => {}
@@ -537,7 +543,7 @@ impl Exchange {
 
     /// Whether the client was never told to send its body, and needs not: its connection ends with the answer.
     fn waives_request_body(&self) -> bool {
-        self.close_client
+        !self.persistence.is_kept()
             && self.request.expects_continue()
             && !self.continued
             && self.request_relay.taken() == 0

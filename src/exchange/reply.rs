@@ -26,14 +26,15 @@ pub(super) fn reply(
 ) -> Step {
     exchange.route.close_connection(&mut cx.backends);
     exchange.reason = reason;
-    if exchange.is_tcp {
+    if cx.is_tcp() {
         return Step::Close(CloseReason::NoBackend);
     }
     exchange.response_relay.release_pipe(&mut cx.tools.pipes);
     exchange.request_relay.release_pipe(&mut cx.tools.pipes);
     exchange.discard_body_at_hand(&mut client.connection, cx);
     // What is left of the request would be taken for the next one.
-    exchange.close_client |= !exchange.has_read_request() || cx.closes_after_answer();
+    let closes = !exchange.has_read_request() || cx.closes_after_answer();
+    exchange.persistence.close_if(closes);
     exchange.status = Some(status);
     exchange.request_wait = Wait::default();
     exchange.response_wait = Wait::default();
@@ -41,7 +42,7 @@ pub(super) fn reply(
         status,
         date: cx.date.at(cx.clock.now()),
         request_id: exchange.request_id(),
-        close: exchange.close_client,
+        close: !exchange.persistence.is_kept(),
         head_only: exchange.request.is_head(),
         retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
     };

@@ -123,7 +123,8 @@ fn has_only_empty_lines(client: &ClientSide) -> bool {
 /// The head is whole.
 fn begin(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
     exchange.request_wait = Wait::default();
-    exchange.close_client = !exchange.request.keep_alive() || cx.draining;
+    let closes = !exchange.request.keep_alive() || cx.draining;
+    exchange.persistence.close_if(closes);
     let proxy = &cx.runtime.config.proxy;
     let mut told = Forwarded::default();
     exchange.is_trusted = proxy.trust_forwarded.trusts(client.address.ip());

@@ -7,7 +7,7 @@ use crate::exchange::ending::{fail, refuse};
 use crate::exchange::failure::{Failure, Request};
 use crate::exchange::relay::Relay;
 use crate::exchange::state::ClientSide;
-use crate::exchange::state::{Exchange, RequestSide, Stage, Step, Wait};
+use crate::exchange::state::{Exchange, Heard, RequestSide, Stage, Step, Wait};
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{RequestForwarding, write_request};
@@ -42,15 +42,19 @@ pub(super) fn send_request(
         request_id: request.request_id().unwrap_or(&exchange.request_id),
     };
     route.sent_before = lent.connection.sent();
+    let is_tcp = cx.is_tcp();
     let out = &mut cx.tools.out;
     out.clear();
     if backend.settings.send_proxy_protocol {
         let local = client.connection.local_address().unwrap_or(client.address);
         proxy_protocol::write(client.address, local, out);
     }
-    if exchange.is_tcp {
+    if is_tcp {
         return match lent.connection.send(out, &[]) {
-            Ok(()) => Step::Go(Stage::Tunnel),
+            Ok(()) => {
+                exchange.begin_tunnel();
+                Step::Go(Stage::Tunnel)
+            }
             Err(error) => fail(client, exchange, Failure::of_connection(&error), cx),
         };
     }
@@ -104,7 +108,7 @@ impl Exchange {
             return Request::Unsent;
         };
         let backend = &lent.connection;
-        if self.interim_came || self.holds_switch || !backend.buffered().is_empty() {
+        if self.heard != Heard::Nothing || !backend.buffered().is_empty() {
             Request::Spent
         } else if backend.sent() == self.route.sent_before && self.holds_request() {
             Request::Unsent

@@ -128,20 +128,12 @@ pub(crate) struct Exchange {
     pub(super) status: Option<u16>,
     /// Why it is an answer of our own; for the log.
     pub(super) reason: Option<&'static str>,
-    /// The client's connection ends with this exchange.
-    pub(super) close_client: bool,
-    /// A broken response must not look complete: it has no end of its own but that of the connection.
-    pub(super) ends_with_connection: bool,
+    /// What becomes of the client's connection.
+    pub(super) persistence: Persistence,
     /// A 100 (Continue) has been passed on or made.
     pub(super) continued: bool,
-    /// The backend has sent an interim response.
-    pub(super) interim_came: bool,
-    /// A 101 has come before the request's body was sent, and waits for that in `response`.
-    pub(super) holds_switch: bool,
-    /// The relays carry a tunnel.
-    pub(super) tunnels: bool,
-    /// There is no request: tcp mode.
-    pub(super) is_tcp: bool,
+    /// What the backend has sent before its final response.
+    pub(super) heard: Heard,
 }
 
 /// The way to the backend.
@@ -210,6 +202,42 @@ pub(super) enum ResponseSide {
     Body,
     /// All of it has gone out.
     Done,
+}
+
+/// Whether the client's connection goes on after the exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// The next request may follow.
+    #[default]
+    Kept,
+    /// It is closed after the response.
+    Closed,
+    /// Its close is the end of the response's body, so a broken response must be cut with a reset, not to look complete.
+    EndsBody,
+}
+
+impl Persistence {
+    pub(super) fn is_kept(self) -> bool {
+        self == Persistence::Kept
+    }
+
+    /// Closes the connection if it `must` be closed; nothing lets it persist again.
+    pub(super) fn close_if(&mut self, must: bool) {
+        if must && self.is_kept() {
+            *self = Persistence::Closed;
+        }
+    }
+}
+
+/// What has come from the backend before the head of the final response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Heard {
+    #[default]
+    Nothing,
+    /// An interim response.
+    Interim,
+    /// A 101 before the request's body was sent, for which it waits in `response`.
+    Switch,
 }
 
 /// What one side waits for, and how long it may.
@@ -309,13 +337,9 @@ impl Exchange {
             response_wait,
             status,
             reason,
-            close_client,
-            ends_with_connection,
+            persistence,
             continued,
-            interim_came,
-            holds_switch,
-            tunnels,
-            is_tcp,
+            heard,
         } = self;
         route.clear(backends);
         for relay in [request_relay, response_relay] {
@@ -338,18 +362,9 @@ impl Exchange {
         *scheme = Scheme::default();
         *status = None;
         *reason = None;
-        for flag in [
-            is_trusted,
-            close_client,
-            ends_with_connection,
-            continued,
-            interim_came,
-            holds_switch,
-            tunnels,
-            is_tcp,
-        ] {
-            *flag = false;
-        }
+        *persistence = Persistence::default();
+        *heard = Heard::default();
+        (*is_trusted, *continued) = (false, false);
     }
 
     /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection

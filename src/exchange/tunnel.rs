@@ -17,15 +17,6 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
     let Some(lent) = &mut exchange.route.connection else {
         return Step::Close(CloseReason::Finished);
     };
-    if !exchange.tunnels {
-        exchange.tunnels = true;
-        exchange.request_wait = Wait::default();
-        exchange.received += exchange.request_relay.taken();
-        exchange.request_relay = Relay::new(BodyTranslator::tunnel());
-        exchange.response_relay = Relay::new(BodyTranslator::tunnel());
-        exchange.request_side = RequestSide::Sending;
-        exchange.response_side = ResponseSide::Body;
-    }
     let (client, backend) = (&mut client.connection, &mut lent.connection);
     let before = exchange.request_relay.taken()
         + exchange.response_relay.taken()
@@ -106,4 +97,16 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
         .response_wait
         .set(what, cx.clock.now(), timeout, progress);
     if yields { Step::Yield } else { Step::Wait }
+}
+
+impl Exchange {
+    /// What the relays carry from here on is a tunnel.
+    pub(super) fn begin_tunnel(&mut self) {
+        self.request_wait = Wait::default();
+        self.received += self.request_relay.taken();
+        self.request_relay = Relay::new(BodyTranslator::tunnel());
+        self.response_relay = Relay::new(BodyTranslator::tunnel());
+        self.request_side = RequestSide::Sending;
+        self.response_side = ResponseSide::Body;
+    }
 }
