@@ -148,6 +148,11 @@ fn hand_over_all(
                 };
                 count += 1;
                 runtime.admission.add();
+                // Before it can have an answer: the last newcomer's need not say that its connection ends.
+                if runtime.admission.newcomers_wait() {
+                    let others_wait = has_newcomers(listener);
+                    runtime.admission.set_newcomers_wait(others_wait);
+                }
                 worker.send((TcpStream::from(socket), address));
             }
             Err(Errno::AGAIN) => {
