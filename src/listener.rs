@@ -147,11 +147,11 @@ fn hand_over_all(
                     return Ok(count);
                 };
                 count += 1;
-                let admission = &runtime.admission;
-                admission.add();
-                // Before the hand-over: the answer to the last newcomer need not end its connection.
-                if admission.newcomers_wait() && !admission.has_room() {
-                    admission.set_newcomers_wait(has_newcomers(listener));
+                runtime.admission.add();
+                // Before it can have an answer: the last newcomer's need not say that its connection ends.
+                if runtime.admission.newcomers_wait() {
+                    let others_wait = has_newcomers(listener);
+                    runtime.admission.set_newcomers_wait(others_wait);
                 }
                 worker.send((TcpStream::from(socket), address));
             }
