@@ -99,6 +99,9 @@ struct Rounds {
     slots: Vec<Slot>,
 }
 
+/// What the thread takes for one backend beside what a running check takes.
+pub(crate) const BYTES_EACH: usize = size_of::<Slot>() + 3 * size_of::<(PollFd<'_>, usize)>();
+
 /// The checks of one backend.
 struct Slot {
     /// When the next check begins, or began.

@@ -28,6 +28,8 @@
 //! | [`log`] | access lines and events |
 //! | [`text`] | escaping, numbers, times, words |
 //!
+//! What all of it takes at the most is added up in [`memory`].
+//!
 //! # The way of a request
 //!
 //! [`listener`] accepts, [`net::mailbox`] hands over, [`worker`] takes turns, [`exchange`] is the spine:
@@ -63,7 +65,7 @@
 //! # Layers
 //!
 //! Imports point one way (a test holds them to it), from the bottom: `text`, `net` < `http`, `log` < `pool` < `checks`,
-//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `resolver`, `signals` < `server` < `demo`,
+//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `resolver`, `signals` < `memory`, `server` < `demo`,
 //! `health_request` < `main`.
 
 #![forbid(unsafe_code)]
@@ -77,6 +79,7 @@ pub mod health_request;
 #[doc(hidden)]
 pub mod http;
 pub mod log;
+pub mod memory;
 #[doc(hidden)]
 pub mod pool;
 pub mod server;

@@ -44,10 +44,7 @@ impl Runtime {
             &config.balance,
             &config.health_check,
         );
-        let head_limits = HeadLimits {
-            head_bytes_max: config.limits.head_bytes,
-            fields_max: config.limits.fields,
-        };
+        let head_limits = config.limits.heads();
         Ok(Self {
             config,
             pool: Arc::new(pool),

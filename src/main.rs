@@ -8,9 +8,12 @@ use std::process::ExitCode;
 
 use log::LevelFilter;
 use rondo::cli::{self, Command, Source, VERSION};
-use rondo::config::{Config, ConfigError, descriptor_limit, schema, summary, warnings};
+use rondo::config::{
+    Config, ConfigError, descriptor_budget, descriptor_limit, schema, summary, warnings,
+};
 use rondo::health_request::{self, HealthError};
 use rondo::log::events;
+use rondo::memory::MemoryBound;
 use rondo::pool::explain::explain;
 use rondo::{demo, server};
 
@@ -53,7 +56,9 @@ fn check(source: &Source, config: &Config, choices: usize) -> String {
         text.push_str(&warning);
         text.push('\n');
     }
-    text.push_str(&summary(config, descriptor_limit()));
+    let limit = descriptor_limit();
+    let memory = MemoryBound::of(config, &descriptor_budget(limit, config));
+    text.push_str(&summary(config, limit, &memory.summary()));
     for line in explain(
         &config.backends,
         &config.balance,

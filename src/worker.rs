@@ -22,6 +22,7 @@ use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::idle_list::{IdleList, Kind};
 use crate::net::mailbox::{Accepted, Mailbox};
 use crate::net::poller::{Brought, EVENTS_MAX, Events, Readiness, Source};
+use crate::net::room::{ITEMS_KEPT, fill_cache, merge_free};
 use crate::net::slab::{Key, Slab};
 use crate::net::timers::Alarms;
 
@@ -40,6 +41,9 @@ const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// How often a worker looks whether it is done while the process drains.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
+/// How long memory must have been unused before it is given back.
+const UNUSED: Duration = Duration::from_secs(1);
+
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -51,6 +55,8 @@ pub(crate) struct Worker {
     idle: IdleList,
     /// For how long one may be idle.
     client_idle_ms: Millis,
+    /// When memory that is not used is given back.
+    give_back_at: Millis,
     context: Context,
 }
 
@@ -66,15 +72,17 @@ impl Worker {
             context: Context::new(runtime, &mailbox.bell, access_log)?,
             mailbox,
             clients: Slab::default(),
-            queue: VecDeque::new(),
+            queue: VecDeque::with_capacity(ITEMS_KEPT),
             alarms: Alarms::default(),
             idle: IdleList::default(),
             client_idle_ms,
+            give_back_at: NEVER,
         })
     }
 
     /// Works until the process drains and every connection has ended.
     pub(crate) fn run(&mut self) {
+        fill_cache();
         let mut events = Events::default();
         loop {
             self.take_events(&mut events);
@@ -83,6 +91,7 @@ impl Worker {
             self.forgive_stall();
             self.close_late_ones();
             self.make_room();
+            self.give_back();
             if self.drain(all_came) {
                 return;
             }
@@ -165,6 +174,7 @@ impl Worker {
             .alarms
             .next()
             .min(idle_until)
+            .min(self.give_back_at)
             .min(self.context.backends.next_expiry());
         (next != NEVER)
             .then(|| Duration::from_millis(next.saturating_sub(self.context.clock.now())))
@@ -388,6 +398,32 @@ impl Worker {
             client.close(reason, &mut self.context);
             self.remove(key);
         }
+    }
+
+    /// Gives memory back that has not been used for a while, as after a load. As long as there is some to give back the
+    /// worker wakes for it, and then no more.
+    fn give_back(&mut self) {
+        let now = self.context.clock.now();
+        if self.give_back_at <= now {
+            self.context.give_back();
+            self.clients.give_back();
+            self.alarms.give_back();
+            self.idle.give_back();
+            if self.queue.is_empty() && self.queue.capacity() > ITEMS_KEPT {
+                self.queue = VecDeque::with_capacity(ITEMS_KEPT);
+            }
+            self.give_back_at = NEVER;
+            if !self.has_unused() {
+                merge_free();
+            }
+        }
+        if self.give_back_at == NEVER && self.has_unused() {
+            self.give_back_at = Clock::after(now, UNUSED);
+        }
+    }
+
+    fn has_unused(&self) -> bool {
+        self.context.has_unused() || self.clients.has_unused()
     }
 
     /// While the process drains: closes what is idle, and in the end everything. True: all is done.

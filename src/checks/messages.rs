@@ -2,6 +2,7 @@
 //! those of `checks/probe.rs`.
 
 use crate::http::{Grammar, HeadLimits, ResponseHead};
+use crate::net::room::make_room;
 use crate::pool::settings::StatusRanges;
 
 /// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
@@ -37,6 +38,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// What one takes with its head half read, and `read_max` bytes more at hand.
+    pub(crate) fn bytes_max(limits: &HeadLimits, read_max: usize) -> usize {
+        size_of::<Self>() + limits.input_bytes_max() + read_max + limits.kept_bytes_max()
+    }
+
     /// For a backend that is `lenient` or not.
     pub(crate) fn new(limits: &HeadLimits, lenient: bool) -> Reader {
         Reader {
@@ -54,6 +60,7 @@ impl Reader {
     /// Takes what has come, and judges by the status of the first final head, once that is complete; interim ones are
     /// passed over.
     pub(crate) fn judge(&mut self, more: &[u8], good: &StatusRanges) -> Answer {
+        make_room(&mut self.bytes, more.len(), self.limits.input_bytes_max());
         self.bytes.extend_from_slice(more);
         loop {
             let taken = self.head.take_as(&self.bytes, &self.limits, self.grammar);

@@ -37,6 +37,11 @@ const REST_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take.
 const REST_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// What is read of an answer at once.
+const READ_BYTES: usize = 4096;
+/// Its request, and what is remembered of the addresses that failed.
+const TEXT_BYTES: usize = 4096;
+
 /// One check of one backend.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -90,6 +95,11 @@ enum Step {
 }
 
 impl Probe {
+    /// What a check takes beside itself: the longest answer, and some text.
+    pub(crate) fn bytes_max(limits: &HeadLimits) -> usize {
+        Reader::bytes_max(limits, READ_BYTES) + TEXT_BYTES
+    }
+
     /// Begins a check; call [`Probe::advance`] at once.
     pub(crate) fn new(settings: &HealthCheckSettings, limits: &HeadLimits, now: Instant) -> Probe {
         let deadline = now + settings.timeout;
@@ -292,7 +302,7 @@ impl Probe {
         now: Instant,
     ) -> Step {
         let HttpCheck { path, status } = &settings.http;
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; READ_BYTES];
         let length = match (&socket).read(&mut buffer) {
             Ok(length) => length,
             Err(error) if is_not_yet(&error) => {
@@ -380,7 +390,7 @@ impl Rest {
 
     /// Reads what is there; says whether it is over, so that it can be dropped.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; READ_BYTES];
         loop {
             match (&self.socket).read(&mut buffer) {
                 Ok(length) if length > 0 && length < self.bytes_left => self.bytes_left -= length,

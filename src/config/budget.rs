@@ -1,7 +1,7 @@
-//! What a configuration costs: descriptors and memory, as sums anyone can check.
+//! What a configuration costs in descriptors, as a sum. What it costs in memory is in `memory.rs`.
 
 use crate::config::Config;
-use crate::net::pipes::{PIPE_BYTES, PIPES_MAX};
+use crate::net::pipes::PIPES_MAX;
 use crate::pool::settings::Kind;
 
 /// What the process itself has open: three standard streams, the listener, two ends of the signals' pipe, an output of
@@ -13,17 +13,6 @@ const DESCRIPTORS_OF_WORKER: u64 = 2;
 const DESCRIPTORS_RESERVED: u64 = 48;
 /// Health checks that run at once; each has one descriptor.
 const CHECKS_MAX: u64 = 64;
-
-/// A connection that waits for a request and keeps no buffer.
-const IDLE_CONNECTION_BYTES: u64 = 250;
-/// What an exchange needs besides its two heads and two buffers.
-const EXCHANGE_BYTES: u64 = 2048;
-/// One direction of a body, at most.
-const BODY_BUFFER_BYTES: u64 = 64 * 1024;
-/// A worker's stack, and the scratch buffers it shares among its exchanges.
-const WORKER_BYTES: u64 = 2 * 256 * 1024;
-/// What the kernel may hold for a worker in full pipes.
-const WORKER_PIPE_BYTES: u64 = (PIPES_MAX * PIPE_BYTES) as u64;
 
 /// How many descriptors this process may have at most: the hard limit, to which the soft one is raised at start.
 pub fn descriptor_limit() -> u64 {
@@ -93,38 +82,6 @@ pub fn descriptor_budget(limit: u64, config: &Config) -> DescriptorBudget {
         checks: number(checks),
         pipes: number(pipes),
         idle: number(idle),
-    }
-}
-
-/// The memory that a number of connections may need at the worst, in bytes, as [`memory_bound`] finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryBound {
-    /// All connections idle.
-    pub idle_bytes: u64,
-    /// All connections in an exchange, each with its buffers full.
-    pub active_bytes: u64,
-    /// The workers themselves; in both cases on top.
-    pub workers_bytes: u64,
-    /// What the kernel may hold in pipes for the workers; not part of the process.
-    pub pipes_bytes: u64,
-}
-
-/// The bound on memory with `connections` client connections.
-///
-/// - idle: connections x 250 bytes
-/// - active: connections x (2 x `limits.head_bytes` + 2 x 64 KiB + 1 KiB)
-/// - workers: workers x (256 KiB stack + 256 KiB scratch)
-/// - pipes: workers x 32 pipes x 2 x 1 MiB
-pub fn memory_bound(config: &Config, connections: usize) -> MemoryBound {
-    let connections = connections as u64;
-    let workers = config.proxy.workers as u64;
-    let head_bytes = config.limits.head_bytes as u64;
-    let exchange_bytes = 2 * head_bytes + 2 * BODY_BUFFER_BYTES + EXCHANGE_BYTES;
-    MemoryBound {
-        idle_bytes: connections.saturating_mul(IDLE_CONNECTION_BYTES),
-        active_bytes: connections.saturating_mul(exchange_bytes),
-        workers_bytes: workers.saturating_mul(WORKER_BYTES),
-        pipes_bytes: workers.saturating_mul(WORKER_PIPE_BYTES),
     }
 }
 
@@ -206,14 +163,5 @@ mod tests {
         let budget = descriptor_budget(1024, &config);
         assert_eq!((budget.clients, budget.exchanges), (668, 418));
         assert!(sum(budget, 1) <= 1024);
-    }
-
-    #[test]
-    fn the_memory_bound_is_the_documented_sum() {
-        let bound = memory_bound(&config(""), 1000);
-        assert_eq!(bound.idle_bytes, 250_000);
-        assert_eq!(bound.active_bytes, 1000 * (2 * 16_384 + 2 * 65_536 + 2048));
-        assert_eq!(bound.workers_bytes, 2 * 512 * 1024);
-        assert_eq!(bound.pipes_bytes, 2 * 8 * 1024 * 1024);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::document::{ConfigError, Object};
 use crate::config::key::{Fallback, Key, Takes};
+use crate::http::HeadLimits;
 use crate::text::words::counted;
 
 pub(super) const KEYS: &[Key] = &[
@@ -42,6 +43,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The bounds of a head, in the form in which `http` takes them.
+    pub(crate) fn heads(&self) -> HeadLimits {
+        HeadLimits {
+            head_bytes_max: self.head_bytes,
+            fields_max: self.fields,
+        }
+    }
+
     pub(super) fn read(top: &Object<'_>) -> Result<Limits, ConfigError> {
         let section = top.section("limits")?;
         Ok(Limits {

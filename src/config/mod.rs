@@ -15,9 +15,7 @@ use crate::config::key::{Fallback, Key, Takes};
 use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings};
 
 pub use self::admin::Admin;
-pub use self::budget::{
-    DescriptorBudget, MemoryBound, descriptor_budget, descriptor_limit, memory_bound,
-};
+pub use self::budget::{DescriptorBudget, descriptor_budget, descriptor_limit};
 pub use self::error::ConfigError;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};

@@ -766,7 +766,7 @@ fn every_row_takes_its_bounds_and_nothing_beyond() {
 #[test]
 fn check_shows_every_row() {
     for (section, path, key) in built_rows() {
-        let summary = |text: &str| summary(&Config::from_text("c", text).unwrap(), 1_000_000);
+        let summary = |text: &str| summary(&Config::from_text("c", text).unwrap(), 1_000_000, &[]);
         let plain = match key.default {
             Fallback::Value(json) => summary(&with_key(section, &path, json)),
             Fallback::Required | Fallback::Nothing(_) => summary(&with_key(

@@ -11,7 +11,7 @@ use crate::exchange::state::{ClientSide, Exchange};
 use crate::http::Scheme;
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Received;
-use crate::net::proxy_protocol;
+use crate::net::proxy_protocol::{self, HEADER_BYTES_MAX};
 
 /// A connection on which something else than a request comes first.
 #[derive(Debug)]
@@ -76,7 +76,10 @@ impl Accepted {
                 Ok(None) => {}
                 Err(_) => return Err(Next::Close(CloseReason::NoProxyHeader)),
             }
-            match client.connection.receive(&mut cx.tools.scratch) {
+            match client
+                .connection
+                .receive(&mut cx.tools.scratch, HEADER_BYTES_MAX)
+            {
                 Ok(Received::Bytes(_)) => client.connection.consume(0, &cx.tools.scratch),
                 Ok(Received::Wait) => break,
                 Ok(Received::End) => return Err(Next::Close(CloseReason::ClientDone)),

@@ -61,6 +61,12 @@ struct Idle {
 }
 
 impl BackendConnections {
+    /// What one takes, idle or lent; the buffers of a lent one belong to its exchange.
+    pub(crate) const BYTES_EACH: usize = Slab::<Place>::BYTES_EACH + 2 * size_of::<Idle>();
+
+    /// What lies free beside them.
+    pub(crate) const BLOCK_BYTES: usize = Slab::<Place>::BLOCK_BYTES;
+
     /// At most `idle_max` beyond one for each client.
     pub(crate) fn new(idle_max: usize) -> Self {
         Self {
@@ -96,6 +102,21 @@ impl BackendConnections {
     /// How many there are, idle and lent.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// Whether there is memory to give back.
+    pub(crate) fn has_unused(&self) -> bool {
+        self.places.has_unused()
+    }
+
+    /// Gives back the memory of connections that are closed.
+    pub(crate) fn give_back(&mut self) {
+        self.places.give_back();
+        for idle in &mut self.idle {
+            if idle.is_empty() {
+                idle.shrink_to_fit();
+            }
+        }
     }
 
     /// Begins to connect for `client`. The connection is there once the poller says it is writable. An idle connection

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Mode;
 use crate::exchange::backend_connections::BackendConnections;
-use crate::exchange::relay::Tools;
+use crate::exchange::relay::{OUT_BYTES_KEPT, Tools};
 use crate::exchange::request_id::RequestIds;
 use crate::exchange::state::Exchange;
 use crate::live::Runtime;
@@ -18,7 +18,7 @@ use crate::pool::trace::Decisions;
 use crate::text::timestamp::HttpDate;
 
 /// Exchanges kept for the next request; more are given back to the allocator.
-const SPARE_MAX: usize = 256;
+pub(crate) const SPARE_MAX: usize = 256;
 
 /// A worker's resources. They belong to one thread; only `runtime` is shared.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub draining: bool,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
     spare: Vec<Box<Exchange>>,
+    /// The fewest spare exchanges since the last time that memory was given back: so many are not needed.
+    spare_min: usize,
 }
 
 impl Context {
@@ -67,7 +69,8 @@ impl Context {
             access_log,
             draining: false,
             decisions: runtime.new_decisions(),
-            spare: Vec::new(),
+            spare: Vec::with_capacity(SPARE_MAX),
+            spare_min: 0,
             runtime,
         })
     }
@@ -84,7 +87,9 @@ impl Context {
 
     /// An exchange that nobody uses, as new.
     pub(crate) fn take_exchange(&mut self) -> Box<Exchange> {
-        self.spare.pop().unwrap_or_default()
+        let spare = self.spare.pop();
+        self.spare_min = self.spare_min.min(self.spare.len());
+        spare.unwrap_or_default()
     }
 
     /// Takes an exchange back when it is over, with everything that it had borrowed.
@@ -93,5 +98,22 @@ impl Context {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(exchange);
         }
+    }
+
+    /// Whether there is memory to give back.
+    pub(crate) fn has_unused(&self) -> bool {
+        !self.spare.is_empty()
+            || self.tools.out.capacity() > OUT_BYTES_KEPT
+            || self.backends.has_unused()
+    }
+
+    /// Gives back the memory that has not been used since the last time.
+    pub(crate) fn give_back(&mut self) {
+        // From the front: the last ones are those that are used again.
+        self.spare.drain(..self.spare_min);
+        self.spare_min = self.spare.len();
+        self.tools.out.clear();
+        self.tools.out.shrink_to(OUT_BYTES_KEPT);
+        self.backends.give_back();
     }
 }

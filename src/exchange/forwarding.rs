@@ -87,6 +87,14 @@ fn forward_request(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Co
             .request_relay
             .advance(&mut client.connection, &mut lent.connection, &mut cx.tools);
     let progress = before != (exchange.request_relay.taken(), lent.connection.sent());
+    if !exchange.held.is_empty() {
+        let is_sent = lent.connection.sent() != exchange.route.sent_before;
+        let has_more = exchange.request_relay.taken() > exchange.held.len() as u64;
+        // It is not sent again, whatever comes.
+        if has_more || is_sent && !exchange.request.is_idempotent() {
+            exchange.held = Vec::new();
+        }
+    }
     let expected = exchange.request.expects_continue()
         && !exchange.continued
         && exchange.request_relay.taken() == 0;
@@ -387,7 +395,7 @@ impl Exchange {
             return Ok(true);
         }
         loop {
-            let bytes = match backend.receive(scratch) {
+            let bytes = match backend.receive(scratch, limits.input_bytes_max()) {
                 Ok(Received::Bytes(bytes)) => bytes,
                 Ok(Received::Wait) => return Ok(false),
                 Ok(Received::End) => return Err(Trouble::Failed(Failure::Ended(None))),
@@ -479,6 +487,9 @@ impl Exchange {
         }
         self.response_relay = Relay::new(translator);
         self.status = Some(self.response.status());
+        // From here on nothing is sent again, and the head has been written.
+        self.held = Vec::new();
+        self.response.give_back();
         self.response_side = ResponseSide::Body;
         self.response_wait = Wait::default();
         let translated = self.response_relay.translate(rest, out);

@@ -40,7 +40,7 @@ impl Lingering {
         cx: &mut Context,
     ) -> Option<CloseReason> {
         loop {
-            match client.receive(&mut cx.tools.scratch) {
+            match client.receive(&mut cx.tools.scratch, 0) {
                 Ok(Received::Bytes(bytes)) => {
                     let count = bytes.len();
                     client.consume(count, &cx.tools.scratch);

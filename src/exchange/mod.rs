@@ -30,6 +30,7 @@ mod ending;
 pub(crate) mod failure;
 mod forwarding;
 mod lingering;
+pub(crate) mod memory;
 mod record;
 pub(crate) mod relay;
 mod reply;

@@ -19,7 +19,10 @@ use crate::net::syscalls::splice;
 
 /// The scratch buffer of a worker: the most that one read takes, and the most that one connection
 /// holds back when its peer does not take it.
-pub(crate) const SCRATCH_BYTES: usize = 64 * 1024;
+pub(crate) const SCRATCH_BYTES: usize = 32 * 1024;
+
+/// What is kept of the buffer in which heads and chunks are put together: enough for all but the largest heads.
+pub(crate) const OUT_BYTES_KEPT: usize = 64 * 1024;
 
 /// What is read at once for a sink that has proved slow, because its remainder has to be kept.
 const SLOW_SINK_BYTES: usize = 8 * 1024;
@@ -46,7 +49,7 @@ impl Default for Tools {
     fn default() -> Self {
         Self {
             scratch: vec![0; SCRATCH_BYTES].into(),
-            out: Vec::new(),
+            out: Vec::with_capacity(OUT_BYTES_KEPT),
             pipes: Pipes::default(),
         }
     }
@@ -191,7 +194,7 @@ impl Relay {
             scratch.len()
         };
         match source
-            .receive(&mut scratch[..most])
+            .receive(&mut scratch[..most], SCRATCH_BYTES)
             .map_err(RelayError::Source)?
         {
             Received::Wait => Ok(Moved::Wait(Flow::WaitSource)),

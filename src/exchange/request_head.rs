@@ -13,6 +13,11 @@ use crate::http::forwarded::{Forwarded, forwarded};
 use crate::net::clock::Millis;
 use crate::net::connection::Received;
 
+/// What is read at once of a request, head and beginning of its body. It may be held twice, in case the request must
+/// be sent again, and takes no more than a body that passes then: half of that, and a little more for a head before
+/// 16 KiB of body.
+pub(crate) const REQUEST_READ_BYTES: usize = 20 * 1024;
+
 /// Whether the first byte of a request has come, and if so the exchange that begins with it.
 pub(super) fn await_request(
     client: &ClientSide,
@@ -50,7 +55,9 @@ pub(super) fn read_request_head(
         }
     }
     loop {
-        let bytes = match client.connection.receive(&mut cx.tools.scratch) {
+        let scratch = &mut cx.tools.scratch[..REQUEST_READ_BYTES];
+        let received = client.connection.receive(scratch, limits.input_bytes_max());
+        let bytes = match received {
             Ok(Received::Bytes(bytes)) => bytes,
             Ok(Received::Wait) => return await_rest_of_head(client, exchange, cx),
             Ok(Received::End) => return head_broke_off(client, exchange, cx),

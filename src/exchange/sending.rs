@@ -74,7 +74,13 @@ pub(super) fn send_request(
     let result = match request_relay.translate(client.connection.buffered(), out) {
         Ok((used, plain)) => {
             let result = lent.connection.send(out, plain);
-            client.connection.move_buffered(used, held);
+            let is_sent = lent.connection.sent() != route.sent_before;
+            if is_sent && !request.is_idempotent() {
+                // It is not sent again, whatever comes.
+                client.connection.consume_buffered(used);
+            } else {
+                client.connection.move_buffered(used, held);
+            }
             result
         }
         // No byte has gone out; the backend never hears of it.
@@ -122,7 +128,7 @@ impl Exchange {
     /// Makes everything as it was before the request was sent.
     pub(super) fn rewind(&mut self, client: &mut Connection, cx: &mut Context) {
         client.unread(&self.held);
-        self.held.clear();
+        self.held = Vec::new();
         self.request_relay.release_pipe(&mut cx.tools.pipes);
         self.request_relay = Relay::default();
         self.route.body_begun = false;

@@ -20,9 +20,6 @@ use crate::pool::Tried;
 use crate::pool::backend::{Backend, InFlight};
 use crate::pool::trace::Decision;
 
-/// The memory for held bodies that an exchange keeps for the next request.
-const HELD_BYTES_KEPT: usize = 4096;
-
 /// The client's side of all exchanges on one connection.
 #[derive(Debug)]
 pub(crate) struct ClientSide {
@@ -114,7 +111,7 @@ pub(crate) struct Exchange {
     pub(super) sent_before: u64,
     /// What was received of the client's, but for what `request_relay` has taken.
     pub(super) received: u64,
-    /// Body bytes that arrived with the head, in case the request must be sent again.
+    /// Body bytes that arrived with the head, as long as the request may be sent again.
     pub(super) held: Vec<u8>,
     pub(super) request_side: RequestSide,
     pub(super) request_relay: Relay,
@@ -348,11 +345,7 @@ impl Exchange {
         }
         request.clear();
         response.clear();
-        // What was held for one large request must not stay for ever.
-        if held.capacity() > HELD_BYTES_KEPT {
-            *held = Vec::new();
-        }
-        held.clear();
+        *held = Vec::new();
         decision.clear();
         *moments = Moments::default();
         (*request_side, *response_side) = Default::default();

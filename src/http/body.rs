@@ -114,7 +114,10 @@ impl BodyTranslator {
         let reader = match body {
             Body::None | Body::Length(0) => Reader::Finished,
             Body::Length(length) => Reader::Length(length),
-            Body::Chunked => Reader::Chunked(Decoder::new(limits)),
+            Body::Chunked if writer == (Writer::Chunked { trailers: true }) => {
+                Reader::Chunked(Decoder::new(limits))
+            }
+            Body::Chunked => Reader::Chunked(Decoder::without_trailers(limits)),
             Body::UntilClose => Reader::UntilClose,
         };
         Self {

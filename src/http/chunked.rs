@@ -1,23 +1,19 @@
 //! The chunked transfer coding (RFC 9112 7.1): a strict decoder that eats bytes as they come, and an encoder.
 //!
 //! The decoder gives out data where it lies in the caller's buffer and copies nothing but trailer fields. Chunk extensions
-//! are checked and dropped, as an intermediary may that does not know them. Next: `reply`.
+//! are checked and dropped, as an intermediary may that does not know them. Next: `trailers`.
 
-use crate::http::fields::{is_tchar, members};
-use crate::http::forward::may_be_trailer;
-use crate::http::head::{HEAD_BYTES_CEILING, Head, HeadError, take_fields};
+use crate::http::fields::is_tchar;
+use crate::http::head::HeadError;
+use crate::http::trailers::TrailerSection;
 use crate::http::{Grammar, HeadLimits, strict_reason};
 use std::fmt;
 
 /// Extension bytes may outweigh the data that came with them by this much. Honest ones are some bytes a chunk;
 /// without a bound a sender keeps us reading for ever without a byte of body (CVE-2023-39326 in Go).
-const EXTENSION_BYTES_AHEAD_MAX: u64 = 16 * 1024;
+const EXTENSION_BYTES_AHEAD_MAX: u32 = 16 * 1024;
 /// Digits of a chunk size, leading zeros included: what fits in 64 bits.
 const SIZE_DIGITS_MAX: u8 = 16;
-/// Names of trailer fields to leave out that are remembered of a head. Real ones are a few; of a head with more, no trailer
-/// field passes, as RFC 9110 6.5.1 allows.
-const LEFT_OUT_BYTES_MAX: usize = 256;
-
 /// Takes the chunks of one body apart.
 #[derive(Debug)]
 pub struct Decoder {
@@ -26,20 +22,8 @@ pub struct Decoder {
     /// The size read so far, then the bytes of the chunk that are still to come.
     left: u64,
     /// How far extensions are ahead of data, in bytes.
-    extension_bytes_ahead: u64,
-    trailer_limits: HeadLimits,
-    /// Made only for a body that has some.
-    trailers: Option<Box<Head>>,
-    left_out: LeftOut,
-}
-
-/// The trailer fields that the head's Connection field asks to leave out (RFC 9110 7.6.1).
-#[derive(Debug)]
-enum LeftOut {
-    None,
-    /// Those in this list, with commas between them.
-    Named(Box<[u8]>),
-    All,
+    extension_bytes_ahead: u32,
+    trailers: TrailerSection,
 }
 
 /// What one call of [`Decoder::decode`] found. `used` counts bytes of its input; the rest belongs to the next call.
@@ -129,16 +113,23 @@ enum State {
 }
 
 impl Decoder {
-    /// A decoder for one body; `trailer_limits` bound its trailer section.
+    /// A decoder for one body; `trailer_limits` bound its trailer section, which is kept.
     pub fn new(trailer_limits: &HeadLimits) -> Self {
+        Self::with(TrailerSection::new(trailer_limits, true))
+    }
+
+    /// The same for a body of which nobody wants the trailer fields: they are checked, and not kept.
+    pub fn without_trailers(trailer_limits: &HeadLimits) -> Self {
+        Self::with(TrailerSection::new(trailer_limits, false))
+    }
+
+    fn with(trailers: TrailerSection) -> Self {
         Self {
             state: State::Size { digits: 0 },
             grammar: Grammar::Request,
             left: 0,
             extension_bytes_ahead: 0,
-            trailer_limits: *trailer_limits,
-            trailers: None,
-            left_out: LeftOut::None,
+            trailers,
         }
     }
 
@@ -150,18 +141,7 @@ impl Decoder {
     /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1). `options` are the values of
     /// these fields.
     pub fn leave_out<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
-        let mut names = Vec::new();
-        for option in options {
-            if names.len() + option.len() + 1 > LEFT_OUT_BYTES_MAX {
-                self.left_out = LeftOut::All;
-                return;
-            }
-            names.extend_from_slice(option);
-            names.push(b',');
-        }
-        if !names.is_empty() {
-            self.left_out = LeftOut::Named(names.into());
-        }
+        self.trailers.leave_out(options);
     }
 
     /// Goes on to the next piece of data, the end of the body, or the end of the input. An error stays.
@@ -199,7 +179,8 @@ impl Decoder {
         let here = (input.len() - at) as u64;
         let len = self.left.min(here);
         self.left -= len;
-        self.extension_bytes_ahead = self.extension_bytes_ahead.saturating_sub(len);
+        let len_32 = u32::try_from(len).unwrap_or(u32::MAX);
+        self.extension_bytes_ahead = self.extension_bytes_ahead.saturating_sub(len_32);
         if self.left == 0 {
             self.state = State::DataCr;
         }
@@ -211,29 +192,16 @@ impl Decoder {
     }
 
     fn take_trailers<'a>(&mut self, input: &[u8], at: usize) -> Result<Step<'a>, ChunkError> {
-        let bytes_max = self.trailer_limits.head_bytes_max.min(HEAD_BYTES_CEILING);
-        let Head {
-            bytes,
-            fields,
-            lines,
-        } = &mut **self.trailers.get_or_insert_default();
-        let before = bytes.len();
-        let room = bytes_max - before;
-        bytes.extend_from_slice(&input[at..input.len().min(at + room)]);
-        let fields_max = self.trailer_limits.fields_max;
-        let end = take_fields(lines, fields, bytes, fields_max, self.grammar)
+        let (used, is_whole) = self
+            .trailers
+            .take(&input[at..], self.grammar)
             .map_err(ChunkError::Trailers)?;
-        match end {
-            Some(end) => {
-                bytes.truncate(end);
-                self.state = State::Done;
-                Ok(Step::End {
-                    used: at + end - before,
-                })
-            }
-            None if bytes.len() == bytes_max => Err(ChunkError::Trailers(HeadError::TooLong)),
-            None => Ok(Step::More { used: input.len() }),
+        let used = at + used;
+        if is_whole {
+            self.state = State::Done;
+            return Ok(Step::End { used });
         }
+        Ok(Step::More { used })
     }
 
     /// The state after one byte that is not data.
@@ -347,27 +315,8 @@ impl Decoder {
     /// The trailer fields that may be forwarded, once the end was reached: without those that would change framing,
     /// routing, authentication or the meaning of the content (RFC 9110 6.5.1), and those of [`Decoder::leave_out`].
     pub fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.trailers
-            .iter()
-            .filter(|_| self.state == State::Done)
-            .flat_map(|trailers| trailers.fields.iter().map(move |field| (trailers, field)))
-            .map(|(trailers, field)| {
-                (
-                    field.known,
-                    field.name.of(&trailers.bytes),
-                    field.value.of(&trailers.bytes),
-                )
-            })
-            .filter(|(known, name, _)| may_be_trailer(*known, name) && !self.is_left_out(name))
-            .map(|(_, name, value)| (name, value))
-    }
-
-    fn is_left_out(&self, name: &[u8]) -> bool {
-        match &self.left_out {
-            LeftOut::None => false,
-            LeftOut::Named(names) => members(names).any(|option| option.eq_ignore_ascii_case(name)),
-            LeftOut::All => true,
-        }
+        let is_whole = self.state == State::Done;
+        self.trailers.fields().filter(move |_| is_whole)
     }
 }
 
@@ -376,6 +325,15 @@ fn hex_value(digit: u8) -> u8 {
         b'0'..=b'9' => digit - b'0',
         _ => (digit | 0x20) - b'a' + 10,
     }
+}
+
+/// What comes out at the most for `input` bytes: the same chunks, of which the first and the last may be cut, and lines that
+/// end in CRLF where `lenient` took a LF.
+pub(crate) fn encoded_bytes_max(input: usize, lenient: bool) -> usize {
+    const CUT_BYTES: usize = 64;
+    // The shortest chunk grows from `1 LF x LF` to two bytes more.
+    let added = if lenient { input / 2 } else { 0 };
+    input + added + CUT_BYTES
 }
 
 /// Appends one chunk; nothing for no data, because an empty chunk would be the end.

@@ -1,6 +1,7 @@
 //! The chunked coding: what is accepted, what is not, and that neither depends on how the input is cut.
 
 use crate::http::chunked::*;
+use crate::http::trailers::LEFT_OUT_BYTES_MAX;
 
 const LIMITS: HeadLimits = HeadLimits {
     head_bytes_max: 1024,
@@ -404,10 +405,20 @@ fn a_trailer_section_in_parts_has_the_same_limits() {
 }
 
 #[test]
-fn a_body_without_trailers_allocates_nothing() {
-    let mut decoder = Decoder::new(&LIMITS);
-    assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(Step::End { used: 5 }));
-    assert!(decoder.trailers.is_none());
+fn trailers_that_nobody_wants_are_judged_the_same_and_not_kept() {
+    let mut decoder = Decoder::without_trailers(&LIMITS);
+    let body = b"0\r\nA: b\r\n\r\n";
+    assert_eq!(decoder.decode(body), Ok(Step::End { used: body.len() }));
+    assert!(decoder.trailers().next().is_none());
+    for (wrong, status) in [
+        ("0\r\nA\r\n\r\n".to_owned(), 400),
+        (format!("0\r\nA: {}\r\n\r\n", "x".repeat(1024)), 431),
+        (format!("0\r\n{}\r\n", "A: b\r\n".repeat(17)), 431),
+    ] {
+        let mut decoder = Decoder::without_trailers(&LIMITS);
+        let error = decoder.decode(wrong.as_bytes()).unwrap_err();
+        assert_eq!(error.status(), status, "{wrong}");
+    }
 }
 
 #[test]

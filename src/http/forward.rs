@@ -6,7 +6,7 @@
 use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
 use crate::http::head::Head;
-use crate::http::{RequestHead, ResponseHead, Scheme, Version};
+use crate::http::{HeadLimits, RequestHead, ResponseHead, Scheme, Version};
 use crate::text::format::{write_address, write_decimal};
 use std::net::IpAddr;
 
@@ -27,6 +27,20 @@ pub struct RequestForwarding<'a> {
     pub authority: &'a [u8],
     /// Written unless the client sent the same one.
     pub request_id: &'a [u8],
+}
+
+/// What is written beside the fields that came: those of our own with their values, but for a host and a base path.
+const ADDED_BYTES_MAX: usize = 1024;
+
+/// The longest head that [`write_request`] makes of one within `limits`: the host stands in it twice, and behind each colon
+/// comes a space.
+pub(crate) fn request_bytes_max(limits: &HeadLimits, base_path: usize) -> usize {
+    2 * limits.head_bytes_max + limits.fields_max + base_path + ADDED_BYTES_MAX
+}
+
+/// The longest head that [`write_response`] makes of one within `limits`. A line that ended in LF alone ends in CRLF then.
+pub(crate) fn response_bytes_max(limits: &HeadLimits) -> usize {
+    limits.head_bytes_max + 2 * limits.fields_max + ADDED_BYTES_MAX
 }
 
 /// What is known about a response beyond its head.

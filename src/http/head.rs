@@ -1,4 +1,4 @@
-//! How a head is taken from a stream: the part that requests, responses and trailer sections share.
+//! How a head is taken from a stream: the part that requests and responses share.
 //!
 //! A head that is there in one piece is parsed by httparse in one go, and what httparse lets pass and we do not
 //! is checked on its result (see [`Head::adopt`]). Any other head, one in pieces or a wrong one, is taken line by
@@ -9,6 +9,7 @@
 
 use crate::http::fields::{Field, Span};
 use crate::http::{Grammar, Version, strict_reason};
+use crate::net::room::make_room;
 use std::fmt;
 use std::ops::Range;
 
@@ -21,6 +22,8 @@ pub(crate) const FIELDS_AT_ONCE: usize = 128;
 const BYTES_KEPT: usize = 4096;
 /// The same for its list of fields.
 const FIELDS_KEPT: usize = 128;
+/// What both of them take at the most.
+pub(crate) const KEPT_BYTES: usize = BYTES_KEPT + FIELDS_KEPT * size_of::<Field>();
 
 /// Why a head was refused. For a request it has a status; a response with any of these is a bad answer (502).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +90,17 @@ pub(crate) static NO_HEAD: Head = Head {
 };
 
 impl Head {
+    /// Whether it takes more memory than is kept for the next head.
+    pub(crate) fn is_large(&self) -> bool {
+        self.bytes.capacity() > BYTES_KEPT || self.fields.capacity() > FIELDS_KEPT
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();
         self.lines = Lines::default();
-        if self.bytes.capacity() > BYTES_KEPT {
+        if self.is_large() {
             self.bytes = Vec::new();
-        }
-        if self.fields.capacity() > FIELDS_KEPT {
             self.fields = Vec::new();
         }
     }
@@ -112,6 +118,7 @@ impl Head {
         {
             return false;
         }
+        make_room(&mut self.fields, parsed.len(), parsed.len());
         self.fields.extend(parsed.iter().map(|field| {
             let place = |part: &[u8]| {
                 let start = offset(head, part);
@@ -123,8 +130,15 @@ impl Head {
                 place(field.value),
             )
         }));
-        self.bytes.extend_from_slice(head);
+        self.keep(head);
         true
+    }
+
+    /// Keeps these bytes in place of those that were kept before.
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.clear();
+        make_room(&mut self.bytes, bytes.len(), bytes.len());
+        self.bytes.extend_from_slice(bytes);
     }
 
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -172,7 +186,9 @@ pub(crate) fn take_fields(
         if fields.len() >= fields_max {
             return Err(HeadError::TooManyFields);
         }
-        fields.push(Field::parse(input, line)?);
+        let field = Field::parse(input, line)?;
+        make_room(fields, 1, fields_max);
+        fields.push(field);
     }
     Ok(None)
 }
@@ -232,6 +248,6 @@ fn text_end(bytes: &[u8]) -> Option<usize> {
 }
 
 /// What a line of a head may hold (RFC 9110 5.5): HTAB, SP, visible characters and obs-text.
-fn is_text(byte: u8) -> bool {
+pub(crate) fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }

@@ -5,7 +5,8 @@
 //! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
 //! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
-//! ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what a proxy changes), `body` (a body on its way), [`chunked`], [`reply`].
+//! ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what a proxy changes), `body` (a body on its way),
+//! [`chunked`], `trailers`, [`reply`].
 //!
 //! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of the head it took, so that
 //! the buffer may move on and the head can be written again for another backend; its memory is used again for
@@ -17,12 +18,13 @@ mod fields;
 pub mod forward;
 pub(crate) mod forwarded;
 mod framing;
-mod head;
+pub(crate) mod head;
 mod options;
 pub mod reply;
 mod request;
 mod response;
 mod target;
+mod trailers;
 
 pub use chunked::{ChunkError, Decoder, Step, encode_chunk, encode_end};
 pub use forward::{
@@ -107,6 +109,18 @@ pub struct HeadLimits {
     pub head_bytes_max: usize,
     /// Field lines.
     pub fields_max: usize,
+}
+
+impl HeadLimits {
+    /// Bytes of input that are enough to take a head or refuse it, empty lines before it included.
+    pub(crate) fn input_bytes_max(&self) -> usize {
+        self.head_bytes_max.min(HEAD_BYTES_CEILING) + request::EMPTY_LINES_BYTES_MAX
+    }
+
+    /// The memory of a head, its list of fields included.
+    pub(crate) fn kept_bytes_max(&self) -> usize {
+        self.input_bytes_max() + self.fields_max * size_of::<fields::Field>()
+    }
 }
 
 #[cfg(test)]

@@ -113,8 +113,7 @@ impl RequestHead {
         let used = if fresh && let Some(used) = self.take_whole(rest, limits) {
             used
         } else if let Some(used) = self.take_lines(rest, limits)? {
-            self.head.bytes.clear();
-            self.head.bytes.extend_from_slice(&rest[..used]);
+            self.head.keep(&rest[..used]);
             used
         } else {
             return match self.stage {
@@ -262,6 +261,7 @@ impl RequestHead {
     fn append(&mut self, prefix: &[u8], part: &Range<usize>) -> Span {
         let bytes = &mut self.head.bytes;
         let start = bytes.len();
+        bytes.reserve_exact(prefix.len() + part.len());
         bytes.extend_from_slice(prefix);
         let target = self.line.target.start();
         bytes.extend_from_within(target + part.start..target + part.end);
@@ -275,8 +275,7 @@ impl RequestHead {
             .iter()
             .position(|byte| matches!(byte, b'\r' | b'\n'))
             .unwrap_or(seen.len());
-        self.head.bytes.clear();
-        self.head.bytes.extend_from_slice(&seen[..end]);
+        self.head.keep(&seen[..end]);
     }
 
     /// The request line without its CRLF, as received. Of a head that is incomplete or was refused: what was

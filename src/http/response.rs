@@ -69,6 +69,13 @@ impl ResponseHead {
         result
     }
 
+    /// Forgets an unusually large head, and gives its memory back: for a head that has been forwarded.
+    pub(crate) fn give_back(&mut self) {
+        if self.head.is_large() {
+            self.clear();
+        }
+    }
+
     /// Forgets the head, keeps the memory unless it was an unusually large one.
     pub fn clear(&mut self) {
         self.head.clear();
@@ -96,7 +103,7 @@ impl ResponseHead {
         let used = if fresh && let Some(used) = self.take_whole(input, limits) {
             used
         } else if let Some(used) = self.take_lines(input, limits, grammar)? {
-            self.head.bytes.extend_from_slice(&input[..used]);
+            self.head.keep(&input[..used]);
             used
         } else if input.len() < bytes_max {
             return Ok(None);

@@ -27,7 +27,7 @@ use crate::text::timestamp::Clock;
 pub(crate) use crate::log::line::{AccessLine, Details, Format};
 
 /// What one worker's lines may take while they wait, in bytes. Allocated once, touched only as far as it is used.
-const BUFFER_BYTES: usize = 256 * 1024;
+pub(crate) const BUFFER_BYTES: usize = 256 * 1024;
 /// A buffer this full is not left to wait for the end of the batch.
 const URGENT_BYTES: usize = 64 * 1024;
 /// How late a line may be.

@@ -6,7 +6,7 @@
 //! `simple_logger` decides by level which events are wanted, and a line looks as it would print it. It does not print:
 //! it needs two writes for a line, between which a line of another writer fits, and panics when the pipe is closed.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
@@ -18,15 +18,18 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
 use crate::log::output::{Output, has_room, turn};
+use crate::net::room::FIRST_BYTES;
 use crate::net::thread;
 use crate::text::escape::printable;
 use crate::text::timestamp::{Clock, since_epoch};
 
 const THREAD: &str = "event-log";
-/// Events that may wait; together they take at most 4 MiB.
+/// Events that may wait.
 const QUEUED_MAX: usize = 1024;
 /// A longer line is cut. It is what a pipe takes as a whole (`PIPE_BUF`), whichever processes share it.
 const LINE_BYTES_MAX: usize = 4096;
+/// What all events that may wait take.
+pub(crate) const BYTES_MAX: usize = QUEUED_MAX * (size_of::<Message>() + LINE_BYTES_MAX);
 /// How often lost events are reported while it is busy.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a flush waits for an output that does not take the last lines.
@@ -153,7 +156,10 @@ impl Style {
         let time = String::from_utf8_lossy(&time);
         let (color, no_color) = self.color(level);
         let text = printable(&text.to_string());
-        let mut line = format!("{color}{level:<5}{no_color} [{time} {target}] {text}");
+        // Another thread frees it: see `net/room.rs`.
+        let mut line = String::with_capacity(FIRST_BYTES);
+        // Writing to a String cannot fail.
+        let _ = write!(line, "{color}{level:<5}{no_color} [{time} {target}] {text}");
         if line.len() >= LINE_BYTES_MAX {
             let mut end = LINE_BYTES_MAX - CUT.len() - 1;
             while !line.is_char_boundary(end) {
@@ -163,6 +169,7 @@ impl Style {
             line.push_str(CUT);
         }
         line.push('\n');
+        line.shrink_to(LINE_BYTES_MAX);
         line
     }
 

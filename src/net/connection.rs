@@ -19,6 +19,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::net::syscalls::{recv, send, writev};
 
 use crate::net::poller::Readiness;
+use crate::net::room::{copy_of, is_too_large, make_room};
 
 /// A non-blocking TCP connection.
 #[derive(Debug)]
@@ -118,9 +119,23 @@ impl Connection {
     }
 
     /// Reads what there is, at most `scratch`, and gives it together with what was kept from
-    /// earlier. `consume` must follow before the scratch buffer is used for anything else.
-    pub(crate) fn receive<'a>(&'a mut self, scratch: &'a mut [u8]) -> io::Result<Received<'a>> {
-        match self.read(scratch)? {
+    /// earlier: `kept_max` bytes in all, or `scratch` where that is more. `consume` must follow before the scratch
+    /// buffer is used for anything else.
+    pub(crate) fn receive<'a>(
+        &'a mut self,
+        scratch: &'a mut [u8],
+        kept_max: usize,
+    ) -> io::Result<Received<'a>> {
+        let kept = self.input.bytes().len();
+        debug_assert!(
+            kept == 0 || kept < kept_max,
+            "who keeps all that he may has been refused"
+        );
+        let most = match kept {
+            0 => scratch.len(),
+            _ => scratch.len().min(kept_max.saturating_sub(kept).max(1)),
+        };
+        match self.read(&mut scratch[..most])? {
             Some(0) => Ok(Received::End),
             None => Ok(Received::Wait),
             Some(count) if self.input.is_empty() => {
@@ -129,7 +144,7 @@ impl Connection {
                 Ok(Received::Bytes(&scratch[..count]))
             }
             Some(count) => {
-                self.input.extend(&scratch[..count]);
+                self.input.extend(&scratch[..count], kept_max);
                 Ok(Received::Bytes(self.input.bytes()))
             }
         }
@@ -139,7 +154,8 @@ impl Connection {
     pub(crate) fn consume(&mut self, used: usize, scratch: &[u8]) {
         let in_scratch = std::mem::take(&mut self.in_scratch) as usize;
         if in_scratch > 0 {
-            self.input.extend(&scratch[used..in_scratch]);
+            let rest = &scratch[used..in_scratch];
+            self.input.extend(rest, rest.len());
         } else {
             self.input.consume(used);
         }
@@ -206,13 +222,14 @@ impl Connection {
     /// Drops the first `used` of the buffered bytes and leaves them in `place`, where nothing else stays.
     pub(crate) fn move_buffered(&mut self, used: usize, place: &mut Vec<u8>) {
         if used == 0 {
-            return place.clear();
+            *place = Vec::new();
+        } else if self.input.start == 0 && used == self.input.bytes.len() {
+            // The whole allocation is handed over: that is what comes with nearly every request.
+            *place = std::mem::take(&mut self.input).bytes;
+        } else {
+            *place = copy_of(&self.input.bytes()[..used]);
+            self.input.consume(used);
         }
-        // The memory goes with them: what stays is little, and lies in memory of its own.
-        let Buffer { bytes, start } = &mut self.input;
-        bytes.drain(..std::mem::take(start));
-        let rest = bytes.split_off(used);
-        *place = std::mem::replace(bytes, rest);
     }
 
     /// Puts bytes back before those that are buffered.
@@ -227,9 +244,11 @@ impl Connection {
         if self.output.is_empty() && self.writable {
             written = self.write_once(&[IoSlice::new(head), IoSlice::new(body)])?;
         }
-        let head_written = written.min(head.len());
-        self.output.extend(&head[head_written..]);
-        self.output.extend(&body[written - head_written..]);
+        let head_left = &head[written.min(head.len())..];
+        let body_left = &body[written.saturating_sub(head.len())..];
+        let left = self.output.bytes().len() + head_left.len() + body_left.len();
+        self.output.extend(head_left, left);
+        self.output.extend(body_left, left);
         Ok(())
     }
 
@@ -329,7 +348,7 @@ impl AsFd for Connection {
     }
 }
 
-/// Bytes in a queue that gives its memory back when it is empty.
+/// Bytes in a queue that takes no more memory than twice what is left in it, or a page more.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -345,7 +364,8 @@ impl Buffer {
         self.start == self.bytes.len()
     }
 
-    fn extend(&mut self, more: &[u8]) {
+    /// Appends `more`, of at most `max` bytes in all.
+    fn extend(&mut self, more: &[u8], max: usize) {
         if more.is_empty() {
             return;
         }
@@ -353,12 +373,18 @@ impl Buffer {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
+        make_room(&mut self.bytes, more.len(), max);
         self.bytes.extend_from_slice(more);
     }
 
     fn prepend(&mut self, before: &[u8]) {
-        self.bytes.splice(..self.start, before.iter().copied());
-        self.start = 0;
+        if before.is_empty() {
+            return;
+        }
+        let mut bytes = copy_of(before);
+        make_room(&mut bytes, self.bytes().len(), 0);
+        bytes.extend_from_slice(self.bytes());
+        *self = Self { bytes, start: 0 };
     }
 
     fn consume(&mut self, count: usize) {
@@ -369,6 +395,11 @@ impl Buffer {
         );
         if self.is_empty() {
             *self = Self::default();
+        } else if is_too_large(self.bytes.capacity(), self.bytes().len()) {
+            *self = Self {
+                bytes: copy_of(self.bytes()),
+                start: 0,
+            };
         }
     }
 }
@@ -404,9 +435,12 @@ mod tests {
         let (mut near, mut far) = pair();
         let mut scratch = [0; 8];
         far.write_all(b"abc").unwrap();
-        assert_eq!(near.receive(&mut scratch).unwrap(), Received::Wait);
+        assert_eq!(near.receive(&mut scratch, 100).unwrap(), Received::Wait);
         note_input(&mut near);
-        assert_eq!(near.receive(&mut scratch).unwrap(), Received::Bytes(b"abc"));
+        assert_eq!(
+            near.receive(&mut scratch, 100).unwrap(),
+            Received::Bytes(b"abc")
+        );
         near.consume(3, &scratch);
         assert!(!near.is_readable() && near.buffered().is_empty());
     }
@@ -418,13 +452,13 @@ mod tests {
         far.write_all(b"abcdef").unwrap();
         note_input(&mut near);
         assert_eq!(
-            near.receive(&mut scratch).unwrap(),
+            near.receive(&mut scratch, 100).unwrap(),
             Received::Bytes(b"abcd")
         );
         near.consume(1, &scratch);
         assert_eq!(near.buffered(), b"bcd");
         assert_eq!(
-            near.receive(&mut scratch).unwrap(),
+            near.receive(&mut scratch, 100).unwrap(),
             Received::Bytes(b"bcdef")
         );
         near.consume(5, &scratch);
@@ -439,10 +473,13 @@ mod tests {
         drop(far);
         note_input(&mut near);
         near.note(Readiness::IN | Readiness::RDHUP);
-        assert_eq!(near.receive(&mut scratch).unwrap(), Received::Bytes(b"abc"));
+        assert_eq!(
+            near.receive(&mut scratch, 100).unwrap(),
+            Received::Bytes(b"abc")
+        );
         near.consume(3, &scratch);
         note_input(&mut near);
-        assert_eq!(near.receive(&mut scratch).unwrap(), Received::End);
+        assert_eq!(near.receive(&mut scratch, 100).unwrap(), Received::End);
         assert!(near.has_ended());
     }
 
@@ -452,7 +489,7 @@ mod tests {
         let mut scratch = [0; 8];
         far.write_all(b"abc").unwrap();
         note_input(&mut near);
-        near.receive(&mut scratch).unwrap();
+        near.receive(&mut scratch, 100).unwrap();
         near.consume(2, &scratch);
         near.unread(b"ab");
         assert_eq!(near.buffered(), b"abc");
@@ -477,6 +514,51 @@ mod tests {
         near.unread(b"whole");
         near.move_buffered(5, &mut place);
         assert_eq!((&place[..], near.buffered()), (&b"whole"[..], &b""[..]));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_asked_for() {
+        let (mut near, mut far) = pair();
+        let mut scratch = [0; 64];
+        far.write_all(&[b'x'; 90]).unwrap();
+        note_input(&mut near);
+        for (received, taken) in [(64, 0), (80, 0)] {
+            let bytes = near.receive(&mut scratch, 80).unwrap();
+            assert_eq!(bytes, Received::Bytes(&[b'x'; 80][..received]));
+            near.consume(taken, &scratch);
+        }
+        near.consume_buffered(80);
+        assert_eq!(
+            near.receive(&mut scratch, 80).unwrap(),
+            Received::Bytes(&[b'x'; 10])
+        );
+    }
+
+    #[test]
+    fn what_was_consumed_takes_no_memory() {
+        let (mut near, _far) = pair();
+        near.unread(&vec![b'x'; 100_000]);
+        near.consume_buffered(99_990);
+        assert_eq!(near.buffered(), b"xxxxxxxxxx");
+        assert!(near.input.bytes.capacity() < 2000);
+        near.consume_buffered(10);
+        assert_eq!(near.input.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn what_waits_to_be_sent_takes_the_memory_of_its_length() {
+        let (mut near, mut far) = pair();
+        let big = vec![b'x'; 16 << 20];
+        near.send(b"head", &big).unwrap();
+        let waits = big.len() + 4 - usize::try_from(near.sent()).unwrap();
+        assert_eq!(near.output.bytes.capacity(), waits);
+        let mut buffer = vec![0; 1 << 20];
+        while near.output.bytes().len() > waits / 4 {
+            far.read_exact(&mut buffer).unwrap();
+            near.try_output();
+            near.flush().unwrap();
+        }
+        assert!(near.output.bytes.capacity() <= waits / 2);
     }
 
     #[test]

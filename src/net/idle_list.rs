@@ -4,6 +4,7 @@
 //! finds which must go, whether for its age or to make room.
 
 use crate::net::clock::{Millis, NEVER};
+use crate::net::room::ITEMS_KEPT;
 
 /// No index.
 const NONE: u32 = u32::MAX;
@@ -21,7 +22,7 @@ pub(crate) enum Kind {
 }
 
 /// Two doubly linked lists over one vector: an index stands in at most one of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct IdleList {
     links: Vec<Link>,
     answered: Ends,
@@ -50,7 +51,28 @@ impl Default for Ends {
     }
 }
 
+impl Default for IdleList {
+    fn default() -> Self {
+        Self {
+            links: Vec::with_capacity(ITEMS_KEPT),
+            answered: Ends::default(),
+            silent: Ends::default(),
+        }
+    }
+}
+
 impl IdleList {
+    /// What a place in it takes.
+    pub(crate) const BYTES_EACH: usize = size_of::<Link>();
+
+    /// Gives the memory back when none is listed.
+    pub(crate) fn give_back(&mut self) {
+        let is_empty = self.answered.oldest == NONE && self.silent.oldest == NONE;
+        if is_empty && self.links.capacity() > ITEMS_KEPT {
+            *self = Self::default();
+        }
+    }
+
     /// Makes `index`, idle since `since`, the newest of its kind, whether it was listed or not.
     pub(crate) fn touch(&mut self, kind: Kind, index: u32, since: Millis) {
         self.remove(index);

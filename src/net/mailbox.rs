@@ -161,6 +161,9 @@ impl MailboxSender {
 }
 
 impl Mailbox {
+    /// What a full one takes; the channel has a number beside each connection.
+    pub(crate) const BYTES: usize = WAITING_MAX * (size_of::<Accepted>() + size_of::<usize>());
+
     /// Announces that the worker is about to sleep. False: something is there, so it must not.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.sleeps.store(true, Ordering::SeqCst);

@@ -2,8 +2,8 @@
 //!
 //! `connection` is a socket with its buffers, `poller` the one place where a worker waits, `clock` and `timers` its
 //! time, `mailbox` and `waker` how a connection reaches it, `admission` how many may be open. `slab`, `idle_list` and
-//! `pipes` are a worker's tables; `proxy_protocol` is a header in front of everything, `errno` sorts the kernel's
-//! errors, `lock` takes a lock, `thread` starts a thread, `atomic` is what a small processor lacks.
+//! `pipes` are a worker's tables, `room` is how a buffer grows; `proxy_protocol` is a header in front of everything, `errno`
+//! sorts the kernel's errors, `lock` takes a lock, `thread` starts a thread, `atomic` is what a small processor lacks.
 
 pub(crate) mod admission;
 pub(crate) mod atomic;
@@ -16,6 +16,7 @@ pub(crate) mod mailbox;
 pub(crate) mod pipes;
 pub(crate) mod poller;
 pub(crate) mod proxy_protocol;
+pub(crate) mod room;
 pub(crate) mod slab;
 pub(crate) mod syscalls;
 pub(crate) mod thread;

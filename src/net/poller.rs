@@ -131,6 +131,9 @@ impl Default for Events {
 }
 
 impl Events {
+    /// What they take.
+    pub(crate) const BYTES: usize = EVENTS_MAX * size_of::<epoll::Event>();
+
     /// What the last wait brought.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Source, Readiness)> + '_ {
         let of_socket = |event: &&epoll::Event| event.data.u64() != WAKE_TOKEN;

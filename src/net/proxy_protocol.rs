@@ -20,6 +20,9 @@ const FIXED_BYTES: usize = 16;
 /// (names, a checksum, what is known of a TLS session) is far below this.
 const VARIABLE_BYTES_MAX: usize = 4096;
 
+/// With so many bytes a header is whole, or refused.
+pub(crate) const HEADER_BYTES_MAX: usize = FIXED_BYTES + VARIABLE_BYTES_MAX;
+
 /// A header, taken whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {

@@ -1,22 +1,40 @@
 //! Where a worker keeps its connections: numbered places that are used again.
 //!
-//! A place that is used again gets a new generation, so that an event that was meant for the
-//! connection that stood there before finds nobody, instead of waking a stranger.
+//! The number of a value's turn goes with that of its place, so that an event that was meant for the connection that
+//! stood there before finds nothing, instead of waking a stranger.
+//!
+//! Places lie in blocks of one size, and the lowest free one is taken: no block moves when there are more, and those at
+//! the end become free, and are given back, when there are fewer.
 
-/// The number of a place together with its generation.
+use crate::net::room::ITEMS_KEPT;
+
+/// Places in a block; each has a bit of a word.
+const BLOCK_PLACES: usize = u64::BITS as usize;
+
+/// The number of a place together with the turn of the value in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// The place.
     pub index: u32,
-    /// How often the place had been given away before.
+    /// How many values the slab had taken before, in 31 bits.
     pub generation: u32,
 }
 
 /// Values in numbered places.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    places: Vec<Place<T>>,
-    free: Vec<u32>,
+    blocks: Vec<Block<T>>,
+    /// No block before this one has a free place.
+    first_free: usize,
+    len: usize,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Block<T> {
+    /// A bit for each place that holds a value.
+    taken: u64,
+    places: Box<[Place<T>]>,
 }
 
 #[derive(Debug)]
@@ -28,45 +46,65 @@ struct Place<T> {
 impl<T> Default for Slab<T> {
     fn default() -> Self {
         Self {
-            places: Vec::new(),
-            free: Vec::new(),
+            blocks: Vec::with_capacity(ITEMS_KEPT),
+            first_free: 0,
+            len: 0,
+            generation: 0,
         }
     }
 }
 
 impl<T> Slab<T> {
+    /// What one value takes, its place included.
+    pub(crate) const BYTES_EACH: usize = size_of::<Place<T>>();
+
+    /// What there is at the least, and what lies free beside the values at the most.
+    pub(crate) const BLOCK_BYTES: usize = size_of::<Block<T>>() + BLOCK_PLACES * Self::BYTES_EACH;
+
     /// How many values there are.
     pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.len
     }
 
     /// Whether there is no value.
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
-    /// Puts the value that `make` builds from its key into a free place.
+    /// Puts the value that `make` builds from its key into the first free place.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place {
-                generation: 0,
-                value: None,
-            });
-            u32::try_from(self.places.len() - 1)
-                .expect("descriptors, and so connections, fit 31 bits")
-        });
-        let place = &mut self.places[index as usize];
+        while self
+            .blocks
+            .get(self.first_free)
+            .is_some_and(|block| block.taken == u64::MAX)
+        {
+            self.first_free += 1;
+        }
+        if self.first_free == self.blocks.len() {
+            self.blocks.push(Block::default());
+        }
+        let block = &mut self.blocks[self.first_free];
+        let at = block.taken.trailing_ones() as usize;
+        let index = u32::try_from(self.first_free * BLOCK_PLACES + at)
+            .expect("descriptors, and so connections, fit 31 bits");
         let key = Key {
             index,
-            generation: place.generation,
+            generation: self.generation,
         };
-        place.value = Some(make(key));
+        // 31 bits: the top bit of a token tells clients from backends (see net/poller.rs).
+        self.generation = (self.generation + 1) & 0x7fff_ffff;
+        block.taken |= 1 << at;
+        block.places[at] = Place {
+            generation: key.generation,
+            value: Some(make(key)),
+        };
+        self.len += 1;
         key
     }
 
     /// The value with this key, unless it has gone.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let place = self.places.get_mut(key.index as usize)?;
+        let place = self.place(key.index)?;
         if place.generation == key.generation {
             place.value.as_mut()
         } else {
@@ -76,7 +114,8 @@ impl<T> Slab<T> {
 
     /// The value that stands in this place now, with its key.
     pub(crate) fn at(&self, index: u32) -> Option<(Key, &T)> {
-        let place = self.places.get(index as usize)?;
+        let block = self.blocks.get(index as usize / BLOCK_PLACES)?;
+        let place = &block.places[index as usize % BLOCK_PLACES];
         let key = Key {
             index,
             generation: place.generation,
@@ -86,26 +125,60 @@ impl<T> Slab<T> {
 
     /// Takes the value out; its place is free and its key is void.
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let place = self.places.get_mut(key.index as usize)?;
+        let place = self.place(key.index)?;
         if place.generation != key.generation {
             return None;
         }
         let value = place.value.take()?;
-        // 31 bits: the top bit of a token tells clients from backends (see net/poller.rs).
-        place.generation = (place.generation + 1) & 0x7fff_ffff;
-        self.free.push(key.index);
+        let number = key.index as usize / BLOCK_PLACES;
+        self.blocks[number].taken &= !(1 << (key.index as usize % BLOCK_PLACES));
+        self.first_free = self.first_free.min(number);
+        self.len -= 1;
         Some(value)
     }
 
     /// The keys of all values, for what must be done to each of them.
     pub(crate) fn keys(&self) -> Vec<Key> {
+        let places = self.blocks.iter().flat_map(|block| &block.places);
         let occupied = |(place, index): (&Place<T>, u32)| {
             place.value.as_ref().map(|_| Key {
                 index,
                 generation: place.generation,
             })
         };
-        self.places.iter().zip(0..).filter_map(occupied).collect()
+        places.zip(0..).filter_map(occupied).collect()
+    }
+
+    /// Whether there is something to give back.
+    pub(crate) fn has_unused(&self) -> bool {
+        self.blocks.last().is_some_and(|block| block.taken == 0)
+    }
+
+    /// Gives back the blocks at the end that hold nothing.
+    pub(crate) fn give_back(&mut self) {
+        while self.has_unused() {
+            self.blocks.pop();
+        }
+        self.blocks.shrink_to(ITEMS_KEPT);
+        self.first_free = self.first_free.min(self.blocks.len());
+    }
+
+    fn place(&mut self, index: u32) -> Option<&mut Place<T>> {
+        let block = self.blocks.get_mut(index as usize / BLOCK_PLACES)?;
+        Some(&mut block.places[index as usize % BLOCK_PLACES])
+    }
+}
+
+impl<T> Default for Block<T> {
+    fn default() -> Self {
+        let free = || Place {
+            generation: 0,
+            value: None,
+        };
+        Self {
+            taken: 0,
+            places: std::iter::repeat_with(free).take(BLOCK_PLACES).collect(),
+        }
     }
 }
 
@@ -132,6 +205,33 @@ mod tests {
         assert_eq!(new.index, old.index);
         assert!(slab.get_mut(old).is_none());
         assert_eq!(slab.get_mut(new), Some(&mut "new"));
+    }
+
+    #[test]
+    fn the_lowest_free_place_is_taken_and_blocks_at_the_end_are_given_back() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..BLOCK_PLACES * 3)
+            .map(|n| slab.insert_with(|_| n))
+            .collect();
+        for key in [150, 70, 3] {
+            assert_eq!(slab.remove(keys[key]), Some(key));
+        }
+        let indices: Vec<u32> = (0..4).map(|_| slab.insert_with(|_| 0).index).collect();
+        assert_eq!(indices, [3, 70, 150, 192]);
+        for key in slab.keys() {
+            if key.index != 70 {
+                slab.remove(key);
+            }
+        }
+        slab.give_back();
+        assert_eq!(slab.blocks.len(), 2);
+        let (key, _) = slab.at(70).unwrap();
+        slab.remove(key);
+        slab.give_back();
+        assert_eq!((slab.blocks.len(), slab.len()), (0, 0));
+        assert!(slab.get_mut(keys[0]).is_none() && slab.at(70).is_none());
+        let again = slab.insert_with(|_| 7);
+        assert!(again.index == 0 && !keys.contains(&again), "{again:?}");
     }
 
     #[test]

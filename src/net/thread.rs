@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 
 /// Measured, no thread touches more than 40 KiB, name lookups of glibc and musl included. The default of 8 MiB would
 /// count against a small machine's limits.
-const STACK_BYTES: usize = 256 * 1024;
+pub(crate) const STACK_BYTES: usize = 256 * 1024;
 
 /// Starts a thread. An error means that the system has no room for one more.
 ///

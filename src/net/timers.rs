@@ -1,50 +1,131 @@
 //! Deadlines of a worker's connections, checked lazily.
 
-use std::collections::BTreeSet;
-
 use crate::net::clock::{Millis, NEVER};
+use crate::net::room::ITEMS_KEPT;
 
-/// Alarms, at most one for each client connection.
+/// No place in the heap.
+const NONE: u32 = u32::MAX;
+
+/// Alarms, at most one for each client connection: a binary heap that knows where each of them lies.
 ///
 /// Renewing a deadline is the common case and costs nothing here: a connection whose deadline
 /// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set anew.
 /// Only a deadline that comes *nearer* moves the alarm.
-#[derive(Debug, Default)]
+///
+/// A tree would do as well, but its many small nodes keep the memory between them from being given back.
+#[derive(Debug)]
 pub(crate) struct Alarms {
-    set: BTreeSet<(Millis, u32)>,
+    /// The next one first; each no later than those at twice its place, plus one and plus two.
+    heap: Vec<(Millis, u32)>,
+    /// By connection: the place of its alarm.
+    places: Vec<u32>,
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self {
+            heap: Vec::with_capacity(ITEMS_KEPT),
+            places: Vec::with_capacity(ITEMS_KEPT),
+        }
+    }
 }
 
 impl Alarms {
+    /// What one alarm takes.
+    pub(crate) const BYTES_EACH: usize = size_of::<(Millis, u32)>() + size_of::<u32>();
+
     /// Makes the alarm of `index`, now set for `alarm`, ring no later than `deadline`.
     pub(crate) fn ensure(&mut self, index: u32, alarm: &mut Millis, deadline: Millis) {
-        if deadline < *alarm {
-            self.cancel(index, alarm);
-            self.set.insert((deadline, index));
-            *alarm = deadline;
+        if deadline >= *alarm {
+            return;
         }
+        let at = if *alarm == NEVER {
+            self.heap.push((deadline, index));
+            let connections = self.places.len().max(index as usize + 1);
+            self.places.resize(connections, NONE);
+            self.heap.len() - 1
+        } else {
+            let at = self.places[index as usize] as usize;
+            self.heap[at].0 = deadline;
+            at
+        };
+        *alarm = deadline;
+        self.rise(at);
     }
 
     /// Takes the alarm back.
     pub(crate) fn cancel(&mut self, index: u32, alarm: &mut Millis) {
         if *alarm != NEVER {
-            self.set.remove(&(*alarm, index));
             *alarm = NEVER;
+            self.remove(self.places[index as usize] as usize);
         }
     }
 
     /// Takes out one alarm that has rung by `now`; its owner must mark it as `NEVER`.
     pub(crate) fn rung(&mut self, now: Millis) -> Option<u32> {
-        let (at, index) = *self.set.first()?;
+        let (at, index) = *self.heap.first()?;
         if at > now {
             return None;
         }
-        self.set.pop_first();
+        self.remove(0);
         Some(index)
     }
 
     /// When the next alarm rings.
     pub(crate) fn next(&self) -> Millis {
-        self.set.first().map_or(NEVER, |(at, _)| *at)
+        self.heap.first().map_or(NEVER, |(at, _)| *at)
+    }
+
+    /// Gives the memory back when no alarm is set.
+    pub(crate) fn give_back(&mut self) {
+        if self.heap.is_empty() && self.places.capacity() > ITEMS_KEPT {
+            *self = Self::default();
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let (_, index) = self.heap.swap_remove(at);
+        self.places[index as usize] = NONE;
+        if at < self.heap.len() {
+            // The last one stands there now; it may belong on either side.
+            self.sink(at);
+            self.rise(at);
+        }
+    }
+
+    /// Moves the alarm at `at` up to where it belongs.
+    fn rise(&mut self, mut at: usize) {
+        while at > 0 && self.heap[at] < self.heap[(at - 1) / 2] {
+            self.swap(at, (at - 1) / 2);
+            at = (at - 1) / 2;
+        }
+        self.note_place(at);
+    }
+
+    /// Moves it down.
+    fn sink(&mut self, mut at: usize) {
+        while let Some(first) = self.heap.get(2 * at + 1) {
+            let second = self.heap.get(2 * at + 2);
+            let next = 2 * at + 1 + usize::from(second.is_some_and(|second| second < first));
+            if self.heap[at] <= self.heap[next] {
+                break;
+            }
+            self.swap(at, next);
+            at = next;
+        }
+        self.note_place(at);
+    }
+
+    fn swap(&mut self, one: usize, other: usize) {
+        self.heap.swap(one, other);
+        self.note_place(one);
+        self.note_place(other);
+    }
+
+    fn note_place(&mut self, at: usize) {
+        let (_, index) = self.heap[at];
+        self.places[index as usize] =
+            u32::try_from(at).expect("no more alarms than connections, which fit 31 bits");
     }
 }
 
@@ -76,5 +157,33 @@ mod tests {
         assert_eq!(first, NEVER);
         assert_eq!(alarms.rung(10), Some(2));
         assert_eq!(alarms.rung(10), None);
+    }
+
+    #[test]
+    fn alarms_ring_in_the_order_of_their_times_whatever_was_set_moved_and_cancelled() {
+        let mut alarms = Alarms::default();
+        let mut set = [NEVER; 50];
+        let mut random: u32 = 1;
+        for _ in 0..5000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (index, time) = (random >> 24, u64::from(random >> 8 & 0xff));
+            let at = index as usize % set.len();
+            let index = u32::try_from(at).unwrap();
+            if random % 4 == 0 {
+                alarms.cancel(index, &mut set[at]);
+            } else {
+                alarms.ensure(index, &mut set[at], time);
+            }
+            assert_eq!(alarms.next(), *set.iter().min().unwrap());
+        }
+        let mut order = Vec::new();
+        while let Some(index) = alarms.rung(NEVER) {
+            order.push(set[index as usize]);
+            set[index as usize] = NEVER;
+        }
+        assert!(order.is_sorted() && order.len() > 10);
+        assert!(set.iter().all(|alarm| *alarm == NEVER));
+        alarms.give_back();
+        assert!(alarms.heap.is_empty() && alarms.places.capacity() == ITEMS_KEPT);
     }
 }

@@ -359,14 +359,27 @@ impl Decision {
 #[derive(Debug, Default)]
 pub struct Decisions(Mutex<Ring>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ring {
     kept: Vec<Decision>,
     /// The oldest, once the ring is full.
     next: usize,
 }
 
+impl Default for Ring {
+    fn default() -> Self {
+        Ring {
+            // At the start: what is allocated later and stays keeps the memory below it from being given back.
+            kept: Vec::with_capacity(DECISIONS_MAX),
+            next: 0,
+        }
+    }
+}
+
 impl Decisions {
+    /// What a ring takes.
+    pub(crate) const BYTES: usize = DECISIONS_MAX * size_of::<Decision>();
+
     /// Keeps one more; the oldest goes when there are [`DECISIONS_MAX`].
     pub fn push(&self, decision: &Decision) {
         let mut ring = lock(&self.0);

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli", "live"],
     &["exchange"],
     &["checker", "listener", "resolver", "signals", "worker"],
-    &["server"],
+    &["memory", "server"],
     &["demo", "health_request"],
     &["main"],
 ];

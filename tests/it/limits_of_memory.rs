@@ -1,10 +1,17 @@
 //! What a slow or idle peer costs: bytes, bounded, and never a thread.
 //!
-//! Sizes are moderate, so that the suite stays quick; `scripts/acceptance` does the same with thousands.
+//! Sizes are moderate, so that the suite stays quick; `scripts/acceptance` does the same with thousands. `scripts/memory`
+//! runs these tests with the static build.
+
+mod swarm;
 
 use crate::support::client::get;
+use crate::support::proxy::Plan;
 use crate::support::{Addressed, Backend, Client, Origin, Proxy, Wire, eventually, pattern};
+use serde_json::json;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
+use swarm::{Step, Swarm, listen_with_little_room};
 
 /// More than the sockets on the way hold.
 const LENGTH: usize = 4 << 20;
@@ -320,4 +327,237 @@ fn served(proxy: &Proxy, backend: &Backend) -> String {
     client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     backend.accept().serve("ok");
     client.read_response().text()
+}
+
+/// A head of exactly so many bytes and fields that begins with `start`.
+fn head(start: &str, bytes: usize, fields: usize) -> Vec<u8> {
+    let mut head = start.to_owned();
+    let mut left = bytes - start.len() - "\r\n".len();
+    for number in (1..=fields + 1 - start.lines().count()).rev() {
+        let length = left / number;
+        left -= length;
+        let name = format!("X{number}: ");
+        head.push_str(&name);
+        head.extend(std::iter::repeat_n('x', length - name.len() - 2));
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    assert_eq!((head.len(), head.lines().count()), (bytes, fields + 2));
+    head.into_bytes()
+}
+
+/// A trailer section that lacks its end, behind the last chunk.
+fn half_a_section(bytes: usize, fields: usize) -> Vec<u8> {
+    let mut section = head("0\r\n", bytes - 2, fields);
+    section.truncate(section.len() - 5);
+    section
+}
+
+fn chunk(bytes: usize) -> Vec<u8> {
+    let line = format!("{bytes:x}\r\n").into_bytes();
+    [line, vec![b'x'; bytes], b"\r\n".to_vec()].concat()
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    head_bytes: usize,
+    fields: usize,
+    connections: usize,
+}
+
+/// The defaults, heads with many fields, and the largest heads that can be configured.
+const DEFAULT: Limits = Limits {
+    head_bytes: 16_384,
+    fields: 100,
+    connections: 150,
+};
+const MANY_FIELDS: Limits = Limits {
+    head_bytes: 65_536,
+    fields: 1000,
+    connections: 60,
+};
+const LONG_HEADS: Limits = Limits {
+    head_bytes: 1 << 20,
+    fields: 1000,
+    connections: 16,
+};
+
+/// What peers can do to make the proxy hold something, each with the steps of all of them.
+fn attacks(limits: Limits) -> Vec<(&'static str, Vec<Step>)> {
+    use Step::{Backends, BackendsRead, Clients};
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+    let Limits {
+        head_bytes: bytes,
+        fields,
+        ..
+    } = limits;
+    let endless = 1 << 30;
+    let filling = || vec![b'x'; 200_000];
+    let put = |more: &str| format!("PUT / HTTP/1.1\r\nHost: a\r\n{more}");
+    let ok = |more: &str| format!("HTTP/1.1 200 OK\r\n{more}");
+    let length = |bytes: usize| format!("Content-Length: {bytes}\r\n");
+    let takes_trailers = "TE: trailers\r\nConnection: TE\r\n";
+    let long_host = format!("Host: {}\r\n", "h".repeat(bytes / 2));
+    let request = head("GET / HTTP/1.1\r\nHost: a\r\n", bytes, fields);
+    vec![
+        ("request heads that never end", vec![
+            Clients(request[..100].to_vec()),
+            Clients(request[100..bytes / 3].to_vec()),
+            Clients(request[bytes / 3..bytes - 1].to_vec()),
+        ]),
+        ("long heads and bodies, and nobody reads", vec![
+            Clients([head(&put(&length(endless)), bytes, fields), filling()].concat()),
+            Backends([head(&ok(&length(endless)), bytes, fields), filling()].concat()),
+            Clients(filling()),
+        ]),
+        ("response heads that never end", vec![
+            BackendsRead,
+            Clients(request.clone()),
+            Backends(head(&ok(&length(9)), bytes, fields)[..bytes - 1].to_vec()),
+        ]),
+        ("responses that nobody reads", vec![
+            BackendsRead,
+            Clients(request.clone()),
+            Backends([head(&ok(&length(endless)), bytes, fields), filling()].concat()),
+        ]),
+        ("half a trailer section on each side", vec![
+            BackendsRead,
+            Clients([head(&put(&format!("{takes_trailers}{CHUNKED}")), bytes, fields), chunk(5)].concat()),
+            Clients(half_a_section(bytes, fields)),
+            Backends(head(&ok(CHUNKED), bytes, fields)),
+            Backends(half_a_section(bytes, fields)),
+        ]),
+        ("a long host, chunks and trailers, and nobody reads", vec![
+            Clients([
+                head(&format!("PUT / HTTP/1.1\r\n{long_host}{takes_trailers}{CHUNKED}"), bytes, fields),
+                chunk(60_000),
+                chunk(200_000),
+            ].concat()),
+            Backends(head(&ok(CHUNKED), bytes, fields)),
+            Backends([chunk(200_000), half_a_section(bytes, fields)].concat()),
+        ]),
+        ("slow uploads", vec![
+            Clients(format!("{}\r\n", put(&length(endless))).into_bytes()),
+            Clients(filling()),
+        ]),
+        ("pipelined requests", vec![
+            Clients(get("/").repeat(2000).into_bytes()),
+        ]),
+        ("pipelined requests and responses that nobody reads", vec![
+            Clients(get("/").repeat(2000).into_bytes()),
+            Backends([format!("{}\r\n", ok(&length(200_000))).into_bytes(), filling()].concat()),
+        ]),
+        ("tunnels", vec![
+            Clients(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".to_vec()),
+            Backends(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".to_vec()),
+            Clients(filling()),
+            Backends(filling()),
+        ]),
+    ]
+}
+
+/// What `--check` prints of memory, in KiB: for a connection, and in all.
+fn printed_kib(proxy: &Proxy) -> (usize, usize) {
+    let check = proxy.check();
+    let lines: Vec<&str> = check
+        .lines()
+        .filter(|line| line.starts_with("memory "))
+        .collect();
+    let [line] = lines[..] else {
+        panic!("one line begins with memory: {check}");
+    };
+    let number_before = |text: &str| -> usize {
+        let (before, _) = line.split_once(text).expect(line);
+        before.rsplit(' ').next().unwrap().parse().expect(line)
+    };
+    assert!(line.ends_with(" MiB resident in all"), "{line}");
+    let all_mib = number_before(" MiB resident in all");
+    (number_before(" KiB, "), all_mib * 1024)
+}
+
+/// A proxy over hostile backends behind `listener`, with these limits.
+fn proxy_over(listener: &TcpListener, limits: Limits) -> Plan {
+    Proxy::over(&[&listener.local_addr().unwrap()])
+        .set("proxy.max_connections", limits.connections)
+        .set("limits.head_bytes", limits.head_bytes)
+        .set("limits.fields", limits.fields)
+        .set("timeouts.client_head", "1h")
+}
+
+/// Lets swarms of peers make each of the attacks, one after the other without a pause.
+fn suffer(limits: Limits) {
+    raise_own_descriptor_limit();
+    let listener = listen_with_little_room();
+    let proxy = proxy_over(&listener, limits).start();
+    let (of_one, in_all) = printed_kib(&proxy);
+    let fresh = proxy.rss_kib();
+    for (name, steps) in attacks(limits) {
+        Swarm::over(&listener).attack(&proxy, limits.connections, steps);
+        let peak = proxy.rss_peak_kib();
+        let each = (peak - fresh) / limits.connections;
+        println!("{name}: {each} of {of_one} KiB for each, {peak} of {in_all} KiB in all");
+        assert!(each <= of_one && peak <= in_all, "{name}");
+    }
+}
+
+#[test]
+fn hostile_peers_take_no_more_memory_than_was_printed() {
+    suffer(DEFAULT);
+}
+
+#[test]
+fn hostile_peers_with_many_fields_take_no_more_memory_than_was_printed() {
+    suffer(MANY_FIELDS);
+}
+
+#[test]
+fn hostile_peers_with_the_longest_heads_take_no_more_memory_than_was_printed() {
+    suffer(LONG_HEADS);
+}
+
+#[test]
+fn hostile_answers_to_health_checks_take_no_more_memory_than_was_printed() {
+    raise_own_descriptor_limit();
+    let listener = listen_with_little_room();
+    let backend = listener.local_addr().unwrap();
+    let limits = Limits {
+        connections: 1,
+        ..LONG_HEADS
+    };
+    let proxy = proxy_over(&listener, limits)
+        .set("backends", vec![json!({ "url": backend.url() }); 80])
+        .checks(json!({ "kind": "http", "timeout": "1h" }))
+        .start();
+    let (_, in_all) = printed_kib(&proxy);
+    let head = head("HTTP/1.1 200 OK\r\n", limits.head_bytes, limits.fields);
+    let half = head[..limits.head_bytes - 1].to_vec();
+    let mut swarm = Swarm::over(&listener);
+    swarm.attack(&proxy, 0, vec![Step::BackendsRead, Step::Backends(half)]);
+    let (peak, half_kib) = (proxy.rss_peak_kib(), limits.head_bytes / 1024);
+    assert!(peak > 64 * half_kib, "{peak} KiB: that was no attack");
+    assert!(peak <= in_all, "{peak} of {in_all} KiB");
+}
+
+#[test]
+fn what_a_load_took_is_given_back_and_ten_loads_take_no_more_than_two() {
+    raise_own_descriptor_limit();
+    let listener = listen_with_little_room();
+    let proxy = proxy_over(&listener, DEFAULT).start();
+    assert_eq!(proxy.open_sockets(), 1);
+    let fresh = proxy.rss_kib();
+    let mut peaks = Vec::new();
+    for round in 0..10 {
+        let (_, steps) = attacks(DEFAULT).swap_remove(1 + round % 2 * 4);
+        Swarm::over(&listener).attack(&proxy, DEFAULT.connections, steps);
+        peaks.push(proxy.rss_peak_kib());
+    }
+    assert!(peaks[9] <= peaks[1] + 1024, "{fresh} KiB, then {peaks:?}");
+    let kept = if proxy.is_static() {
+        2048
+    } else {
+        (peaks[9] - fresh) / 4
+    };
+    eventually("memory is given back", || {
+        proxy.open_sockets() == 1 && proxy.rss_kib() <= fresh + kept
+    });
 }

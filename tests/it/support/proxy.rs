@@ -19,7 +19,7 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     events: Lines,
     access: Lines,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// What will run: a configuration and how the process is started.
@@ -64,6 +64,19 @@ impl Proxy {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What `--check` says of its configuration.
+    #[track_caller]
+    pub(crate) fn check(&self) -> String {
+        run_in(&self.directory.0, &["--check", "config.json"]).stdout
+    }
+
+    /// Whether it was built without a C library to be loaded.
+    pub(crate) fn is_static(&self) -> bool {
+        let maps =
+            fs::read_to_string(format!("/proc/{}/maps", self.pid())).expect("the process runs");
+        !maps.contains("libc.so")
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -180,6 +193,11 @@ impl Proxy {
         self.status("VmRSS:")
     }
 
+    /// The most that was ever resident.
+    pub(crate) fn rss_peak_kib(&self) -> usize {
+        self.status("VmHWM:")
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.status("Threads:")
     }
@@ -200,6 +218,15 @@ impl Proxy {
     pub(crate) fn open_fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .expect("the process runs")
+            .count()
+    }
+
+    /// Of the open descriptors those that are sockets.
+    pub(crate) fn open_sockets(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("the process runs")
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
             .count()
     }
 
@@ -317,10 +344,10 @@ impl Plan {
         let file = directory.0.join("config.json");
         fs::write(&file, self.config.to_string()).expect("the temporary directory takes a file");
         let mut command = match self.shell {
-            None => Command::new(BINARY),
+            None => Command::new(binary()),
             Some(first) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), BINARY]);
+                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), &binary()]);
                 shell
             }
         };
@@ -350,7 +377,7 @@ impl Plan {
             address,
             events,
             access,
-            _directory: directory,
+            directory,
         }
     }
 }
@@ -385,14 +412,14 @@ pub(crate) fn run_with_panic_in(thread: &str, config: &str, stderr: impl Into<St
     let directory = Directory::new();
     fs::write(directory.0.join("config.json"), config)
         .expect("the temporary directory takes a file");
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.env("RONDO_TEST_PANIC", thread).stderr(stderr);
     finish(&directory.0, command)
 }
 
 #[track_caller]
 fn run_in(directory: &Path, arguments: &[&str]) -> Finished {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.args(arguments).stderr(Stdio::piped());
     finish(directory, command)
 }
@@ -435,7 +462,10 @@ fn finish(directory: &Path, mut command: Command) -> Finished {
     }
 }
 
-const BINARY: &str = env!("CARGO_BIN_EXE_rondo");
+/// The program under test: the one that was built with the tests, or another build of it.
+fn binary() -> String {
+    std::env::var("RONDO_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rondo").to_owned())
+}
 
 /// The lines of a pipe, collected by a thread.
 struct Lines {

@@ -1,0 +1,108 @@
+//! What the process can take of memory at the most: the sum that `--check` prints.
+//!
+//! Each part stands beside the code that it bounds; here they are added up, and nowhere else. A test lets hostile peers of
+//! many kinds do their worst, and finds less.
+
+use crate::checker;
+use crate::checks::probe::Probe;
+use crate::config::{AccessLog, Config, DescriptorBudget};
+use crate::exchange::memory::{
+    connection_bytes_max, idle_backend_connection_bytes, worker_bytes_max,
+};
+use crate::log::{access, events};
+use crate::net::mailbox::Mailbox;
+use crate::net::pipes::PIPE_BYTES;
+use crate::net::poller::Events;
+use crate::net::room::{HEAP_BYTES, allocated};
+use crate::net::thread::STACK_BYTES;
+use crate::pool::backend::Backend;
+use crate::text::words::counted;
+
+/// The program itself, the C library, and the threads that are no workers; measured, and more than twice of what it was.
+const PROCESS_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a backend takes in texts (name, URL, cookie) and lists: in the configuration, in the pool and in each worker.
+const BACKEND_TEXT_BYTES: usize = 2 * 1024;
+
+/// A bound on resident memory, in bytes. What the kernel holds for the process is apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryBound {
+    /// What is there with no backend, worker or connection.
+    pub process: u64,
+    /// One worker.
+    pub worker: u64,
+    /// All backends, with their idle connections and their checks.
+    pub backends: u64,
+    /// One client connection in an exchange, with the backend connection that it has then.
+    pub connection: u64,
+    /// What the kernel may hold in pipes: not part of the sum.
+    pub pipes: u64,
+    workers: u64,
+    connections: u64,
+}
+
+impl MemoryBound {
+    /// The bound for `config` where the descriptors are divided like this.
+    pub fn of(config: &Config, budget: &DescriptorBudget) -> Self {
+        let workers = config.proxy.workers;
+        let logged = config.proxy.access_log != AccessLog::Off;
+        let log = if logged { access::BUFFER_BYTES } else { 0 };
+        let lists = Mailbox::BYTES + Events::BYTES + log;
+        let worker = worker_bytes_max(config, budget) + lists + STACK_BYTES + HEAP_BYTES;
+
+        let each = size_of::<Backend>() + BACKEND_TEXT_BYTES + checker::BYTES_EACH;
+        let backends = config.backends.len();
+        let idle_max = config
+            .limits
+            .idle_backend_connections
+            .saturating_mul(backends);
+        let idle = idle_max.min(budget.idle.saturating_mul(workers));
+        let checks = budget.checks * Probe::bytes_max(&config.limits.heads());
+        let bytes = |bytes: usize| allocated(bytes as u64);
+        Self {
+            process: (PROCESS_BYTES + log) as u64 + bytes(events::BYTES_MAX),
+            worker: bytes(worker),
+            backends: bytes(backends * each)
+                + bytes(idle.saturating_mul(idle_backend_connection_bytes()))
+                + bytes(checks),
+            connection: bytes(connection_bytes_max(config)),
+            pipes: (workers * budget.pipes * PIPE_BYTES) as u64,
+            workers: workers as u64,
+            connections: budget.clients as u64,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        let workers = self.workers.saturating_mul(self.worker);
+        let connections = self.connections.saturating_mul(self.connection);
+        [self.process, self.backends, workers, connections]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Two lines of `--check`, each with its name.
+    pub fn summary(&self) -> [(&'static str, String); 2] {
+        let of_each = |number: u64, what: &str, bytes: u64| {
+            let number = usize::try_from(number).unwrap_or(usize::MAX);
+            format!("{} of {}", counted(number, what), kib(bytes))
+        };
+        let memory = format!(
+            "{}, {}, {} for the rest: at most {} MiB resident in all",
+            of_each(self.connections, "connection", self.connection),
+            of_each(self.workers, "worker", self.worker),
+            kib(self.process + self.backends),
+            self.total().div_ceil(1 << 20)
+        );
+        let kernel = format!(
+            "apart from that at most {} MiB in pipes, and the buffers of its sockets",
+            self.pipes.div_ceil(1 << 20)
+        );
+        [("memory", memory), ("kernel", kernel)]
+    }
+}
+
+/// Rounded up: a bound that is rounded down is none.
+fn kib(bytes: u64) -> String {
+    format!("{} KiB", bytes.div_ceil(1 << 10))
+}
