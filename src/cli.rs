@@ -118,7 +118,7 @@ Examples:
   rondo --backends http://127.0.0.1:8081,http://127.0.0.1:8082 --port 8080
   rondo --check /etc/rondo.json
 
-SIGTERM, SIGINT: graceful stop; a second signal exits immediately.
+SIGTERM, SIGINT, SIGQUIT: graceful stop; a second signal exits immediately.
 
 Exit status:
   0  clean stop

@@ -49,7 +49,12 @@ fn documented() -> Vec<Value> {
     let mut block = String::new();
     for line in include_str!("../../README.md").lines().chain([""]) {
         if let Some(line) = line.strip_prefix("    ") {
-            block.push_str(line);
+            // rondo takes comments, the parser here does not.
+            block.push_str(if line.trim_start().starts_with("//") {
+                ""
+            } else {
+                line
+            });
             continue;
         }
         let example = serde_json::from_str::<Value>(&block);
