@@ -65,7 +65,8 @@ fn slow_heads_cost_what_was_received_and_hold_up_nobody() {
         assert_eq!(proxy.client().get("/").status, 200, "at once");
     }
     let each = (proxy.rss_kib().saturating_sub(before_kib)) * 1024 / slow.len();
-    assert!(each < 3000, "{each} bytes for a slow head");
+    // An exchange and three buffers, each of which begins with a good kilobyte: see net/room.rs.
+    assert!(each < 6000, "{each} bytes for a slow head");
     assert_eq!(proxy.threads(), threads);
     for client in &mut slow {
         client.send("done\r\n\r\n");
@@ -543,21 +544,21 @@ fn what_a_load_took_is_given_back_and_ten_loads_take_no_more_than_two() {
     raise_own_descriptor_limit();
     let listener = listen_with_little_room();
     let proxy = proxy_over(&listener, DEFAULT).start();
-    assert_eq!(proxy.open_sockets(), 1);
-    let fresh = proxy.rss_kib();
+    let (sockets, fresh) = (proxy.open_sockets(), proxy.rss_kib());
     let mut peaks = Vec::new();
     for round in 0..10 {
         let (_, steps) = attacks(DEFAULT).swap_remove(1 + round % 2 * 4);
         Swarm::over(&listener).attack(&proxy, DEFAULT.connections, steps);
         peaks.push(proxy.rss_peak_kib());
     }
-    assert!(peaks[9] <= peaks[1] + 1024, "{fresh} KiB, then {peaks:?}");
+    println!("{fresh} KiB fresh, peaks of {peaks:?} KiB");
+    assert!(peaks[9] - peaks[1] <= (peaks[1] - fresh) / 8);
     let kept = if proxy.is_static() {
         2048
     } else {
         (peaks[9] - fresh) / 4
     };
     eventually("memory is given back", || {
-        proxy.open_sockets() == 1 && proxy.rss_kib() <= fresh + kept
+        proxy.open_sockets() == sockets && proxy.rss_kib() <= fresh + kept
     });
 }
