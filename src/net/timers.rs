@@ -169,7 +169,7 @@ mod tests {
             let (index, time) = (random >> 24, u64::from(random >> 8 & 0xff));
             let at = index as usize % set.len();
             let index = u32::try_from(at).unwrap();
-            if random % 4 == 0 {
+            if random.is_multiple_of(4) {
                 alarms.cancel(index, &mut set[at]);
             } else {
                 alarms.ensure(index, &mut set[at], time);
