@@ -308,7 +308,8 @@ impl Worker {
     }
 
     /// Closes the longest idle client if the listener has asked for room: one that has had an answer, or that has been
-    /// silent long enough. A request that has arrived on it meanwhile is served instead.
+    /// silent long enough. A request that has arrived on it meanwhile is served instead. One that crosses the close is
+    /// lost, as on every server: to end only our sending side first would not answer it either.
     fn make_room(&mut self) {
         if !self.mailbox.is_room_asked() {
             return;

@@ -306,6 +306,8 @@ fn one_request(
     how: Use,
     tally: &Tally,
 ) -> Option<TcpStream> {
+    // As every client does that keeps connections: one that has ended meanwhile is not used again.
+    let kept = kept.filter(|stream| !has_ended(stream));
     let reused = kept.is_some();
     let mut stream = kept.unwrap_or_else(|| {
         Tally::add(&tally.connections);
@@ -329,6 +331,15 @@ fn one_request(
     }
     let is_kept = matches!(how, Use::KeepAlive(_)) && !head.contains("Connection: close");
     is_kept.then_some(stream)
+}
+
+fn has_ended(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let is_open = stream
+        .peek(&mut [0])
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    stream.set_nonblocking(false).unwrap();
+    !is_open
 }
 
 /// Reads one answer; gives its head.
