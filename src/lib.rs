@@ -44,7 +44,7 @@
 //!   tell each other goes through [`net::mailbox`], [`net::waker`] and the two logs.
 //! - Nothing on a worker's path blocks but the one wait in [`net::poller`], and for a moment the access log where it has
 //!   room and the worker is faster ([`log::access`]). Every wait for a peer has a deadline.
-//! - The received head is never edited: what goes out is written anew from what was understood.
+//! - The received head is never edited: what goes out is written from what was understood.
 //! - Everything that grows has a bound, named where it is defined.
 //! - No panic is reachable from the network; one in an exchange would cost that connection, one elsewhere ends the
 //!   process ([`net::thread`], which starts every thread).

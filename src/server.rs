@@ -154,7 +154,7 @@ impl Server {
     /// Runs until it is asked to stop, then drains. Asked a second time, it ends the process at once.
     pub fn wait(self) {
         let timeouts = &self.runtime.config.timeouts;
-        // An end without a message means that nobody is left to ask for more.
+        // An end without a message means that no signal can come any more.
         let _ = self.stop.recv();
         log::info!(
             "stopping: {} connections open",

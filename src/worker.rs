@@ -234,7 +234,7 @@ impl Worker {
         }
     }
 
-    /// Gives everybody in the queue one turn. Who is not done yet has the next one after the
+    /// Gives each connection in the queue one turn. One that is not done yet has the next one after the
     /// events that came meanwhile.
     fn take_turns(&mut self) {
         for _ in 0..self.queue.len() {

@@ -28,7 +28,7 @@ pub(crate) enum Verdict {
     Passed,
     /// It is not, for this reason.
     Failed(String),
-    /// Nothing was learned, because this machine was short of something; it judges nobody.
+    /// Nothing was learned, because this machine was short of something; it says nothing about the backend.
     Nothing(String),
 }
 
@@ -238,7 +238,7 @@ impl Probe {
         if let Some(error) = socket.take_error().unwrap_or_else(Some) {
             return on_connect_error(address, &error);
         }
-        // On loopback a port out of the ephemeral range can be connected to itself when nobody listens there.
+        // On loopback a port out of the ephemeral range can be connected to itself when no socket listens there.
         if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
             return Step::Failed(format!("connect to {address} met itself"));
         }

@@ -228,7 +228,7 @@ impl BackendConnections {
     }
 
     /// Takes an event. Gives the client whose exchange it is for, or nothing when the connection
-    /// was idle: what comes then, bytes or an end, was asked for by nobody, and discards it.
+    /// was idle: what comes then, bytes or an end, was not asked for, and discards it.
     pub(crate) fn note(
         &mut self,
         key: Key,

@@ -85,7 +85,7 @@ impl Context {
         self.runtime.config.proxy.mode == Mode::Tcp
     }
 
-    /// An exchange that nobody uses, as new.
+    /// An unused exchange, as new.
     pub(crate) fn take_exchange(&mut self) -> Box<Exchange> {
         let spare = self.spare.pop();
         self.spare_min = self.spare_min.min(self.spare.len());

@@ -448,7 +448,7 @@ impl Exchange {
         let (framing, writer) = self.frame_for_client(body);
         let request_is_whole = self.request_relay.has_read_all();
         self.route.reusable = self.response.keep_alive() && body != Body::UntilClose;
-        // A client that was told to wait before its body may send it or not; nobody can know.
+        // A client that was told to wait before its body may send it or not; there is no way to know.
         let unasked =
             self.request.expects_continue() && !self.continued && self.request_relay.taken() == 0;
         self.persistence.close_if(
@@ -561,7 +561,7 @@ impl Exchange {
     }
 
     /// How a body that comes framed as `body` is framed towards the client: a length stays a length,
-    /// and what has none is sent in chunks to whoever understands them (RFC 9112 6.1).
+    /// and what has none is sent in chunks to a client that understands them (RFC 9112 6.1).
     fn frame_for_client(&self, body: Body) -> (Body, Writer) {
         match (body, self.request.version()) {
             (Body::None | Body::Length(_), _) => (body, Writer::Plain),

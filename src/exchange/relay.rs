@@ -367,7 +367,7 @@ mod tests {
     ) -> (Result<(), RelayError>, Vec<u8>) {
         let ((mut source, mut far_source), (mut sink, mut far_sink)) = (pair(), pair());
         let writer = std::thread::spawn(move || {
-            // The relay may give up early; then nobody reads the rest.
+            // The relay may give up early; then the rest is not read.
             let _ = far_source.write_all(&sent);
         });
         let reader = std::thread::spawn(move || {

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Makes ids that nobody can guess and that do not repeat: a counter, scrambled under a key drawn
+/// Makes ids that cannot be guessed and do not repeat: a counter, scrambled under a key drawn
 /// at start. No system call, no lock.
 #[derive(Debug)]
 pub(crate) struct RequestIds {

@@ -14,7 +14,7 @@ use crate::http::forward::{RequestForwarding, write_request};
 use crate::net::connection::Connection;
 use crate::net::proxy_protocol;
 
-/// Writes the request anew and sends it, with what there is of its body in the same write.
+/// Rewrites the request and sends it, with what there is of its body in the same write.
 pub(super) fn send_request(
     client: &mut ClientSide,
     exchange: &mut Exchange,

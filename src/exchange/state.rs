@@ -153,7 +153,7 @@ pub(super) struct Route {
     pub(super) connect_until: Millis,
     /// An idle connection has failed this request already.
     pub(super) needs_fresh: bool,
-    /// A backend has been blamed for a death in this exchange: a request that kills whoever serves
+    /// A backend has been blamed for a death in this exchange: a request that kills any backend that serves
     /// it must not take the whole pool down.
     pub(super) has_blamed: bool,
     /// The request's relay is set up.
@@ -274,7 +274,7 @@ impl Default for Wait {
 }
 
 impl Wait {
-    /// Waits for `what`. The time counts anew when something else was waited for before, or when
+    /// Waits for `what`. The time starts again when something else was waited for before, or when
     /// there was `progress` since.
     pub(super) fn set(&mut self, what: WaitFor, now: Millis, timeout: Duration, progress: bool) {
         if progress || self.what != what {
@@ -293,7 +293,8 @@ impl Wait {
 impl Route {
     /// Lets go of the backend and forgets the way to it.
     pub(super) fn clear(&mut self, backends: &mut BackendConnections) {
-        // First the place, then the connection: whoever sees the one gone must find the other free.
+        // Give the in-flight place back before the connection closes: a peer that sees the
+        // connection closed must find the place free.
         self.backend = None;
         if let Some(lent) = self.connection.take() {
             backends.close(lent);

@@ -76,7 +76,7 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
         (true, true) if client.has_ended() => return Step::Close(CloseReason::Finished),
         // The client of a backend that took no more may still be sending.
         (true, true) => return Step::Over(End::Forwarded),
-        // Nobody reads from that side any more, so nobody would notice that it is gone altogether.
+        // That side is not read any more, so a read would not show that it is gone altogether.
         (true, false) if client.is_broken() => return Step::Close(CloseReason::TunnelBroke),
         (false, true) if backend.is_broken() => return Step::Close(CloseReason::TunnelBroke),
         _ => {}

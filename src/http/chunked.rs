@@ -118,7 +118,7 @@ impl Decoder {
         Self::with(TrailerSection::new(trailer_limits, true))
     }
 
-    /// The same for a body of which nobody wants the trailer fields: they are checked, and not kept.
+    /// The same for a body whose trailer fields are not passed on: they are checked, and not kept.
     pub fn without_trailers(trailer_limits: &HeadLimits) -> Self {
         Self::with(TrailerSection::new(trailer_limits, false))
     }

@@ -78,7 +78,7 @@ impl Field {
             return Err(HeadError::Malformed("empty field name"));
         }
         let value = trim(&text[colon + 1..]);
-        // An empty value lies at the end of its line in both ways of parsing; nobody looks at its place.
+        // An empty value lies at the end of its line in both ways of parsing; its place is never used.
         let start = line.start + crate::http::head::offset(text, value);
         Ok(Self::new(
             &text[..colon],
@@ -123,7 +123,7 @@ pub(crate) enum Known {
 }
 
 impl Known {
-    /// Compares no more than the names of the same length and first letter, and first as nearly everybody writes
+    /// Compares no more than the names of the same length and first letter, and first as nearly all senders write
     /// them: that is one comparison of words, while letters without their case are compared one by one.
     pub(crate) fn of(name: &[u8]) -> Self {
         let (Some(first), len) = (name.first(), name.len()) else {

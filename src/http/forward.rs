@@ -80,7 +80,7 @@ enum Rule {
     Pass,
     /// Passes even if Connection names it: a client must not make us lose what is ours or a hop's before us.
     Keep,
-    /// Ends here, or is written anew by us.
+    /// Ends here, or is rewritten by us.
     Drop,
 }
 
@@ -93,11 +93,11 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
     match field.known {
         // RFC 9112 3.2: written first, from the target or from this field.
         Known::Host => Rule::Drop,
-        // RFC 9112 6: written anew from what the body is.
+        // RFC 9112 6: rewritten from what the body is.
         Known::ContentLength | Known::TransferEncoding => Rule::Drop,
         // RFC 9110 7.6.1: the fields of one connection.
         Known::Connection | Known::ProxyConnection | Known::KeepAlive => Rule::Drop,
-        // RFC 9110 10.1.4, 7.8: the same; written anew when the client means them.
+        // RFC 9110 10.1.4, 7.8: the same; rewritten when the client means them.
         Known::Te | Known::Upgrade => Rule::Drop,
         // RFC 9110 6.6.2: announces trailer fields, which requests lose here.
         Known::Trailer => Rule::Drop,
@@ -115,7 +115,7 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
         Known::MaxForwards if head.max_forwards().is_some() => Rule::Keep,
         // Replaced unless it is the one that we would write.
         Known::XRequestId => when(head.request_id() == Some(how.request_id)),
-        // RFC 7239 8.1: only from those whom we trust. X-Forwarded-For is written anew, longer.
+        // RFC 7239 8.1: only from those whom we trust. X-Forwarded-For is rewritten, longer.
         Known::XForwardedFor | Known::XForwardedDisguised => Rule::Drop,
         Known::Forwarded
         | Known::XForwardedHost
@@ -131,9 +131,9 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
 )]
 fn response_rule(field: &Field, trailers: bool) -> Rule {
     match field.known {
-        // RFC 9112 6: written anew from what the body is.
+        // RFC 9112 6: rewritten from what the body is.
         Known::ContentLength | Known::TransferEncoding => Rule::Drop,
-        // RFC 9110 7.6.1 and 7.8: the fields of one connection; Upgrade is written anew in a 101.
+        // RFC 9110 7.6.1 and 7.8: the fields of one connection; Upgrade is rewritten in a 101.
         Known::Connection
         | Known::ProxyConnection
         | Known::KeepAlive

@@ -150,7 +150,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// A coding other than plain `chunked`: a token, maybe with parameters. `chunked` with parameters is none (RFC 9112
-/// 7.1 defines none and asks to treat them as an error), and quoted parameters are what nobody sends honestly.
+/// 7.1 defines none and asks to treat them as an error), and quoted parameters are what no honest sender uses.
 fn is_coding(member: &[u8]) -> bool {
     let name_len = member
         .iter()

@@ -1,7 +1,7 @@
 //! HTTP/1.1 as bytes in and values out: no socket, no clock, no thread.
 //!
 //! rondo stands between two strangers who read the same bytes, so this folder has one rule: what two readers
-//! could take for different messages is refused, and everything that goes out is written anew from what was
+//! could take for different messages is refused, and everything that goes out is rewritten from what was
 //! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
 //! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
@@ -57,7 +57,7 @@ pub enum Grammar {
     Response,
     /// A backend's that has `lenient`: a line may end in LF alone, empty lines may come before the status line, and white
     /// space behind a chunk size. RFC 9112 2.2 lets a recipient take the first two, and nothing of it moves the end of a
-    /// message; all of it is written anew.
+    /// message; all of it is rewritten.
     LenientResponse,
 }
 

@@ -482,7 +482,7 @@ proptest! {
         if whole.is_ok() {
             prop_assert_eq!(&lenient(&[]), &whole, "what is strict is read as ever");
         }
-        // Whatever is accepted is the same body when written anew.
+        // Whatever is accepted is the same body when rewritten.
         if let Ok((data, Some(_))) = whole {
             let mut anew = Vec::new();
             encode_chunk(&data, &mut anew);

@@ -349,7 +349,7 @@ impl RequestHead {
     /// Whether each of the protocols in `chosen`, the Upgrade field of a 101, was offered. A 101 for which this is
     /// false was not asked for.
     pub fn offers(&self, chosen: &[u8]) -> bool {
-        // More layers than this are nobody's protocol, and would make the search below quadratic.
+        // More layers than this belong to no protocol, and would make the search below quadratic.
         const LAYERS_MAX: usize = 4;
         self.upgrade()
             && members(chosen).count() <= LAYERS_MAX
@@ -504,7 +504,7 @@ impl Facts {
         Ok(facts)
     }
 
-    /// RFC 9112 3.2: HTTP/1.1 needs exactly one valid Host. An empty one names nobody to ask (RFC 9110 4.2.1), so it will
+    /// RFC 9112 3.2: HTTP/1.1 needs exactly one valid Host. An empty one names no host to ask (RFC 9110 4.2.1), so it will
     /// only do beside an authority in the target, which counts instead.
     fn settle_host(
         &self,

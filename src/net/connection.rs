@@ -25,7 +25,7 @@ use crate::net::room::{copy_of, is_too_large, make_room};
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    /// A read may bring something: nobody has seen the kernel's buffer empty since the last event.
+    /// A read may bring something: no read has found the kernel's buffer empty since the last event.
     readable: bool,
     /// A write may succeed.
     writable: bool,

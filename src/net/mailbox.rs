@@ -232,7 +232,7 @@ mod tests {
         sender.send(connection());
         sender.send(connection());
         sender.wake();
-        // Would wait for ever if nobody had rung.
+        // Would wait for ever without the bell.
         poller.wait(&mut Events::default(), None).unwrap();
         assert_eq!(sender.load(), 2);
         assert!(mailbox.receive().is_ok());

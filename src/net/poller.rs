@@ -1,7 +1,7 @@
 //! Readiness, wake-up and deadlines: the one place where a worker waits.
 //!
 //! Every socket is registered once, edge-triggered, for both directions. So a request costs no
-//! `epoll_ctl`, and an event says only that something *became* possible: whoever gets it notes
+//! `epoll_ctl`, and an event says only that something *became* possible: the worker notes
 //! it in the connection (net/connection.rs) and tries until the kernel says "would block".
 //!
 //! Read next: net/connection.rs, which remembers what the events said.
@@ -85,7 +85,7 @@ impl Poller {
     /// A poller whose wait `bell` ends.
     pub(crate) fn new(bell: &Bell) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Edge-triggered: each write to the eventfd is an event, and nobody has to read it empty.
+        // Edge-triggered: each write to the eventfd is an event, and it need not be read empty.
         let flags = Readiness::IN | Readiness::ET;
         epoll::add(&epoll, bell, epoll::EventData::new_u64(WAKE_TOKEN), flags)?;
         Ok(Self { epoll })

@@ -9,7 +9,7 @@ const NONE: u32 = u32::MAX;
 /// Alarms, at most one for each client connection: a binary heap that knows where each of them lies.
 ///
 /// Renewing a deadline is the common case and costs nothing here: a connection whose deadline
-/// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set anew.
+/// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set again.
 /// Only a deadline that comes *nearer* moves the alarm.
 ///
 /// A tree would do as well, but its many small nodes keep the memory between them from being given back.

@@ -1,6 +1,6 @@
 //! A bell that wakes one sleeping thread: an eventfd, so that the thread can wait for it beside its sockets.
 //!
-//! Ringing never blocks and rings add up to one: whoever wakes looks at everything that may have changed. The workers
+//! Ringing never blocks and rings add up to one: the thread that wakes looks at everything that may have changed. The workers
 //! own one each (in their mailboxes), and so do the listener, the checker and the resolver.
 
 use std::io;

@@ -100,7 +100,7 @@ impl Backend {
         sorted[..=place].rotate_right(1);
         let sorted = Arc::from(sorted);
         let mut addresses = write(&self.addresses);
-        // Only if nobody was faster: new addresses must not be overwritten with old ones.
+        // Only if no lookup was faster: new addresses must not be overwritten with old ones.
         if Arc::ptr_eq(&addresses, &known) {
             *addresses = sorted;
         }
@@ -123,7 +123,7 @@ impl Backend {
             let new = Arc::from(new);
             *write(&self.addresses) = new;
         }
-        // After the addresses: whoever waits for the first lookup looks at this first.
+        // After the addresses: a check that waits for the first lookup looks at this first.
         self.lookup_pending.store(false, Ordering::Release);
         changed
     }
@@ -143,7 +143,7 @@ impl Backend {
         self.lookup_pending.load(Ordering::Acquire)
     }
 
-    /// Asks for its name to be looked up again. Says whether nobody had asked yet.
+    /// Asks for its name to be looked up again. Says whether it is the first to ask.
     pub(in crate::pool) fn want_lookup(&self) -> bool {
         !self.lookup_wanted.swap(true, Ordering::AcqRel)
     }
@@ -348,7 +348,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::pool::settings::{BackendUrl, Host};
 
-    /// A backend that nobody connects to.
+    /// A backend that is never connected to.
     pub(crate) fn settings(name: &str) -> BackendSettings {
         BackendSettings {
             name: name.to_owned(),

@@ -215,7 +215,7 @@ fn draw(mut ticket: u64, candidates: &[Candidate], without: Option<usize>) -> us
     last
 }
 
-/// Rendezvous hashing: each backend has a score with this client that depends on nobody else, and the best one wins;
+/// Rendezvous hashing: each backend has a score with this client that depends on no other backend, and the best one wins;
 /// so a lost backend moves its own clients only, and evenly.
 ///
 /// The score is an exponential variable, -log2(hash / 2^64) / weight, and the smallest wins with a probability in
@@ -248,7 +248,7 @@ fn minus_log2(hash: u64) -> u64 {
     (64 << 32) - log2(hash.max(1))
 }
 
-/// A small generator (`SplitMix64`), seeded anew in each process: two balancers must not draw alike.
+/// A small generator (`SplitMix64`), seeded in each process: two balancers must not draw alike.
 #[derive(Debug)]
 struct Random(u64);
 
@@ -257,7 +257,7 @@ impl Random {
         Random(RandomState::new().hash_one(0))
     }
 
-    /// A number below `bound` (at least 1); the bias of 2^-54 for a bound of 1024 is nobody's concern.
+    /// A number below `bound` (at least 1); the bias of 2^-54 for a bound of 1024 does not matter.
     fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let number = u128::from(mix(self.0)) * u128::from(bound);

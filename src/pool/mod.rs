@@ -162,7 +162,7 @@ enum Tier {
     HealthyBackup,
     Unhealthy,
     UnhealthyBackup,
-    Nobody,
+    Empty,
 }
 
 impl Tier {
@@ -466,7 +466,7 @@ impl Pool {
         mut record: Option<&mut Decision>,
     ) -> Found {
         let mut found = Found {
-            tier: Tier::Nobody,
+            tier: Tier::Empty,
             any_healthy: false,
             any_tried: false,
             bound_is_full: false,

@@ -89,7 +89,7 @@ fn tried(backends: &[usize]) -> Tried {
     tried
 }
 
-/// Whoever takes an exchange that ends at once.
+/// The backend of an exchange that ends at once.
 fn hit(pool: &Pool) -> usize {
     hit_after(pool, &[])
 }
@@ -641,7 +641,7 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
     assert!(pool.backends()[0].is_healthy());
 }
 
-/// What a client with this cookie gets: the backend, and whether it is bound anew.
+/// What a client with this cookie gets: the backend, and whether it gets a new cookie.
 fn with_cookie(pool: &Pool, cookie: Option<&[u8]>, before: &[usize]) -> (usize, bool) {
     match pool.choose(&Wish { cookie, ..wish() }, &mut tried(before), None) {
         Choice::Backend {

@@ -1,4 +1,4 @@
-//! Text from elsewhere made safe for one line of a log or one line on the terminal: nobody can forge a line.
+//! Text from elsewhere made safe for one line of a log or one line on the terminal: a client cannot forge a line.
 
 /// Appends bytes so that only printable ASCII remains: everything else, `"` and `\` become `\xHH`.
 pub(crate) fn escape_text(bytes: &[u8], out: &mut Vec<u8>) {
