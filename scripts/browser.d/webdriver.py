@@ -156,7 +156,3 @@ class Browser:
         """Errors and warnings on the console since the last call, but for answers of 400 and above, which are meant."""
         log = self.ask("POST", self.session + "/se/log", {"type": "browser"})
         return list({entry["message"] for entry in log if entry["level"] in ("WARNING", "SEVERE") and entry["source"] != "network"})
-
-
-def missing():
-    return [program for program in PROGRAMS if not shutil.which(program)]
