@@ -552,7 +552,8 @@ fn what_a_load_took_is_given_back_and_ten_loads_take_no_more_than_two() {
         peaks.push(proxy.rss_peak_kib());
     }
     println!("{fresh} KiB fresh, peaks of {peaks:?} KiB");
-    assert!(peaks[9] - peaks[1] <= (peaks[1] - fresh) / 8);
+    // The kernel's figures are sums of what each thread has counted, and lag behind by some pages.
+    assert!(peaks[9].saturating_sub(peaks[1]) <= (peaks[1] - fresh) / 8);
     let kept = if proxy.is_static() {
         2048
     } else {
