@@ -1,6 +1,6 @@
 //! Backends by name: who is looked up, who never is, and what becomes of a name that leads nowhere.
 
-use crate::support::{Addressed, Backend, Origin, Proxy, eventually};
+use crate::support::{Addressed, Backend, Origin, Proxy, Refusing, eventually};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -96,10 +96,17 @@ fn with_nothing_but_a_name_that_does_not_resolve_the_client_gets_502_at_once() {
 
 #[test]
 fn the_second_address_of_a_name_is_tried_in_the_same_exchange_whatever_the_method() {
-    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
         // A machine without IPv6.
         return;
-    };
+    }
+    // The same port of the first address refuses, and is held so that no other test listens there.
+    let (_refusing, listener) = std::iter::repeat_with(Refusing::start)
+        .find_map(|refusing| {
+            let listener = std::net::TcpListener::bind(("::1", refusing.address().port())).ok()?;
+            Some((refusing, listener))
+        })
+        .expect("a port that is free in both families turns up");
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
