@@ -194,6 +194,12 @@ impl Worker {
     fn open(&mut self, (stream, address): Accepted) {
         let clock = &self.context.clock;
         let first = self.first();
+        if self.clients.len() >= self.queue.capacity() {
+            // As `make_room` does it; each client stands in the queue once.
+            let mut larger = VecDeque::with_capacity(2 * self.queue.capacity());
+            larger.append(&mut self.queue);
+            self.queue = larger;
+        }
         let key = self
             .clients
             .insert_with(|key| Client::new(stream, address, key, first, clock));

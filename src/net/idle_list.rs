@@ -4,7 +4,7 @@
 //! finds which must go, whether for its age or to make room.
 
 use crate::net::clock::{Millis, NEVER};
-use crate::net::room::ITEMS_KEPT;
+use crate::net::room::{ITEMS_KEPT, make_room_in_list};
 
 /// No index.
 const NONE: u32 = u32::MAX;
@@ -77,15 +77,13 @@ impl IdleList {
     pub(crate) fn touch(&mut self, kind: Kind, index: u32, since: Millis) {
         self.remove(index);
         let at = index as usize;
-        if at >= self.links.len() {
-            self.links.resize(
-                at + 1,
-                Link {
-                    since: NEVER,
-                    older: UNLISTED,
-                    newer: NONE,
-                },
-            );
+        while self.links.len() <= at {
+            make_room_in_list(&mut self.links);
+            self.links.push(Link {
+                since: NEVER,
+                older: UNLISTED,
+                newer: NONE,
+            });
         }
         let ends = match kind {
             Kind::Answered => &mut self.answered,

@@ -61,8 +61,16 @@ pub(crate) fn make_room<T>(buffer: &mut Vec<T>, more: usize, max: usize) {
     if needed > buffer.capacity() {
         let first = FIRST_BYTES / size_of::<T>();
         let step = (4 * buffer.capacity()).min(max).max(first);
-        buffer.reserve_exact(step.max(needed) - buffer.len());
+        // Not by `reserve`: what glibc cuts off when it makes a piece larger where it lies is a small piece.
+        let mut larger = Vec::with_capacity(step.max(needed));
+        larger.append(buffer);
+        *buffer = larger;
     }
+}
+
+/// Makes room in a list for one more: twice what there was.
+pub(crate) fn make_room_in_list<T>(list: &mut Vec<T>) {
+    make_room(list, 1, 2 * list.len());
 }
 
 /// A buffer of its own for `bytes`.

@@ -6,7 +6,7 @@
 //! Places lie in blocks of one size, and the lowest free one is taken: no block moves when there are more, and those at
 //! the end become free, and are given back, when there are fewer.
 
-use crate::net::room::ITEMS_KEPT;
+use crate::net::room::{ITEMS_KEPT, make_room_in_list};
 
 /// Places in a block; each has a bit of a word.
 const BLOCK_PLACES: usize = u64::BITS as usize;
@@ -81,6 +81,7 @@ impl<T> Slab<T> {
             self.first_free += 1;
         }
         if self.first_free == self.blocks.len() {
+            make_room_in_list(&mut self.blocks);
             self.blocks.push(Block::default());
         }
         let block = &mut self.blocks[self.first_free];
@@ -159,7 +160,9 @@ impl<T> Slab<T> {
         while self.has_unused() {
             self.blocks.pop();
         }
-        self.blocks.shrink_to(ITEMS_KEPT);
+        if self.blocks.is_empty() && self.blocks.capacity() > ITEMS_KEPT {
+            self.blocks = Vec::with_capacity(ITEMS_KEPT);
+        }
         self.first_free = self.first_free.min(self.blocks.len());
     }
 

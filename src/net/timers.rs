@@ -1,7 +1,7 @@
 //! Deadlines of a worker's connections, checked lazily.
 
 use crate::net::clock::{Millis, NEVER};
-use crate::net::room::ITEMS_KEPT;
+use crate::net::room::{ITEMS_KEPT, make_room_in_list};
 
 /// No place in the heap.
 const NONE: u32 = u32::MAX;
@@ -40,9 +40,12 @@ impl Alarms {
             return;
         }
         let at = if *alarm == NEVER {
+            make_room_in_list(&mut self.heap);
             self.heap.push((deadline, index));
-            let connections = self.places.len().max(index as usize + 1);
-            self.places.resize(connections, NONE);
+            while self.places.len() <= index as usize {
+                make_room_in_list(&mut self.places);
+                self.places.push(NONE);
+            }
             self.heap.len() - 1
         } else {
             let at = self.places[index as usize] as usize;
