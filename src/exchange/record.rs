@@ -14,6 +14,7 @@ use crate::exchange::state::ClientSide;
 use crate::exchange::state::{Exchange, Route};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
+use crate::net::room::FIRST_BYTES;
 use crate::pool::backend::Backend;
 use crate::pool::trace::{Outcome, Stage};
 use crate::text::escape::escape_text;
@@ -241,7 +242,8 @@ struct Escaped<'a>(&'a [u8]);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = &self.0[..self.0.len().min(TARGET_BYTES_MAX)];
-        let mut text = Vec::new();
+        // One piece, which never grows: see `net/room.rs`.
+        let mut text = Vec::with_capacity(FIRST_BYTES);
         escape_text(shown, &mut text);
         f.write_str(&String::from_utf8_lossy(&text))?;
         if shown.len() < self.0.len() {

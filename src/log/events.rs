@@ -20,7 +20,7 @@ use simple_logger::SimpleLogger;
 use crate::log::output::{Output, has_room, turn};
 use crate::net::room::FIRST_BYTES;
 use crate::net::thread;
-use crate::text::escape::printable;
+use crate::text::escape::make_printable;
 use crate::text::timestamp::{Clock, since_epoch};
 
 const THREAD: &str = "event-log";
@@ -155,11 +155,12 @@ impl Style {
         Clock::new().write(since_epoch(), &mut time);
         let time = String::from_utf8_lossy(&time);
         let (color, no_color) = self.color(level);
-        let text = printable(&text.to_string());
-        // Another thread frees it: see `net/room.rs`.
-        let mut line = String::with_capacity(FIRST_BYTES);
+        // Workers write lines, and another thread frees them: no small piece may be left behind (`net/room.rs`).
+        let [mut raw, mut line] = [(); 2].map(|()| String::with_capacity(FIRST_BYTES));
         // Writing to a String cannot fail.
-        let _ = write!(line, "{color}{level:<5}{no_color} [{time} {target}] {text}");
+        let _ = write!(raw, "{text}");
+        let _ = write!(line, "{color}{level:<5}{no_color} [{time} {target}] ");
+        make_printable(&raw, &mut line);
         if line.len() >= LINE_BYTES_MAX {
             let mut end = LINE_BYTES_MAX - CUT.len() - 1;
             while !line.is_char_boundary(end) {

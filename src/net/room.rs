@@ -7,7 +7,8 @@
 //! small piece that stays there keeps all that lies before it. Two kinds of pieces stay: what lives as long as its
 //! thread, and freed pieces, of which each thread keeps some for the next time (up to 1032 bytes, seven of a size). So the
 //! first are made when the thread starts ([`ITEMS_KEPT`]), and room is taken for the second ([`fill_cache`]); what comes
-//! and goes with connections is too large for that ([`FIRST_BYTES`]). musl needs none of this, and takes no harm from it.
+//! and goes with connections is too large for that ([`FIRST_BYTES`]), and so are the texts of log lines: a small piece that
+//! grows takes the next one from the heap and not from the cache, and leaves it there. musl needs none of this, and takes no harm from it.
 
 use std::hint::black_box;
 

@@ -14,6 +14,12 @@ pub(crate) fn escape_json(bytes: &[u8], out: &mut Vec<u8>) {
 /// of all languages stay.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    make_printable(text, &mut out);
+    out
+}
+
+/// Appends what [`printable`] gives.
+pub(crate) fn make_printable(text: &str, out: &mut String) {
     for char in text.chars() {
         match char {
             // Harmless, and escaping what a quotation has escaped already would only hide it.
@@ -21,7 +27,6 @@ pub(crate) fn printable(text: &str) -> String {
             _ => out.extend(char.escape_debug()),
         }
     }
-    out
 }
 
 fn escape(bytes: &[u8], prefix: &[u8], out: &mut Vec<u8>) {
