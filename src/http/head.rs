@@ -1,14 +1,16 @@
-//! How a head is taken from a stream: the part that requests and responses share.
+//! How a head is taken from a stream: one reader, [`HeadReader`], for requests and responses.
 //!
-//! A head that is there in one piece is parsed by httparse in one go, and what httparse lets pass and we do not
-//! is checked on its result (see [`Head::adopt`]). Any other head, one in pieces or a wrong one, is taken line by
-//! line by [`take_fields`], which remembers where it stopped: a head sent byte by byte costs no more than
-//! its length, and what can never become valid is refused at its first wrong byte. The line-wise way alone decides
-//! about errors, in the order of the bytes, so that the same bytes give the same answer however they were cut.
-//! Both ways fill the same fields; a property test holds them to each other. Next: `fields`.
+//! A head that is there in one piece is parsed by httparse in one go, and what httparse lets pass
+//! and we do not is checked on its result (see [`Head::adopt`]). Any other head, one in pieces or a
+//! wrong one, is taken line by line by [`HeadReader::take_lines`], which remembers where it
+//! stopped: a head sent byte by byte costs no more than its length, and what can never become valid
+//! is refused at its first wrong byte. The line-wise way alone decides about errors, in the order
+//! of the bytes, so that the same bytes give the same answer however they were cut. Both ways fill
+//! the same fields; a property test holds them to each other. What a request and a response differ
+//! in is the [`HeadFacts`] of each. Next: `fields`.
 
 use crate::http::fields::{Field, Span};
-use crate::http::{Grammar, Version, strict_reason};
+use crate::http::{Grammar, HeadLimits, Version, strict_reason};
 use crate::net::room::make_room;
 use std::fmt;
 use std::ops::Range;
@@ -16,8 +18,12 @@ use std::ops::Range;
 /// No head is longer than this, whatever the limits say: offsets in a head are kept in 32 bits.
 pub const HEAD_BYTES_CEILING: usize = 1 << 20;
 
+/// RFC 9112 2.2 asks to ignore at least one empty line before a request; this many bytes of them are.
+pub(crate) const EMPTY_LINES_BYTES_MAX: usize = 8;
 /// Heads with more fields are taken line by line.
 pub(crate) const FIELDS_AT_ONCE: usize = 128;
+/// So much of the start line of an incomplete or refused head is kept for the log.
+const LOGGED_LINE_BYTES_MAX: usize = 1024;
 /// A head's buffer that grew beyond this is given back when the head is cleared.
 const BYTES_KEPT: usize = 4096;
 /// The same for its list of fields.
@@ -74,6 +80,201 @@ impl fmt::Display for HeadError {
 
 impl std::error::Error for HeadError {}
 
+/// Takes heads, one after the other; `F` is what one kind of head says.
+#[derive(Debug, Default)]
+pub(crate) struct HeadReader<F> {
+    pub(crate) head: Head,
+    pub(crate) facts: F,
+    stage: Stage,
+    /// Bytes of empty lines before the start line.
+    skipped: usize,
+}
+
+/// What a head says beside its fields as they are: the start line, and what can be judged only with
+/// the whole head.
+pub(crate) trait HeadFacts: Default {
+    /// The start line alone is longer than a head may be.
+    const LINE_TOO_LONG: HeadError;
+    const TOO_MANY_EMPTY_LINES: &'static str;
+    /// Whether the start line of a head that is incomplete or refused is kept for the log.
+    const LINE_IS_LOGGED: bool;
+
+    /// The common case: the head is there, all of it, and httparse finds nothing wrong. Its length;
+    /// `None` says only that it is another case, and nothing was changed.
+    fn take_whole(&mut self, head: &mut Head, input: &[u8], limits: &HeadLimits) -> Option<usize>;
+
+    /// Takes the start line from where the last call stopped; whether it is complete.
+    fn take_line(
+        &mut self,
+        lines: &mut Lines,
+        input: &[u8],
+        grammar: Grammar,
+    ) -> Result<bool, HeadError>;
+
+    /// Judges a head of which the start line and the fields are known.
+    fn settle(&mut self, head: &mut Head, limits: &HeadLimits) -> Result<(), HeadError>;
+}
+
+/// How far the head is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    StartLine,
+    Fields,
+    Complete,
+    Refused(HeadError),
+}
+
+impl<F: HeadFacts> HeadReader<F> {
+    /// See [`RequestHead::take`](crate::http::RequestHead::take); of one head always with the same
+    /// grammar.
+    pub(crate) fn take(
+        &mut self,
+        input: &[u8],
+        limits: &HeadLimits,
+        grammar: Grammar,
+    ) -> Result<Option<usize>, HeadError> {
+        match self.stage {
+            Stage::Refused(error) => return Err(error),
+            Stage::Complete => self.clear(),
+            Stage::StartLine | Stage::Fields => {}
+        }
+        let line_was_kept = self.stage == Stage::Fields && !self.head.bytes.is_empty();
+        let result = self.advance(input, limits, grammar);
+        if let Err(error) = result {
+            self.stage = Stage::Refused(error);
+        }
+        if F::LINE_IS_LOGGED && self.stage != Stage::Complete && !(line_was_kept && result.is_ok())
+        {
+            self.keep_line_for_log(input);
+        }
+        result
+    }
+
+    /// Forgets the head, keeps the memory unless it was an unusually large one.
+    pub(crate) fn clear(&mut self) {
+        self.head.clear();
+        let head = std::mem::take(&mut self.head);
+        *self = Self {
+            head,
+            ..Self::default()
+        };
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.stage == Stage::Complete
+    }
+
+    /// The head once it is complete; nothing before: places in it mean nothing then.
+    pub(crate) fn complete(&self) -> &Head {
+        if self.is_complete() {
+            &self.head
+        } else {
+            &NO_HEAD
+        }
+    }
+
+    fn advance(
+        &mut self,
+        input: &[u8],
+        limits: &HeadLimits,
+        grammar: Grammar,
+    ) -> Result<Option<usize>, HeadError> {
+        // No start line begins with a control character.
+        let begins_at_once = self.skipped == 0 && input.first().is_some_and(|byte| *byte > b'\r');
+        let input = if begins_at_once {
+            input
+        } else if self.skip_empty_lines(input, grammar)? {
+            &input[self.skipped..]
+        } else {
+            return Ok(None);
+        };
+        let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
+        let input = &input[..input.len().min(bytes_max)];
+        // Once a byte of it was looked at in vain, it is taken line by line.
+        let is_new = self.head.lines.seen == 0;
+        let used =
+            if is_new && let Some(used) = self.facts.take_whole(&mut self.head, input, limits) {
+                used
+            } else if let Some(used) = self.take_lines(input, limits, grammar)? {
+                used
+            } else if input.len() < bytes_max {
+                return Ok(None);
+            } else if self.stage == Stage::StartLine {
+                return Err(F::LINE_TOO_LONG);
+            } else {
+                return Err(HeadError::TooLong);
+            };
+        self.facts.settle(&mut self.head, limits)?;
+        self.stage = Stage::Complete;
+        Ok(Some(self.skipped + used))
+    }
+
+    /// Whether the first byte of the start line is there, which is nearly always the first of all.
+    /// An empty line before a request is what old clients write after a body (RFC 9112 2.2); one
+    /// before a status line, what some backends write after the body of the response before, or
+    /// after a 1xx.
+    #[cold]
+    fn skip_empty_lines(&mut self, input: &[u8], grammar: Grammar) -> Result<bool, HeadError> {
+        loop {
+            let length = match &input[self.skipped.min(input.len())..] {
+                [] | [b'\r'] => return Ok(false),
+                [b'\r', b'\n', ..] => 2,
+                [b'\r', ..] if grammar == Grammar::Request => {
+                    return Err(HeadError::Malformed("bare CR"));
+                }
+                [b'\n', ..] if grammar == Grammar::Request => {
+                    return Err(HeadError::Malformed("bare LF"));
+                }
+                [b'\n', ..] => 1,
+                _ => return Ok(true),
+            };
+            if grammar == Grammar::Response {
+                let reason = strict_reason!(grammar, "an empty line before the status line");
+                return Err(HeadError::Malformed(reason));
+            }
+            if self.skipped + length > EMPTY_LINES_BYTES_MAX {
+                return Err(HeadError::Malformed(F::TOO_MANY_EMPTY_LINES));
+            }
+            self.skipped += length;
+        }
+    }
+
+    /// The same head line by line, from where the last call stopped. This way alone says what is
+    /// wrong. It stands outside of the function into which httparse is inlined: with it, the
+    /// compiler makes the common case slower.
+    #[cold]
+    fn take_lines(
+        &mut self,
+        input: &[u8],
+        limits: &HeadLimits,
+        grammar: Grammar,
+    ) -> Result<Option<usize>, HeadError> {
+        let Head { fields, lines, .. } = &mut self.head;
+        if self.stage == Stage::StartLine {
+            if !self.facts.take_line(lines, input, grammar)? {
+                return Ok(None);
+            }
+            self.stage = Stage::Fields;
+        }
+        let used = take_fields(lines, fields, input, limits.fields_max, grammar)?;
+        if let Some(used) = used {
+            self.head.keep(&input[..used]);
+        }
+        Ok(used)
+    }
+
+    fn keep_line_for_log(&mut self, input: &[u8]) {
+        let seen = &input[self.skipped.min(input.len())..];
+        let seen = &seen[..seen.len().min(LOGGED_LINE_BYTES_MAX)];
+        let end = seen
+            .iter()
+            .position(|byte| matches!(byte, b'\r' | b'\n'))
+            .unwrap_or(seen.len());
+        self.head.keep(&seen[..end]);
+    }
+}
+
 /// The bytes of a head and where its fields are.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
@@ -83,7 +284,7 @@ pub(crate) struct Head {
 }
 
 /// Stands for a head that is not complete.
-pub(crate) static NO_HEAD: Head = Head {
+static NO_HEAD: Head = Head {
     bytes: Vec::new(),
     fields: Vec::new(),
     lines: Lines { start: 0, seen: 0 },

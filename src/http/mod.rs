@@ -114,7 +114,7 @@ pub struct HeadLimits {
 impl HeadLimits {
     /// Bytes of input that are enough to take a head or refuse it, empty lines before it included.
     pub(crate) fn input_bytes_max(&self) -> usize {
-        self.head_bytes_max.min(HEAD_BYTES_CEILING) + request::EMPTY_LINES_BYTES_MAX
+        self.head_bytes_max.min(HEAD_BYTES_CEILING) + head::EMPTY_LINES_BYTES_MAX
     }
 
     /// The memory of a head, its list of fields included.

@@ -5,8 +5,7 @@
 use crate::http::fields::{Field, Known, Span, is_tchar, is_token, is_visible, members, trim};
 use crate::http::framing::{Body, Framing, Message};
 use crate::http::head::{
-    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, NO_HEAD, offset, parse_version,
-    take_fields,
+    FIELDS_AT_ONCE, Head, HeadError, HeadFacts, HeadReader, Lines, offset, parse_version,
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::target::{Resource, Target, is_authority};
@@ -14,49 +13,21 @@ use crate::http::{Grammar, HeadLimits, Version};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// RFC 9112 2.2 asks to ignore at least one empty line before a request; this many bytes of them are.
-pub(crate) const EMPTY_LINES_BYTES_MAX: usize = 8;
-/// So much of the first line of an incomplete or refused head is kept for the log.
-const LOGGED_LINE_BYTES_MAX: usize = 1024;
 /// A longer X-Request-Id is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// One request head, with its own copy of the bytes. Use it again after [`RequestHead::clear`]; its memory stays.
 #[derive(Debug, Default)]
 pub struct RequestHead {
-    head: Head,
-    stage: Stage,
-    /// Bytes of empty lines before the request line.
-    skipped: usize,
+    reader: HeadReader<RequestFacts>,
+}
+
+/// What a request head says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RequestFacts {
     line: RequestLine,
     /// The target as the backend sees it, without the base path.
     resource: Span,
-    facts: Facts,
-}
-
-/// How far the head is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    #[default]
-    Method,
-    RequestLine,
-    Fields,
-    Complete,
-    Refused(HeadError),
-}
-
-/// The request line; lengths and places relative to its first byte.
-#[derive(Clone, Copy, Debug, Default)]
-struct RequestLine {
-    len: usize,
-    method: Span,
-    target: Span,
-    version: Version,
-}
-
-/// What the fields say, gathered in one pass.
-#[derive(Clone, Copy, Debug, Default)]
-struct Facts {
     host: Option<Span>,
     framing: Framing,
     connection: ConnectionOptions,
@@ -68,6 +39,17 @@ struct Facts {
     max_forwards: Option<u64>,
 }
 
+/// The request line; lengths and places relative to its first byte.
+#[derive(Clone, Copy, Debug, Default)]
+struct RequestLine {
+    /// Of a line in pieces: its method is known to be one.
+    has_method: bool,
+    len: usize,
+    method: Span,
+    target: Span,
+    version: Version,
+}
+
 impl RequestHead {
     /// Takes one head from the front of `input`, skipping a few empty lines before it (RFC 9112 2.2).
     ///
@@ -76,221 +58,28 @@ impl RequestHead {
     /// An error stays until the value is cleared. Before the head is complete, and after an error, only the request
     /// line is known: [`RequestHead::request_line`], and [`RequestHead::method`] and [`RequestHead::version`] if it is valid.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
-        match self.stage {
-            Stage::Refused(error) => return Err(error),
-            Stage::Complete => self.clear(),
-            Stage::Method | Stage::RequestLine | Stage::Fields => {}
-        }
-        let line_was_kept = self.stage == Stage::Fields && !self.head.bytes.is_empty();
-        let result = self.advance(input, limits);
-        if let Err(error) = result {
-            self.stage = Stage::Refused(error);
-        }
-        if self.stage != Stage::Complete && !(line_was_kept && result.is_ok()) {
-            self.keep_line_for_log(input);
-        }
-        result
+        self.reader.take(input, limits, Grammar::Request)
     }
 
     /// Forgets the head, keeps the memory unless it was an unusually large one.
     pub fn clear(&mut self) {
-        self.head.clear();
-        let head = std::mem::take(&mut self.head);
-        *self = Self {
-            head,
-            ..Self::default()
-        };
-    }
-
-    fn advance(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
-        if !self.skip_empty_lines(input)? {
-            return Ok(None);
-        }
-        let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
-        let rest = &input[self.skipped..];
-        let rest = &rest[..rest.len().min(bytes_max)];
-        let fresh = self.stage == Stage::Method && self.head.lines.seen == 0;
-        let used = if fresh && let Some(used) = self.take_whole(rest, limits) {
-            used
-        } else if let Some(used) = self.take_lines(rest, limits)? {
-            self.head.keep(&rest[..used]);
-            used
-        } else {
-            return match self.stage {
-                _ if rest.len() < bytes_max => Ok(None),
-                Stage::Method | Stage::RequestLine => Err(HeadError::RequestLineTooLong),
-                _ => Err(HeadError::TooLong),
-            };
-        };
-        self.finish(limits)?;
-        Ok(Some(self.skipped + used))
-    }
-
-    /// Whether the first byte of the request line is there.
-    fn skip_empty_lines(&mut self, input: &[u8]) -> Result<bool, HeadError> {
-        loop {
-            match &input[self.skipped.min(input.len())..] {
-                [] | [b'\r'] => return Ok(false),
-                [b'\r', b'\n', ..] if self.skipped < EMPTY_LINES_BYTES_MAX => self.skipped += 2,
-                [b'\r', b'\n', ..] => {
-                    return Err(HeadError::Malformed(
-                        "too many empty lines before the request",
-                    ));
-                }
-                [b'\r', ..] => return Err(HeadError::Malformed("bare CR")),
-                [b'\n', ..] => return Err(HeadError::Malformed("bare LF")),
-                _ => return Ok(true),
-            }
-        }
-    }
-
-    /// The common case: the head is there, all of it, and httparse finds nothing wrong. `None` says nothing else.
-    fn take_whole(&mut self, input: &[u8], limits: &HeadLimits) -> Option<usize> {
-        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_AT_ONCE];
-        let mut parsed = httparse::Request::new(&mut []);
-        let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(
-            &mut parsed,
-            input,
-            &mut slots,
-        );
-        let Ok(httparse::Status::Complete(used)) = status else {
-            return None;
-        };
-        let (method, target) = (parsed.method?.as_bytes(), parsed.path?.as_bytes());
-        let head = &input[..used];
-        let target_start = offset(head, target);
-        // httparse takes UTF-8 in targets; RFC 3986 knows ASCII only.
-        if !is_visible(target)
-            || parsed.headers.len() > limits.fields_max
-            || !self.head.adopt(head, parsed.headers)
-        {
-            return None;
-        }
-        self.line = RequestLine {
-            len: target_start + target.len() + " HTTP/1.1".len(),
-            method: Span::new(0..method.len()),
-            target: Span::new(target_start..target_start + target.len()),
-            version: if parsed.version == Some(0) {
-                Version::Http10
-            } else {
-                Version::Http11
-            },
-        };
-        Some(used)
-    }
-
-    /// The same line by line, from where the last call stopped. This way alone says what is wrong.
-    fn take_lines(
-        &mut self,
-        input: &[u8],
-        limits: &HeadLimits,
-    ) -> Result<Option<usize>, HeadError> {
-        let lines = &mut self.head.lines;
-        if self.stage == Stage::Method {
-            // Whatever else is spoken on this port (TLS, a banner) is refused here, not at the deadline.
-            match input[lines.seen..].iter().position(|byte| !is_tchar(*byte)) {
-                None => {
-                    lines.seen = input.len();
-                    return Ok(None);
-                }
-                Some(len) if lines.seen + len > 0 && input[lines.seen + len] == b' ' => {
-                    lines.seen += len;
-                    self.stage = Stage::RequestLine;
-                }
-                Some(_) => return Err(HeadError::Malformed("invalid method")),
-            }
-        }
-        if self.stage == Stage::RequestLine {
-            let Some(line) = lines.next(input, Grammar::Request)? else {
-                return Ok(None);
-            };
-            self.line = RequestLine::parse(&input[line])?;
-            self.stage = Stage::Fields;
-        }
-        let fields = &mut self.head.fields;
-        take_fields(lines, fields, input, limits.fields_max, Grammar::Request)
-    }
-
-    /// What can be judged only with the whole head: target and Host, framing, connection options.
-    fn finish(&mut self, limits: &HeadLimits) -> Result<(), HeadError> {
-        let bytes = &self.head.bytes;
-        let method = self.line.method.of(bytes);
-        let target = self.line.target.of(bytes);
-        if method == b"CONNECT" {
-            return Err(HeadError::NotImplemented("CONNECT"));
-        }
-        let Target {
-            authority,
-            resource,
-        } = Target::read(method, target)?;
-        let mut facts = Facts::gather(&self.head, limits)?;
-        facts.framing.check(self.line.version)?;
-        facts.settle_host(bytes, self.line.version, authority.is_some())?;
-        if matches!(method, b"OPTIONS" | b"TRACE") {
-            facts.max_forwards = max_forwards(&self.head)?;
-        }
-
-        let place = |range: Range<usize>| {
-            let start = self.line.target.start();
-            Span::new(start + range.start..start + range.end)
-        };
-        if let Some(authority) = authority {
-            // RFC 9112 3.2.2: the target's authority replaces the one in Host.
-            facts.host = Some(place(authority));
-        }
-        self.resource = match resource {
-            Resource::Path(range) => place(range),
-            Resource::Asterisk => self.append(b"*", &(0..0)),
-            Resource::NoPath(query) => self.append(b"/", &query),
-        };
-        if facts.connection.names_fields {
-            mark_named(&mut self.head);
-        }
-        if self.line.version == Version::Http10 {
-            // RFC 9110 7.8, 10.1.1 and 10.1.4: in HTTP/1.0 these mean nothing.
-            facts.offers_upgrade = false;
-            facts.expects_continue = false;
-            facts.accepts_trailers = false;
-        }
-        self.facts = facts;
-        self.stage = Stage::Complete;
-        Ok(())
-    }
-
-    /// Puts `prefix` and a part of the target behind the head and says where.
-    fn append(&mut self, prefix: &[u8], part: &Range<usize>) -> Span {
-        let bytes = &mut self.head.bytes;
-        let start = bytes.len();
-        bytes.reserve_exact(prefix.len() + part.len());
-        bytes.extend_from_slice(prefix);
-        let target = self.line.target.start();
-        bytes.extend_from_within(target + part.start..target + part.end);
-        Span::new(start..bytes.len())
-    }
-
-    fn keep_line_for_log(&mut self, input: &[u8]) {
-        let seen = &input[self.skipped.min(input.len())..];
-        let seen = &seen[..seen.len().min(LOGGED_LINE_BYTES_MAX)];
-        let end = seen
-            .iter()
-            .position(|byte| matches!(byte, b'\r' | b'\n'))
-            .unwrap_or(seen.len());
-        self.head.keep(&seen[..end]);
+        self.reader.clear();
     }
 
     /// The request line without its CRLF, as received. Of a head that is incomplete or was refused: what was
     /// seen of it, at most 1024 bytes, maybe nothing; any byte may be in it.
     pub fn request_line(&self) -> &[u8] {
-        if self.stage == Stage::Complete {
-            &self.head.bytes[..self.line.len]
+        let bytes = &self.reader.head.bytes;
+        if self.reader.is_complete() {
+            &bytes[..self.reader.facts.line.len]
         } else {
-            &self.head.bytes
+            bytes
         }
     }
 
     /// The method, case-sensitive.
     pub fn method(&self) -> &[u8] {
-        self.line.method.of(&self.head.bytes)
+        self.reader.facts.line.method.of(&self.reader.head.bytes)
     }
 
     /// Whether the response has no body whatever its fields say.
@@ -308,17 +97,20 @@ impl RequestHead {
 
     /// Path and query to ask the backend for, or `*`. See [`RequestHead::request_line`] for the target as received.
     pub fn target(&self) -> &[u8] {
-        self.resource.of(&self.head.bytes)
+        self.reader.facts.resource.of(&self.reader.head.bytes)
     }
 
     /// The version the client speaks.
     pub fn version(&self) -> Version {
-        self.line.version
+        self.reader.facts.line.version
     }
 
     /// The authority that is asked: of an absolute-form target, else of Host. Only HTTP/1.0 can be without.
     pub fn host(&self) -> Option<&[u8]> {
-        self.facts.host.map(|place| place.of(&self.head.bytes))
+        self.reader
+            .facts
+            .host
+            .map(|place| place.of(&self.reader.head.bytes))
     }
 
     /// The field lines as received: name, and value without the white space around it.
@@ -328,22 +120,25 @@ impl RequestHead {
 
     /// How the body is delimited; never [`Body::UntilClose`].
     pub fn body(&self) -> Body {
-        self.facts.framing.body(Message::Request)
+        self.reader.facts.framing.body(Message::Request)
     }
 
     /// Whether the client wants the connection to persist (RFC 9112 9.3).
     pub fn keep_alive(&self) -> bool {
-        self.facts.connection.persists(self.line.version)
+        self.reader
+            .facts
+            .connection
+            .persists(self.reader.facts.line.version)
     }
 
     /// Whether the client waits for 100 (Continue) before it sends the body that it announced (RFC 9110 10.1.1).
     pub fn expects_continue(&self) -> bool {
-        self.facts.expects_continue && !matches!(self.body(), Body::None | Body::Length(0))
+        self.reader.facts.expects_continue && !matches!(self.body(), Body::None | Body::Length(0))
     }
 
     /// Whether the client offers to switch to a protocol that may be forwarded (RFC 9110 7.8): any but h2c.
     pub fn upgrade(&self) -> bool {
-        self.facts.offers_upgrade && self.facts.connection.upgrade
+        self.reader.facts.offers_upgrade && self.reader.facts.connection.upgrade
     }
 
     /// Whether each of the protocols in `chosen`, the Upgrade field of a 101, was offered. A 101 for which this is
@@ -368,20 +163,21 @@ impl RequestHead {
 
     /// Whether the client takes trailer fields (RFC 9110 10.1.4).
     pub fn accepts_trailers(&self) -> bool {
-        self.facts.accepts_trailers
+        self.reader.facts.accepts_trailers
     }
 
     /// The client's X-Request-Id if it can be used: one, of 1 to 128 visible ASCII characters.
     pub fn request_id(&self) -> Option<&[u8]> {
-        self.facts
+        self.reader
+            .facts
             .request_id
-            .map(|place| place.of(&self.head.bytes))
+            .map(|place| place.of(&self.reader.head.bytes))
     }
 
     /// How many more intermediaries may forward it (RFC 9110 7.6.2): of OPTIONS and TRACE alone, where 0 means that it is
     /// to be answered and not forwarded.
     pub fn max_forwards(&self) -> Option<u64> {
-        self.facts.max_forwards
+        self.reader.facts.max_forwards
     }
 
     /// The value of the first cookie of this name (RFC 6265 4.2).
@@ -396,11 +192,7 @@ impl RequestHead {
 
     /// The head once it is complete; nothing before: places in it mean nothing then.
     pub(crate) fn complete(&self) -> &Head {
-        if self.stage == Stage::Complete {
-            &self.head
-        } else {
-            &NO_HEAD
-        }
+        self.reader.complete()
     }
 
     pub(crate) fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
@@ -412,58 +204,119 @@ impl RequestHead {
     }
 }
 
-/// The only Max-Forwards field. What is no number could not be counted down, so it is refused, as Apache does. One that is
-/// too large for us counts as the largest that we know, as RFC 9110 7.6.2 has it.
-fn max_forwards(head: &Head) -> Result<Option<u64>, HeadError> {
-    let mut values = head
-        .fields
-        .iter()
-        .filter(|field| field.known == Known::MaxForwards)
-        .map(|field| field.value.of(&head.bytes));
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(HeadError::Malformed("repeated Max-Forwards"));
-    }
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(HeadError::Malformed("malformed Max-Forwards"));
-    }
-    let number = value.iter().fold(0_u64, |number, digit| {
-        number
-            .saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
-    });
-    Ok(Some(number))
-}
+impl HeadFacts for RequestFacts {
+    const LINE_TOO_LONG: HeadError = HeadError::RequestLineTooLong;
+    const TOO_MANY_EMPTY_LINES: &'static str = "too many empty lines before the request";
+    const LINE_IS_LOGGED: bool = true;
 
-impl RequestLine {
-    /// `method SP request-target SP HTTP-version` with exactly these two spaces (RFC 9112 3), of which the bytes
-    /// are already known to be free of controls.
-    fn parse(line: &[u8]) -> Result<Self, HeadError> {
-        let mut parts = line.split(|byte| *byte == b' ');
-        let (Some(method), Some(target), Some(version), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(HeadError::Malformed("request line is not three parts"));
+    fn take_whole(&mut self, head: &mut Head, input: &[u8], limits: &HeadLimits) -> Option<usize> {
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_AT_ONCE];
+        let mut parsed = httparse::Request::new(&mut []);
+        let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(
+            &mut parsed,
+            input,
+            &mut slots,
+        );
+        let Ok(httparse::Status::Complete(used)) = status else {
+            return None;
         };
-        if !is_token(method) {
-            return Err(HeadError::Malformed("invalid method"));
+        let (method, target) = (parsed.method?.as_bytes(), parsed.path?.as_bytes());
+        let bytes = &input[..used];
+        let target_start = offset(bytes, target);
+        // httparse takes UTF-8 in targets; RFC 3986 knows ASCII only.
+        if !is_visible(target)
+            || parsed.headers.len() > limits.fields_max
+            || !head.adopt(bytes, parsed.headers)
+        {
+            return None;
         }
-        if target.is_empty() || !is_visible(target) {
-            return Err(HeadError::Malformed("invalid character in the target"));
-        }
-        let target_start = method.len() + 1;
-        Ok(Self {
-            len: line.len(),
+        self.line = RequestLine {
+            has_method: true,
+            len: target_start + target.len() + " HTTP/1.1".len(),
             method: Span::new(0..method.len()),
             target: Span::new(target_start..target_start + target.len()),
-            version: parse_version(version)?,
-        })
+            version: if parsed.version == Some(0) {
+                Version::Http10
+            } else {
+                Version::Http11
+            },
+        };
+        Some(used)
+    }
+
+    fn take_line(
+        &mut self,
+        lines: &mut Lines,
+        input: &[u8],
+        grammar: Grammar,
+    ) -> Result<bool, HeadError> {
+        if !self.line.has_method {
+            // Whatever else is spoken on this port (TLS, a banner) is refused here, not at the deadline.
+            match input[lines.seen..].iter().position(|byte| !is_tchar(*byte)) {
+                None => {
+                    lines.seen = input.len();
+                    return Ok(false);
+                }
+                Some(len) if lines.seen + len > 0 && input[lines.seen + len] == b' ' => {
+                    lines.seen += len;
+                    self.line.has_method = true;
+                }
+                Some(_) => return Err(HeadError::Malformed("invalid method")),
+            }
+        }
+        let Some(line) = lines.next(input, grammar)? else {
+            return Ok(false);
+        };
+        self.line = RequestLine::parse(&input[line])?;
+        Ok(true)
+    }
+
+    fn settle(&mut self, head: &mut Head, limits: &HeadLimits) -> Result<(), HeadError> {
+        let line = self.line;
+        let bytes = &head.bytes;
+        let method = line.method.of(bytes);
+        if method == b"CONNECT" {
+            return Err(HeadError::NotImplemented("CONNECT"));
+        }
+        let Target {
+            authority,
+            resource,
+        } = Target::read(method, line.target.of(bytes))?;
+        let mut facts = Self {
+            line,
+            ..Self::gather(head, limits)?
+        };
+        facts.framing.check(line.version)?;
+        facts.settle_host(bytes, authority.is_some())?;
+        if matches!(method, b"OPTIONS" | b"TRACE") {
+            facts.max_forwards = max_forwards(head)?;
+        }
+
+        if let Some(authority) = authority {
+            // RFC 9112 3.2.2: the target's authority replaces the one in Host.
+            facts.host = Some(line.in_target(&authority));
+        }
+        facts.resource = match resource {
+            Resource::Path(range) => line.in_target(&range),
+            Resource::Asterisk => append(head, b"*", Span::default()),
+            Resource::NoPath(query) => append(head, b"/", line.in_target(&query)),
+        };
+        if facts.connection.names_fields {
+            mark_named(head);
+        }
+        if line.version == Version::Http10 {
+            // RFC 9110 7.8, 10.1.1 and 10.1.4: in HTTP/1.0 these mean nothing.
+            facts.offers_upgrade = false;
+            facts.expects_continue = false;
+            facts.accepts_trailers = false;
+        }
+        *self = facts;
+        Ok(())
     }
 }
 
-impl Facts {
+impl RequestFacts {
+    /// What the fields say, in one pass.
     fn gather(head: &Head, limits: &HeadLimits) -> Result<Self, HeadError> {
         let mut facts = Self::default();
         let mut request_ids = 0;
@@ -506,14 +359,9 @@ impl Facts {
 
     /// RFC 9112 3.2: HTTP/1.1 needs exactly one valid Host. An empty one names no host to ask (RFC 9110 4.2.1), so it will
     /// only do beside an authority in the target, which counts instead.
-    fn settle_host(
-        &self,
-        bytes: &[u8],
-        version: Version,
-        target_has_authority: bool,
-    ) -> Result<(), HeadError> {
+    fn settle_host(&self, bytes: &[u8], target_has_authority: bool) -> Result<(), HeadError> {
         let Some(host) = self.host.map(|place| place.of(bytes)) else {
-            return if version == Version::Http10 {
+            return if self.line.version == Version::Http10 {
                 Ok(())
             } else {
                 Err(HeadError::Malformed("missing Host"))
@@ -524,6 +372,75 @@ impl Facts {
         } else {
             Err(HeadError::Malformed("invalid Host"))
         }
+    }
+}
+
+/// Puts `prefix` and what stands at `part` behind the head and says where.
+fn append(head: &mut Head, prefix: &[u8], part: Span) -> Span {
+    let bytes = &mut head.bytes;
+    let start = bytes.len();
+    let part = part.start()..part.end();
+    bytes.reserve_exact(prefix.len() + part.len());
+    bytes.extend_from_slice(prefix);
+    bytes.extend_from_within(part);
+    Span::new(start..bytes.len())
+}
+
+/// The only Max-Forwards field. What is no number could not be counted down, so it is refused, as Apache does. One that is
+/// too large for us counts as the largest that we know, as RFC 9110 7.6.2 has it.
+fn max_forwards(head: &Head) -> Result<Option<u64>, HeadError> {
+    let mut values = head
+        .fields
+        .iter()
+        .filter(|field| field.known == Known::MaxForwards)
+        .map(|field| field.value.of(&head.bytes));
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(HeadError::Malformed("repeated Max-Forwards"));
+    }
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(HeadError::Malformed("malformed Max-Forwards"));
+    }
+    let number = value.iter().fold(0_u64, |number, digit| {
+        number
+            .saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
+    });
+    Ok(Some(number))
+}
+
+impl RequestLine {
+    /// Where a part of the target stands in the head.
+    fn in_target(&self, part: &Range<usize>) -> Span {
+        let start = self.target.start();
+        Span::new(start + part.start..start + part.end)
+    }
+
+    /// `method SP request-target SP HTTP-version` with exactly these two spaces (RFC 9112 3), of which the bytes
+    /// are already known to be free of controls.
+    fn parse(line: &[u8]) -> Result<Self, HeadError> {
+        let mut parts = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(HeadError::Malformed("request line is not three parts"));
+        };
+        if !is_token(method) {
+            return Err(HeadError::Malformed("invalid method"));
+        }
+        if target.is_empty() || !is_visible(target) {
+            return Err(HeadError::Malformed("invalid character in the target"));
+        }
+        let target_start = method.len() + 1;
+        Ok(Self {
+            has_method: true,
+            len: line.len(),
+            method: Span::new(0..method.len()),
+            target: Span::new(target_start..target_start + target.len()),
+            version: parse_version(version)?,
+        })
     }
 }
 

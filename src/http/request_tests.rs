@@ -549,10 +549,16 @@ fn clearing_keeps_ordinary_memory_and_gives_back_the_rest() {
     let mut head = RequestHead::default();
     let input = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     head.take(input.as_bytes(), &LIMITS).unwrap();
-    let kept = (head.head.bytes.capacity(), head.head.fields.capacity());
+    let kept = (
+        head.reader.head.bytes.capacity(),
+        head.reader.head.fields.capacity(),
+    );
     head.clear();
     assert_eq!(
-        (head.head.bytes.capacity(), head.head.fields.capacity()),
+        (
+            head.reader.head.bytes.capacity(),
+            head.reader.head.fields.capacity()
+        ),
         kept
     );
     assert_eq!(
@@ -561,7 +567,10 @@ fn clearing_keeps_ordinary_memory_and_gives_back_the_rest() {
     );
     head.take(input.as_bytes(), &LIMITS).unwrap();
     assert_eq!(
-        (head.head.bytes.capacity(), head.head.fields.capacity()),
+        (
+            head.reader.head.bytes.capacity(),
+            head.reader.head.fields.capacity()
+        ),
         kept
     );
     head.clear();
@@ -571,14 +580,18 @@ fn clearing_keeps_ordinary_memory_and_gives_back_the_rest() {
     );
     head.take(large.as_bytes(), &LIMITS).unwrap();
     head.clear();
-    assert_eq!(head.head.bytes.capacity(), 0);
+    assert_eq!(head.reader.head.bytes.capacity(), 0);
 }
 
 #[test]
 fn an_ordinary_head_is_taken_in_one_go() {
+    let take_whole = |head: &mut RequestHead, input: &[u8]| {
+        let HeadReader { head, facts, .. } = &mut head.reader;
+        facts.take_whole(head, input, &LIMITS)
+    };
     let input = b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\nZ:\r\n\r\nrest";
     let mut head = RequestHead::default();
-    assert_eq!(head.take_whole(input, &LIMITS), Some(input.len() - 4));
+    assert_eq!(take_whole(&mut head, input), Some(input.len() - 4));
     for other in [
         &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
         b"GET / HTTP/1.1\r\nHost: a\n\r\n",
@@ -589,13 +602,13 @@ fn an_ordinary_head_is_taken_in_one_go() {
     ] {
         let mut head = RequestHead::default();
         assert_eq!(
-            head.take_whole(other, &LIMITS),
+            take_whole(&mut head, other),
             None,
             "{}",
             other.escape_ascii()
         );
         assert_eq!(
-            (head.head.bytes.len(), head.head.fields.len()),
+            (head.reader.head.bytes.len(), head.reader.head.fields.len()),
             (0, 0),
             "nothing is left of it"
         );

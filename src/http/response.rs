@@ -3,37 +3,27 @@
 use crate::http::fields::{Field, Known, Span, members};
 use crate::http::framing::{Body, Framing, Message};
 use crate::http::head::{
-    FIELDS_AT_ONCE, HEAD_BYTES_CEILING, Head, HeadError, NO_HEAD, offset, parse_version,
-    take_fields,
+    FIELDS_AT_ONCE, Head, HeadError, HeadFacts, HeadReader, Lines, offset, parse_version,
 };
 use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
-use crate::http::request::EMPTY_LINES_BYTES_MAX;
-use crate::http::{Grammar, HeadLimits, Version, strict_reason};
+use crate::http::{Grammar, HeadLimits, Version};
 use std::mem::MaybeUninit;
 
 /// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`]; its memory stays.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
-    head: Head,
-    stage: Stage,
-    /// Bytes of empty lines before the status line.
-    skipped: usize,
+    reader: HeadReader<ResponseFacts>,
+}
+
+/// What a response head says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ResponseFacts {
     line: StatusLine,
     framing: Framing,
     connection: ConnectionOptions,
     has_date: bool,
     /// The only Upgrade field, if its value is a list of protocols.
     upgrade: Option<Span>,
-}
-
-/// How far the head is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    #[default]
-    StatusLine,
-    Fields,
-    Complete,
-    Refused(HeadError),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,209 +47,34 @@ impl ResponseHead {
         limits: &HeadLimits,
         grammar: Grammar,
     ) -> Result<Option<usize>, HeadError> {
-        match self.stage {
-            Stage::Refused(error) => return Err(error),
-            Stage::Complete => self.clear(),
-            Stage::StatusLine | Stage::Fields => {}
-        }
-        let result = self.advance(input, limits, grammar);
-        if let Err(error) = result {
-            self.stage = Stage::Refused(error);
-        }
-        result
+        self.reader.take(input, limits, grammar)
     }
 
     /// Forgets an unusually large head, and gives its memory back: for a head that has been forwarded.
     pub(crate) fn give_back(&mut self) {
-        if self.head.is_large() {
+        if self.reader.head.is_large() {
             self.clear();
         }
     }
 
     /// Forgets the head, keeps the memory unless it was an unusually large one.
     pub fn clear(&mut self) {
-        self.head.clear();
-        let head = std::mem::take(&mut self.head);
-        *self = Self {
-            head,
-            ..Self::default()
-        };
-    }
-
-    fn advance(
-        &mut self,
-        input: &[u8],
-        limits: &HeadLimits,
-        grammar: Grammar,
-    ) -> Result<Option<usize>, HeadError> {
-        let starts_plainly = input.first() == Some(&b'H') && self.skipped == 0;
-        if !starts_plainly && !self.skip_empty_lines(input, grammar)? {
-            return Ok(None);
-        }
-        let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
-        let input = &input[self.skipped..];
-        let input = &input[..input.len().min(bytes_max)];
-        let fresh = self.stage == Stage::StatusLine && self.head.lines.seen == 0;
-        let used = if fresh && let Some(used) = self.take_whole(input, limits) {
-            used
-        } else if let Some(used) = self.take_lines(input, limits, grammar)? {
-            self.head.keep(&input[..used]);
-            used
-        } else if input.len() < bytes_max {
-            return Ok(None);
-        } else {
-            return Err(HeadError::TooLong);
-        };
-        self.finish(limits)?;
-        Ok(Some(self.skipped + used))
-    }
-
-    /// Whether the first byte of the status line is there, which is nearly always the first of all. An empty line before it is what some write after the body of the
-    /// answer before, or after a 1xx.
-    #[cold]
-    fn skip_empty_lines(&mut self, input: &[u8], grammar: Grammar) -> Result<bool, HeadError> {
-        loop {
-            let length = match &input[self.skipped.min(input.len())..] {
-                [] | [b'\r'] => return Ok(false),
-                [b'\r', b'\n', ..] => 2,
-                [b'\n', ..] => 1,
-                _ => return Ok(true),
-            };
-            if grammar != Grammar::LenientResponse {
-                let reason = strict_reason!(grammar, "an empty line before the status line");
-                return Err(HeadError::Malformed(reason));
-            }
-            self.skipped += length;
-            if self.skipped > EMPTY_LINES_BYTES_MAX {
-                return Err(HeadError::Malformed(
-                    "too many empty lines before the status line",
-                ));
-            }
-        }
-    }
-
-    /// The common case, see [`RequestHead`](crate::http::RequestHead); `None` says only that it is not this one.
-    fn take_whole(&mut self, input: &[u8], limits: &HeadLimits) -> Option<usize> {
-        // httparse skips empty lines and drops a reason phrase with obs-text: both are for the other way.
-        const REASON_START: usize = "HTTP/1.1 200 ".len();
-        if !input.starts_with(b"HTTP/1.") {
-            return None;
-        }
-        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_AT_ONCE];
-        let mut parsed = httparse::Response::new(&mut []);
-        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut parsed,
-            input,
-            &mut slots,
-        );
-        let Ok(httparse::Status::Complete(used)) = status else {
-            return None;
-        };
-        let head = &input[..used];
-        let reason = match parsed.reason? {
-            "" if head[REASON_START - 1] == b'\r' || head[REASON_START] == b'\r' => Span::default(),
-            "" => return None,
-            reason => {
-                let start = offset(head, reason.as_bytes());
-                Span::new(start..start + reason.len())
-            }
-        };
-        let status = parsed.code.filter(|code| is_status(*code))?;
-        if parsed.headers.len() > limits.fields_max || !self.head.adopt(head, parsed.headers) {
-            return None;
-        }
-        let version = if parsed.version == Some(0) {
-            Version::Http10
-        } else {
-            Version::Http11
-        };
-        self.line = StatusLine {
-            version,
-            status,
-            reason,
-        };
-        Some(used)
-    }
-
-    /// The same line by line, from where the last call stopped. This way alone says what is wrong.
-    #[cold]
-    fn take_lines(
-        &mut self,
-        input: &[u8],
-        limits: &HeadLimits,
-        grammar: Grammar,
-    ) -> Result<Option<usize>, HeadError> {
-        if self.stage == Stage::StatusLine {
-            // An answer without a status line (HTTP/0.9, another protocol) is refused at its first byte.
-            if !input
-                .iter()
-                .zip(b"HTTP/")
-                .all(|(byte, wanted)| byte == wanted)
-            {
-                return Err(HeadError::Malformed("not an HTTP/1 status line"));
-            }
-            let Some(line) = self.head.lines.next(input, grammar)? else {
-                return Ok(None);
-            };
-            self.line = StatusLine::parse(&input[line])?;
-            self.stage = Stage::Fields;
-        }
-        take_fields(
-            &mut self.head.lines,
-            &mut self.head.fields,
-            input,
-            limits.fields_max,
-            grammar,
-        )
-    }
-
-    /// What can be judged only with the whole head.
-    fn finish(&mut self, limits: &HeadLimits) -> Result<(), HeadError> {
-        let mut upgrades = 0;
-        for Field {
-            value: place,
-            known,
-            ..
-        } in &self.head.fields
-        {
-            let value = place.of(&self.head.bytes);
-            match known {
-                Known::ContentLength => self.framing.add_length(value)?,
-                Known::TransferEncoding => self.framing.add_codings(value)?,
-                Known::Connection => self.connection.add(value, limits)?,
-                Known::Date => self.has_date = true,
-                Known::Upgrade => {
-                    upgrades += 1;
-                    self.upgrade =
-                        (upgrades == 1 && members(value).all(is_protocol)).then_some(*place);
-                }
-                _ => {}
-            }
-        }
-        self.framing.check(self.line.version)?;
-        if self.connection.names_fields {
-            mark_named(&mut self.head);
-            // A Date that is one connection's own is not passed on.
-            let passes = |field: &Field| field.known == Known::Date && !field.named_by_connection;
-            self.has_date = self.head.fields.iter().any(passes);
-        }
-        self.stage = Stage::Complete;
-        Ok(())
+        self.reader.clear();
     }
 
     /// 100 to 999. Above 599 the classes are unknown, and are left to the client (RFC 9110 15).
     pub fn status(&self) -> u16 {
-        self.line.status
+        self.reader.facts.line.status
     }
 
     /// The reason phrase as received; it may be empty or hold obs-text.
     pub fn reason(&self) -> &[u8] {
-        self.line.reason.of(&self.head.bytes)
+        self.reader.facts.line.reason.of(&self.reader.head.bytes)
     }
 
     /// The version the backend speaks.
     pub fn version(&self) -> Version {
-        self.line.version
+        self.reader.facts.line.version
     }
 
     /// The field lines as received: name, and value without the white space around it.
@@ -269,39 +84,46 @@ impl ResponseHead {
 
     /// How the body is delimited. After a 101 there is none; what follows belongs to the new protocol.
     pub fn body(&self, request_is_head: bool) -> Body {
-        self.framing.body(Message::Response {
-            status: self.line.status,
+        self.reader.facts.framing.body(Message::Response {
+            status: self.reader.facts.line.status,
             request_is_head,
         })
     }
 
     /// The value of Content-Length, which describes a body even where there is none (HEAD, 304).
     pub fn content_length(&self) -> Option<u64> {
-        self.framing.length
+        self.reader.facts.framing.length
     }
 
     /// Whether the backend lets the connection persist (RFC 9112 9.3). A body that ends with the connection and a
     /// 101 end its use for HTTP all the same.
     pub fn keep_alive(&self) -> bool {
-        self.connection.persists(self.line.version)
+        self.reader
+            .facts
+            .connection
+            .persists(self.reader.facts.line.version)
     }
 
     /// Whether another response follows: 1xx, except 101 (RFC 9110 15.2).
     pub fn is_interim(&self) -> bool {
-        matches!(self.line.status, 100..=199) && self.line.status != 101
+        matches!(self.reader.facts.line.status, 100..=199) && self.reader.facts.line.status != 101
     }
 
     /// The protocols that the backend names in its only Upgrade field, with `Connection: upgrade` (RFC 9110 7.8: both
     /// are needed). A 101 without is a bad answer; so is one that the request does not offer
     /// ([`RequestHead::offers`](crate::http::RequestHead::offers)).
     pub fn upgrade(&self) -> Option<&[u8]> {
-        let place = self.upgrade.filter(|_| self.connection.upgrade)?;
-        Some(place.of(&self.head.bytes))
+        let place = self
+            .reader
+            .facts
+            .upgrade
+            .filter(|_| self.reader.facts.connection.upgrade)?;
+        Some(place.of(&self.reader.head.bytes))
     }
 
     /// Whether it has a Date that is passed on; without, the time at which it came is to be added (RFC 9110 6.6.1).
     pub fn has_date(&self) -> bool {
-        self.has_date
+        self.reader.facts.has_date
     }
 
     /// The protocols in its Upgrade fields, without h2c.
@@ -320,17 +142,118 @@ impl ResponseHead {
         let Head { bytes, fields, .. } = self.complete();
         fields
             .iter()
-            .filter(|field| self.connection.names_fields && field.known == Known::Connection)
+            .filter(|field| {
+                self.reader.facts.connection.names_fields && field.known == Known::Connection
+            })
             .map(|field| field.value.of(bytes))
     }
 
     /// The head once it is complete; nothing before: places in it mean nothing then.
     pub(crate) fn complete(&self) -> &Head {
-        if self.stage == Stage::Complete {
-            &self.head
-        } else {
-            &NO_HEAD
+        self.reader.complete()
+    }
+}
+
+impl HeadFacts for ResponseFacts {
+    const LINE_TOO_LONG: HeadError = HeadError::TooLong;
+    const TOO_MANY_EMPTY_LINES: &'static str = "too many empty lines before the status line";
+    const LINE_IS_LOGGED: bool = false;
+
+    fn take_whole(&mut self, head: &mut Head, input: &[u8], limits: &HeadLimits) -> Option<usize> {
+        // httparse skips empty lines and drops a reason phrase with obs-text: both are for the other way.
+        const REASON_START: usize = "HTTP/1.1 200 ".len();
+        if !input.starts_with(b"HTTP/1.") {
+            return None;
         }
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_AT_ONCE];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            input,
+            &mut slots,
+        );
+        let Ok(httparse::Status::Complete(used)) = status else {
+            return None;
+        };
+        let bytes = &input[..used];
+        let reason = match parsed.reason? {
+            "" if bytes[REASON_START - 1] == b'\r' || bytes[REASON_START] == b'\r' => {
+                Span::default()
+            }
+            "" => return None,
+            reason => {
+                let start = offset(bytes, reason.as_bytes());
+                Span::new(start..start + reason.len())
+            }
+        };
+        let status = parsed.code.filter(|code| is_status(*code))?;
+        if parsed.headers.len() > limits.fields_max || !head.adopt(bytes, parsed.headers) {
+            return None;
+        }
+        let version = if parsed.version == Some(0) {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
+        self.line = StatusLine {
+            version,
+            status,
+            reason,
+        };
+        Some(used)
+    }
+
+    fn take_line(
+        &mut self,
+        lines: &mut Lines,
+        input: &[u8],
+        grammar: Grammar,
+    ) -> Result<bool, HeadError> {
+        // An answer without a status line (HTTP/0.9, another protocol) is refused at its first byte.
+        if !input
+            .iter()
+            .zip(b"HTTP/")
+            .all(|(byte, wanted)| byte == wanted)
+        {
+            return Err(HeadError::Malformed("not an HTTP/1 status line"));
+        }
+        let Some(line) = lines.next(input, grammar)? else {
+            return Ok(false);
+        };
+        self.line = StatusLine::parse(&input[line])?;
+        Ok(true)
+    }
+
+    fn settle(&mut self, head: &mut Head, limits: &HeadLimits) -> Result<(), HeadError> {
+        let mut upgrades = 0;
+        for Field {
+            value: place,
+            known,
+            ..
+        } in &head.fields
+        {
+            let value = place.of(&head.bytes);
+            match known {
+                Known::ContentLength => self.framing.add_length(value)?,
+                Known::TransferEncoding => self.framing.add_codings(value)?,
+                Known::Connection => self.connection.add(value, limits)?,
+                Known::Date => self.has_date = true,
+                Known::Upgrade => {
+                    upgrades += 1;
+                    self.upgrade =
+                        (upgrades == 1 && members(value).all(is_protocol)).then_some(*place);
+                }
+                _ => {}
+            }
+        }
+        self.framing.check(self.line.version)?;
+        if self.connection.names_fields {
+            mark_named(head);
+            // A Date that is one connection's own is not passed on.
+            let passes = |field: &Field| field.known == Known::Date && !field.named_by_connection;
+            self.has_date = head.fields.iter().any(passes);
+        }
+        Ok(())
     }
 }
 

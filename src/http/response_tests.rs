@@ -318,7 +318,10 @@ fn nothing_is_known_before_the_head_is_complete() {
 
 #[test]
 fn an_ordinary_head_is_taken_in_one_go() {
-    let whole = |input: &[u8]| ResponseHead::default().take_whole(input, &LIMITS);
+    let whole = |input: &[u8]| {
+        let HeadReader { head, facts, .. } = &mut ResponseHead::default().reader;
+        facts.take_whole(head, input, &LIMITS)
+    };
     for line in ["HTTP/1.1 200 OK", "HTTP/1.0 404 ", "HTTP/1.1 204"] {
         let input = format!("{line}\r\nA: b\r\n\r\n");
         assert_eq!(whole(input.as_bytes()), Some(input.len()));
