@@ -1,9 +1,6 @@
 //! Writes the corpus cases as raw bytes, as each fuzz target reads them: `seeds CASES OUT`.
 
-#[path = "../it/corpus/case.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
-mod case;
-
+use kit::case;
 use std::fs;
 use std::path::Path;
 

@@ -5,13 +5,11 @@
 //! `lane.rs` judges both ends. In memory every split of every case gives the same result. `tests/corpus/RFC9112.md`
 //! says which clause each case pins. Read next: `corpus/lane.rs`.
 
-pub(crate) mod case;
 mod lane;
-pub(crate) mod memory;
 
-use case::{Case, Outcome};
+use kit::case::{self, Case, Outcome};
+use kit::memory::{self, Requests, Response, Settings};
 use lane::{AtClient, Cut, Lane};
-use memory::{Requests, Response, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
@@ -95,6 +93,15 @@ fn every_split_of_every_case_gives_the_same_in_memory() {
         splits.into_inner()
     ));
     failures.report();
+}
+
+#[test]
+fn a_repetition_and_every_escape_become_their_bytes() {
+    assert_eq!(
+        case::unescape(r"a\r\n\t\0\\\{\x7f{ab*3}").unwrap(),
+        b"a\r\n\t\0\\{\x7fababab"
+    );
+    assert!(case::unescape(r"\q").is_err());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! rondo from outside: the real binary between raw clients and raw backends.
 //!
-//! One binary, one module for each feature, `support` for what they share. A test reads as a script: client does, backend
+//! One binary, one module for each feature, `support` and the package `tests/kit` for what they share. A test reads as a script: client does, backend
 //! does, expect. Whatever these tests say about behaviour stands in the documentation's contract; where they disagree, one of
 //! the two is wrong.
 
@@ -44,7 +44,6 @@ mod replies;
 mod retries;
 mod round_robin;
 mod schema;
-mod strict;
 mod stubborn_peers;
 mod tcp_mode;
 mod threads;

@@ -4,8 +4,8 @@
 //! leave the valid path. What is forwarded is judged by `strict.rs` and by httparse, two readers that share no code
 //! with each other. A failing input is printed smallest; it belongs into `tests/corpus`.
 
-use crate::corpus::memory::{AUTHORITY, Asked, Outcome, REQUEST_ID, Requests, Response, Settings};
-use crate::strict::{self, Framing, Message, Seen};
+use kit::memory::{AUTHORITY, Asked, Outcome, REQUEST_ID, Requests, Response, Settings};
+use kit::strict::{self, Framing, Message, Seen};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

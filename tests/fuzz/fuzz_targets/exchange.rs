@@ -3,13 +3,9 @@
 
 #![no_main]
 
-#[path = "../../it/corpus/memory.rs"]
-mod memory;
-#[path = "../../it/strict.rs"]
-mod strict;
-
+use kit::memory::{Asked, Outcome, Requests, Response, Settings};
+use kit::strict;
 use libfuzzer_sys::fuzz_target;
-use memory::{Asked, Outcome, Requests, Response, Settings};
 use rondo::http::{Grammar, HeadLimits};
 
 /// Between the client's bytes and the backend's.

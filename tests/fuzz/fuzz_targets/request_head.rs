@@ -2,9 +2,7 @@
 
 #![no_main]
 
-#[path = "../../it/strict.rs"]
-mod strict;
-
+use kit::strict;
 use libfuzzer_sys::fuzz_target;
 use rondo::http::{HeadLimits, RequestForwarding, RequestHead, Scheme, write_request};
 use std::net::{IpAddr, Ipv6Addr};

@@ -2,9 +2,7 @@
 
 #![no_main]
 
-#[path = "../../it/strict.rs"]
-mod strict;
-
+use kit::strict;
 use libfuzzer_sys::fuzz_target;
 use rondo::http::{
     Body, ClientConnection, HeadLimits, ResponseForwarding, ResponseHead, write_interim,

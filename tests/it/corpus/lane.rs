@@ -2,11 +2,11 @@
 //!
 //! A lane plays one case at a time, so every byte at its backend belongs to that case. After each case a probe goes
 //! through a client connection of its own: its answer shows that the process serves, that the one worker is done with
-//! whatever the case left, and on which backend connection the next request went out. Read next: `memory.rs`.
+//! whatever the case left, and on which backend connection the next request went out. Read next: `memory.rs` of `tests/kit`.
 
-use crate::corpus::case::{Case, Outcome, escape, fill};
-use crate::strict::{self, Message, Seen};
 use crate::support::Proxy;
+use kit::case::{Case, Outcome, escape, fill};
+use kit::strict::{self, Message, Seen};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;

@@ -244,6 +244,12 @@ impl Proxy {
     }
 }
 
+impl Addressed for Proxy {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         // It may have ended by itself.

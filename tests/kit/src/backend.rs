@@ -1,6 +1,7 @@
 //! Backends: one whose every byte the test writes, one that answers by itself, and three kinds of dead ones.
 
-use super::{PATIENCE, Request, Wire};
+use crate::PATIENCE;
+use crate::wire::{self, Fields, Request, Wire};
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 /// Something that can stand in the list of backends.
-pub(crate) trait Addressed {
+pub trait Addressed {
     fn address(&self) -> SocketAddr;
 
     fn url(&self) -> String {
@@ -32,12 +33,12 @@ impl Addressed for SocketAddr {
 }
 
 /// A scripted backend: the test accepts each connection and plays the server on it.
-pub(crate) struct Backend {
+pub struct Backend {
     listener: TcpListener,
 }
 
 impl Backend {
-    pub(crate) fn start() -> Backend {
+    pub fn start() -> Backend {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         socket2::SockRef::from(&listener)
             .set_read_timeout(Some(PATIENCE))
@@ -47,7 +48,7 @@ impl Backend {
 
     /// The next connection that the proxy opens.
     #[track_caller]
-    pub(crate) fn accept(&self) -> Wire {
+    pub fn accept(&self) -> Wire {
         match self.listener.accept() {
             Ok((stream, _)) => Wire::new(stream),
             Err(error) => panic!("the proxy opened no connection: {error}"),
@@ -56,7 +57,7 @@ impl Backend {
 
     /// The connection on which the next request comes: the one given, or a new one.
     #[track_caller]
-    pub(crate) fn accept_or(&self, held: Option<Wire>) -> Wire {
+    pub fn accept_or(&self, held: Option<Wire>) -> Wire {
         let Some(held) = held else {
             return self.accept();
         };
@@ -75,7 +76,7 @@ impl Backend {
     }
 
     /// Whether a connection waits to be accepted.
-    pub(crate) fn has_connection(&self) -> bool {
+    pub fn has_connection(&self) -> bool {
         let mut ready = [PollFd::from_borrowed_fd(
             self.listener.as_fd(),
             PollFlags::IN,
@@ -93,7 +94,7 @@ impl Backend {
 
     /// No connection is waiting. Only meaningful after something else shows that one would be.
     #[track_caller]
-    pub(crate) fn expect_no_connection(&self) {
+    pub fn expect_no_connection(&self) {
         self.listener
             .set_nonblocking(true)
             .expect("a socket can be made non-blocking");
@@ -109,14 +110,14 @@ impl Backend {
                 let (bytes, _) = wire.read_until_gone();
                 panic!(
                     "the proxy opened a connection and sent {:?}",
-                    super::wire::text(&bytes)
+                    wire::text(&bytes)
                 );
             }
         }
     }
 
     /// Plays `script` on a thread for each connection from now on, counted from 0.
-    pub(crate) fn run(self, script: impl Fn(usize, Wire) + Send + Sync + 'static) -> Running {
+    pub fn run(self, script: impl Fn(usize, Wire) + Send + Sync + 'static) -> Running {
         let address = self.address();
         let script = Arc::new(script);
         let connections = Arc::new(AtomicUsize::new(0));
@@ -147,13 +148,13 @@ impl Addressed for Backend {
 }
 
 /// A backend whose script runs by itself until the test ends.
-pub(crate) struct Running {
+pub struct Running {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl Running {
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
@@ -165,7 +166,7 @@ impl Addressed for Running {
 }
 
 /// A backend that answers with its name, but holds every request for `/hold` until it is told to let go.
-pub(crate) struct Holding {
+pub struct Holding {
     running: Running,
     gate: Arc<Gate>,
 }
@@ -184,7 +185,7 @@ struct Held {
 }
 
 impl Holding {
-    pub(crate) fn start(name: &str) -> Holding {
+    pub fn start(name: &str) -> Holding {
         let gate = Arc::new(Gate::default());
         let (shared, name) = (Arc::clone(&gate), name.to_owned());
         let running = Backend::start().run(move |_, mut wire| {
@@ -204,28 +205,28 @@ impl Holding {
         Holding { running, gate }
     }
 
-    pub(crate) fn several<const N: usize>() -> [Holding; N] {
+    pub fn several<const N: usize>() -> [Holding; N] {
         std::array::from_fn(|index| Holding::start(&format!("origin-{index}")))
     }
 
     /// How many requests it holds now.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         lock(&self.gate.state).now
     }
 
     /// The most that it ever held at once.
-    pub(crate) fn held_most(&self) -> usize {
+    pub fn held_most(&self) -> usize {
         lock(&self.gate.state).most
     }
 
     /// Answers what it holds, and what comes from now on at once.
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         lock(&self.gate.state).released = true;
         self.gate.changed.notify_all();
     }
 
     /// Holds again what comes from now on.
-    pub(crate) fn hold_again(&self) {
+    pub fn hold_again(&self) {
         lock(&self.gate.state).released = false;
     }
 }
@@ -252,12 +253,12 @@ impl Gate {
 }
 
 /// A port that is held, so that nobody else gets it, and refuses every connection.
-pub(crate) struct Refusing {
+pub struct Refusing {
     socket: Socket,
 }
 
 impl Refusing {
-    pub(crate) fn start() -> Refusing {
+    pub fn start() -> Refusing {
         Refusing {
             socket: hold_port(),
         }
@@ -271,13 +272,13 @@ impl Addressed for Refusing {
 }
 
 /// A port where connecting hangs: the kernel drops what it has no room for.
-pub(crate) struct Unreachable {
+pub struct Unreachable {
     listener: Socket,
     _filling: Vec<TcpStream>,
 }
 
 impl Unreachable {
-    pub(crate) fn start() -> Unreachable {
+    pub fn start() -> Unreachable {
         let listener = hold_port();
         listener.listen(0).expect("a bound socket listens");
         let address = address_of(&listener);
@@ -302,7 +303,7 @@ impl Addressed for Unreachable {
 /// A server that answers every request with its name, keeps connections open, and can be killed and revived on its port.
 ///
 /// `/echo` answers with the request's body.
-pub(crate) struct Origin {
+pub struct Origin {
     shared: Arc<Shared>,
 }
 
@@ -318,14 +319,14 @@ struct Shared {
 }
 
 impl Origin {
-    pub(crate) fn start(name: &str) -> Origin {
+    pub fn start(name: &str) -> Origin {
         let origin = Origin::dead(name);
         origin.revive();
         origin
     }
 
     /// One that does not run yet but has its port.
-    pub(crate) fn dead(name: &str) -> Origin {
+    pub fn dead(name: &str) -> Origin {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             alive: AtomicBool::new(false),
@@ -338,12 +339,12 @@ impl Origin {
         Origin { shared }
     }
 
-    pub(crate) fn several<const N: usize>() -> [Origin; N] {
+    pub fn several<const N: usize>() -> [Origin; N] {
         std::array::from_fn(|index| Origin::start(&format!("origin-{index}")))
     }
 
     /// As a killed process: connections break, new ones are refused.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.shared.alive.store(false, Ordering::SeqCst);
         self.shared
             .socket
@@ -356,7 +357,7 @@ impl Origin {
     }
 
     /// As the process started again on its port.
-    pub(crate) fn revive(&self) {
+    pub fn revive(&self) {
         self.shared.alive.store(true, Ordering::SeqCst);
         self.shared
             .socket
@@ -378,24 +379,24 @@ impl Origin {
     }
 
     /// From now on as a process that a request kills: the connection breaks, and new ones are refused.
-    pub(crate) fn die_under_requests(&self) {
+    pub fn die_under_requests(&self) {
         self.shared.fatal.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         lock(&self.shared.requests).len()
     }
 
-    pub(crate) fn seen(&self) -> Vec<Request> {
+    pub fn seen(&self) -> Vec<Request> {
         lock(&self.shared.requests).clone()
     }
 
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         lock(&self.shared.requests).clear();
     }
 
     /// How many connections were ever opened, checks included.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 }
@@ -482,7 +483,7 @@ fn parse_request(input: &[u8]) -> Option<(Request, usize)> {
     let mut lines = head.split("\r\n");
     let mut words = lines.next()?.split(' ').map(str::to_owned);
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    let fields = super::wire::Fields(
+    let fields = Fields(
         lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.into(), value.trim().into()))
@@ -498,7 +499,7 @@ fn parse_request(input: &[u8]) -> Option<(Request, usize)> {
             .map_or(0, |digits| digits.parse().unwrap_or(0));
         (rest.get(..length)?.to_vec(), length)
     };
-    let trailers = super::wire::Fields(Vec::new());
+    let trailers = Fields(Vec::new());
     Some((
         Request {
             method,

@@ -2,30 +2,25 @@
 //!
 //! rondo's own parser is never used here, so that a mistake in it cannot hide itself. The checker is slow, allocates
 //! freely and knows no leniency: one space between the parts of a line, no obsolete forms, no chunk extensions, lower
-//! bounds nowhere. Whatever rondo sends to a backend or a client must pass. Read next: `corpus.rs`, `properties.rs`.
-
-#![allow(
-    dead_code,
-    reason = "the fuzz targets compile this file too and use a part of it"
-)]
+//! bounds nowhere. Whatever rondo sends to a backend or a client must pass. Read next: `wire.rs`.
 
 /// One message as the checker read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Message {
+pub struct Message {
     /// The three parts of the start line.
-    pub(crate) start: [Vec<u8>; 3],
-    pub(crate) fields: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) content: Vec<u8>,
+    pub start: [Vec<u8>; 3],
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub content: Vec<u8>,
     /// Trailer fields of a chunked message.
-    pub(crate) trailers: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) framing: Framing,
-    pub(crate) head_bytes: usize,
+    pub trailers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub framing: Framing,
+    pub head_bytes: usize,
     /// Head and body together: where the next message begins.
-    pub(crate) total_bytes: usize,
+    pub total_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     None,
     Length(u64),
     Chunked,
@@ -36,7 +31,7 @@ pub(crate) enum Framing {
 
 /// What the checker can say of the bytes so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub enum Seen {
     /// A whole message, to its last byte.
     Whole(Message),
     /// A valid beginning; `None` while the head itself is unfinished.
@@ -44,7 +39,7 @@ pub(crate) enum Seen {
 }
 
 impl Seen {
-    pub(crate) fn whole(self) -> Option<Message> {
+    pub fn whole(self) -> Option<Message> {
         match self {
             Seen::Whole(message) => Some(message),
             Seen::Part(_) => None,
@@ -54,7 +49,7 @@ impl Seen {
 
 impl Message {
     /// The value of a field that may be there once.
-    pub(crate) fn field(&self, name: &str) -> Option<&[u8]> {
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
         let mut values = self.fields.iter().filter(|(n, _)| is(n, name));
         let (_, first) = values.next()?;
         assert!(values.next().is_none(), "{name} is there more than once");
@@ -62,7 +57,7 @@ impl Message {
     }
 
     /// Every value of a field.
-    pub(crate) fn all(&self, name: &str) -> Vec<&[u8]> {
+    pub fn all(&self, name: &str) -> Vec<&[u8]> {
         self.fields
             .iter()
             .filter(|(n, _)| is(n, name))
@@ -70,19 +65,19 @@ impl Message {
             .collect()
     }
 
-    pub(crate) fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         std::str::from_utf8(&self.start[1])
             .unwrap()
             .parse()
             .unwrap()
     }
 
-    pub(crate) fn method(&self) -> &[u8] {
+    pub fn method(&self) -> &[u8] {
         &self.start[0]
     }
 
     /// The message with all its chunks as one, so that two ways of cutting the same content compare equal.
-    pub(crate) fn canonical(&self, bytes: &[u8], whole: bool) -> Vec<u8> {
+    pub fn canonical(&self, bytes: &[u8], whole: bool) -> Vec<u8> {
         let mut out = bytes[..self.head_bytes].to_vec();
         if self.framing != Framing::Chunked {
             out.extend_from_slice(&self.content);
@@ -108,7 +103,7 @@ impl Message {
 }
 
 /// Reads one request as rondo may send it to a backend; `Err` says which rule it breaks.
-pub(crate) fn request(bytes: &[u8]) -> Result<Seen, String> {
+pub fn request(bytes: &[u8]) -> Result<Seen, String> {
     let Some(head) = head(bytes)? else {
         return Ok(Seen::Part(None));
     };
@@ -147,7 +142,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Seen, String> {
 
 /// Reads one response as rondo may send it to a client. `to_head` when it answers HEAD; `ended` when the connection
 /// was closed after `bytes`, which completes a body without length.
-pub(crate) fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen, String> {
+pub fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen, String> {
     let Some(head) = head(bytes)? else {
         return Ok(Seen::Part(None));
     };
@@ -376,7 +371,7 @@ fn body(
 }
 
 /// Chunks without extensions; the end is `None` while bytes are missing.
-pub(crate) fn chunks(bytes: &[u8]) -> Result<(Option<usize>, Vec<u8>, Fields), String> {
+pub fn chunks(bytes: &[u8]) -> Result<(Option<usize>, Vec<u8>, Fields), String> {
     let mut at = 0;
     let mut content = Vec::new();
     loop {

@@ -2,12 +2,7 @@
 //!
 //! [`Requests`] takes what a client sends and gives what the backend would get; [`Response`] takes what a backend
 //! answers and gives what the client would get. Both do with `rondo::http` what the product does, and nothing more, so
-//! that a test can try every split of every message. Read next: `properties.rs`.
-
-#![allow(
-    dead_code,
-    reason = "the fuzz targets compile this file too and use a part of it"
-)]
+//! that a test can try every split of every message. Read next: `tests/it/properties.rs`.
 
 use rondo::http::{
     Body, ClientConnection, Decoder, Grammar, HeadLimits, RequestForwarding, RequestHead,
@@ -18,13 +13,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// What the configuration says about one exchange.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) limits: HeadLimits,
-    pub(crate) trusted: bool,
-    pub(crate) via: bool,
+pub struct Settings {
+    pub limits: HeadLimits,
+    pub trusted: bool,
+    pub via: bool,
     /// How the backend's answers are read.
-    pub(crate) grammar: Grammar,
-    pub(crate) base_path: String,
+    pub grammar: Grammar,
+    pub base_path: String,
 }
 
 impl Default for Settings {
@@ -47,42 +42,42 @@ impl Default for Settings {
 const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// The backend's authority and the generated request id in every message written here.
-pub(crate) const AUTHORITY: &[u8] = b"127.0.0.1:8081";
-pub(crate) const REQUEST_ID: &[u8] = b"0123456789abcdef";
+pub const AUTHORITY: &[u8] = b"127.0.0.1:8081";
+pub const REQUEST_ID: &[u8] = b"0123456789abcdef";
 
 /// The client's half: requests in, backend requests out.
-pub(crate) struct Requests<'a> {
+pub struct Requests<'a> {
     settings: &'a Settings,
     head: RequestHead,
     stage: RequestStage,
     pending: Vec<u8>,
     /// What was written for each request so far.
-    pub(crate) written: Vec<Written>,
+    pub written: Vec<Written>,
     /// The status of our own answer, after which nothing is read.
-    pub(crate) refused: Option<u16>,
+    pub refused: Option<u16>,
 }
 
 /// One backend request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Written {
+pub struct Written {
     /// Everything that was written.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) head_bytes: usize,
+    pub bytes: Vec<u8>,
+    pub head_bytes: usize,
     /// The content, however it was cut.
-    pub(crate) content: Vec<u8>,
+    pub content: Vec<u8>,
     /// To its last byte.
-    pub(crate) whole: bool,
-    pub(crate) asked: Asked,
+    pub whole: bool,
+    pub asked: Asked,
 }
 
 /// What the response depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) is_head: bool,
+pub struct Asked {
+    pub is_head: bool,
     pub is_http10: bool,
-    pub(crate) keep_alive: bool,
-    pub(crate) accepts_trailers: bool,
-    pub(crate) offers: Vec<Vec<u8>>,
+    pub keep_alive: bool,
+    pub accepts_trailers: bool,
+    pub offers: Vec<Vec<u8>>,
 }
 
 enum RequestStage {
@@ -93,7 +88,7 @@ enum RequestStage {
 }
 
 impl<'a> Requests<'a> {
-    pub(crate) fn new(settings: &'a Settings) -> Self {
+    pub fn new(settings: &'a Settings) -> Self {
         Requests {
             settings,
             head: RequestHead::default(),
@@ -105,13 +100,13 @@ impl<'a> Requests<'a> {
     }
 
     /// Takes the next bytes of the client.
-    pub(crate) fn push(&mut self, part: &[u8]) {
+    pub fn push(&mut self, part: &[u8]) {
         self.pending.extend_from_slice(part);
         while self.step() {}
     }
 
     /// Bytes that belong to no request yet, or to nobody.
-    pub(crate) fn left(&self) -> &[u8] {
+    pub fn left(&self) -> &[u8] {
         &self.pending
     }
 
@@ -268,26 +263,26 @@ fn take_chunks(
 }
 
 /// The backend's half: a response in, the client's response out.
-pub(crate) struct Response<'a> {
+pub struct Response<'a> {
     settings: &'a Settings,
     asked: &'a Asked,
     head: ResponseHead,
     stage: ResponseStage,
     pending: Vec<u8>,
     /// What was written to the client.
-    pub(crate) written: Vec<u8>,
+    pub written: Vec<u8>,
     /// The heads and the content of it apart, however the content was cut.
-    pub(crate) heads: Vec<u8>,
-    pub(crate) content: Vec<u8>,
+    pub heads: Vec<u8>,
+    pub content: Vec<u8>,
     /// How its content is framed towards the client.
     chunked: bool,
     /// A final head went out.
-    pub(crate) started: bool,
-    pub(crate) outcome: Option<Outcome>,
+    pub started: bool,
+    pub outcome: Option<Outcome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The response is whole; the backend connection may serve another request, or not.
     Whole { reuse: bool },
     /// The connection became a tunnel.
@@ -305,7 +300,7 @@ enum ResponseStage {
 }
 
 impl<'a> Response<'a> {
-    pub(crate) fn new(settings: &'a Settings, asked: &'a Asked) -> Self {
+    pub fn new(settings: &'a Settings, asked: &'a Asked) -> Self {
         Response {
             settings,
             asked,
@@ -322,7 +317,7 @@ impl<'a> Response<'a> {
     }
 
     /// Takes the next bytes of the backend.
-    pub(crate) fn push(&mut self, part: &[u8]) {
+    pub fn push(&mut self, part: &[u8]) {
         self.pending.extend_from_slice(part);
         if self.outcome == Some(Outcome::Tunnel) {
             self.written.append(&mut self.pending);
@@ -335,7 +330,7 @@ impl<'a> Response<'a> {
     }
 
     /// The backend closed its connection.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         match (self.outcome, &self.stage) {
             (None, ResponseStage::UntilClose) => self.complete(),
             (None, _) => self.outcome = Some(Outcome::Bad),

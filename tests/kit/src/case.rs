@@ -19,41 +19,41 @@
 //! Each final response must have a Date. Where the backend sends none, rondo's is checked and left out of the comparison.
 //!
 //! The ends of the file's lines are not part of a message: `\r\n` is written where it is meant. Escapes: `\r \n \t \0
-//! \\ \{ \xNN`; `{text*N}` repeats. Other header lines, each at its field in [`Case`]. Read next: `corpus.rs`.
+//! \\ \{ \xNN`; `{text*N}` repeats. Other header lines, each at its field in [`Case`]. Read next: `tests/it/corpus.rs`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// One case.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Case {
-    pub(crate) path: PathBuf,
+pub struct Case {
+    pub path: PathBuf,
     /// `config:` deviations from the defaults, as `key=value` words.
-    pub(crate) config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, String>,
     /// `expect:` alternatives (`|`), each a list of what the client gets.
-    pub(crate) expect: Vec<Vec<Outcome>>,
+    pub expect: Vec<Vec<Outcome>>,
     /// `backend: unfinished`: the backend may see a beginning of the backend request, never its end.
-    pub(crate) backend_unfinished: bool,
+    pub backend_unfinished: bool,
     /// `backend: retried`: the backend sees the same request on up to three connections.
-    pub(crate) backend_retried: bool,
+    pub backend_retried: bool,
     /// `reuse: yes | no`: whether the next request may go out on the backend connection.
-    pub(crate) reuse: Option<bool>,
+    pub reuse: Option<bool>,
     /// `client: half-closes` after its request.
-    pub(crate) client_half_closes: bool,
+    pub client_half_closes: bool,
     /// `backend: closes` after its response.
-    pub(crate) backend_closes: bool,
+    pub backend_closes: bool,
     /// `only: sockets`: what is looked at lies outside `http/`.
-    pub(crate) only_sockets: bool,
-    pub(crate) request: Vec<u8>,
-    pub(crate) backend_request: Option<Vec<u8>>,
-    pub(crate) backend_response: Option<Vec<u8>>,
-    pub(crate) backend_response_later: Option<Vec<u8>>,
-    pub(crate) response: Option<Vec<u8>>,
+    pub only_sockets: bool,
+    pub request: Vec<u8>,
+    pub backend_request: Option<Vec<u8>>,
+    pub backend_response: Option<Vec<u8>>,
+    pub backend_response_later: Option<Vec<u8>>,
+    pub response: Option<Vec<u8>>,
 }
 
 /// One thing the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// A whole response with this status.
     Status(u16),
     /// `broken`: after the head of a response with this status, the connection ends before the body does.
@@ -64,7 +64,7 @@ pub(crate) enum Outcome {
 
 impl Case {
     /// The backend switches protocols and the client is to see it.
-    pub(crate) fn opens_tunnel(&self) -> bool {
+    pub fn opens_tunnel(&self) -> bool {
         self.expect
             .iter()
             .all(|outcomes| outcomes.contains(&Outcome::Status(101)))
@@ -72,14 +72,16 @@ impl Case {
 }
 
 /// Stands for the generated request id inside an expected message.
-pub(crate) const ID: &[u8] = b"\0id\0";
+pub const ID: &[u8] = b"\0id\0";
 /// Stands for the backend's authority.
-pub(crate) const BACKEND: &[u8] = b"\0backend\0";
+pub const BACKEND: &[u8] = b"\0backend\0";
 
 /// Reads every case of a group, in the order of the names.
-pub(crate) fn group(name: &str) -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/corpus")
+pub fn group(name: &str) -> Vec<Case> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let folder = tests
+        .expect("this package lies in the folder of the tests")
+        .join("corpus")
         .join(name);
     let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
@@ -91,7 +93,7 @@ pub(crate) fn group(name: &str) -> Vec<Case> {
 }
 
 /// Reads one file; a mistake in it is a panic that names the file and the line.
-pub(crate) fn read(path: &Path) -> Case {
+pub fn read(path: &Path) -> Case {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     parse(path, &text).unwrap_or_else(|mistake| panic!("{}: {mistake}", path.display()))
 }
@@ -188,7 +190,7 @@ fn outcomes(list: &str) -> Result<Vec<Outcome>, String> {
 }
 
 /// The bytes that an escaped text stands for.
-pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
+pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -235,7 +237,7 @@ pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Bytes as a case file would show them, for messages about failures.
-pub(crate) fn escape(bytes: &[u8]) -> String {
+pub fn escape(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let mut out = String::new();
     for b in bytes {
@@ -257,7 +259,7 @@ pub(crate) fn escape(bytes: &[u8]) -> String {
 }
 
 /// Puts the values of this run into an expected message.
-pub(crate) fn fill(template: &[u8], id: &[u8], backend: &[u8]) -> Vec<u8> {
+pub fn fill(template: &[u8], id: &[u8], backend: &[u8]) -> Vec<u8> {
     replace(&replace(template, ID, id), BACKEND, backend)
 }
 
@@ -274,13 +276,4 @@ fn replace(bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
         }
     }
     out
-}
-
-#[test]
-fn a_repetition_and_every_escape_become_their_bytes() {
-    assert_eq!(
-        unescape(r"a\r\n\t\0\\\{\x7f{ab*3}").unwrap(),
-        b"a\r\n\t\0\\{\x7fababab"
-    );
-    assert!(unescape(r"\q").is_err());
 }

@@ -2,14 +2,14 @@
 //!
 //! The reader is deliberately unforgiving: CRLF only, one framing, no surplus. What rondo writes must pass it.
 
-use super::PATIENCE;
+use crate::PATIENCE;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 /// A connection, and what was read from it but not yet asked for.
-pub(crate) struct Wire {
+pub struct Wire {
     stream: TcpStream,
     unread: Vec<u8>,
     /// Every byte that ever arrived.
@@ -18,32 +18,32 @@ pub(crate) struct Wire {
 
 /// How a peer ended the connection.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) enum End {
+pub enum End {
     Closed,
     Reset,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Fields(pub(crate) Vec<(String, String)>);
+pub struct Fields(pub Vec<(String, String)>);
 
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    pub(crate) target: String,
-    pub(crate) version: String,
-    pub(crate) fields: Fields,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Fields,
+pub struct Request {
+    pub method: String,
+    pub target: String,
+    pub version: String,
+    pub fields: Fields,
+    pub body: Vec<u8>,
+    pub trailers: Fields,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Response {
-    pub(crate) version: String,
-    pub(crate) status: u16,
-    pub(crate) reason: String,
-    pub(crate) fields: Fields,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Fields,
+pub struct Response {
+    pub version: String,
+    pub status: u16,
+    pub reason: String,
+    pub fields: Fields,
+    pub body: Vec<u8>,
+    pub trailers: Fields,
 }
 
 struct Head {
@@ -52,7 +52,7 @@ struct Head {
 }
 
 impl Wire {
-    pub(crate) fn new(stream: TcpStream) -> Wire {
+    pub fn new(stream: TcpStream) -> Wire {
         stream
             .set_nodelay(true)
             .expect("a TCP socket takes TCP_NODELAY");
@@ -65,22 +65,22 @@ impl Wire {
         }
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Every byte that was read so far.
-    pub(crate) fn received(&self) -> &[u8] {
+    pub fn received(&self) -> &[u8] {
         &self.received
     }
 
     /// Lets go of the record, for a test that moves a lot.
-    pub(crate) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.received.clear();
     }
 
     #[track_caller]
-    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         if let Err(error) = self.stream.write_all(bytes.as_ref()) {
             panic!(
                 "cannot send: {error}; received so far: {:?}",
@@ -90,12 +90,12 @@ impl Wire {
     }
 
     /// Sends what the peer still takes; whether it took all.
-    pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
     /// Sends until nothing more is taken: as much as the way holds while nobody reads at its end.
-    pub(crate) fn fill_up(&mut self) {
+    pub fn fill_up(&mut self) {
         let part = [b'x'; 16_384];
         self.stream
             .set_nonblocking(true)
@@ -118,7 +118,7 @@ impl Wire {
 
     /// Sends `bytes` in two parts that very likely arrive as two; both orders of events are right.
     #[track_caller]
-    pub(crate) fn send_split(&mut self, bytes: impl AsRef<[u8]>, at: usize) {
+    pub fn send_split(&mut self, bytes: impl AsRef<[u8]>, at: usize) {
         let (first, second) = bytes.as_ref().split_at(at);
         self.send(first);
         std::thread::sleep(Duration::from_millis(2));
@@ -126,19 +126,19 @@ impl Wire {
     }
 
     /// Ends the sending side; what the peer sends is still read.
-    pub(crate) fn half_close(&self) {
+    pub fn half_close(&self) {
         // The peer may have gone already: then there is no side left to close.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Ends with a reset: the peer's reads and writes fail at once.
-    pub(crate) fn reset(self) {
+    pub fn reset(self) {
         socket2::SockRef::from(&self.stream)
             .set_linger(Some(Duration::ZERO))
             .expect("a TCP socket takes SO_LINGER");
     }
 
-    pub(crate) fn close(self) {
+    pub fn close(self) {
         drop(self);
     }
 
@@ -181,7 +181,7 @@ impl Wire {
     }
 
     #[track_caller]
-    pub(crate) fn read_exact(&mut self, length: usize) -> Vec<u8> {
+    pub fn read_exact(&mut self, length: usize) -> Vec<u8> {
         while self.unread.len() < length {
             self.fill_or_panic(&format!("{length} bytes"));
         }
@@ -190,7 +190,7 @@ impl Wire {
 
     /// Reads one line without its CRLF.
     #[track_caller]
-    pub(crate) fn read_line(&mut self) -> String {
+    pub fn read_line(&mut self) -> String {
         let mut searched = 0;
         loop {
             if let Some(at) = self.unread[searched..]
@@ -212,14 +212,14 @@ impl Wire {
 
     /// Reads to the end; a reset is a failure.
     #[track_caller]
-    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+    pub fn read_to_end(&mut self) -> Vec<u8> {
         let (bytes, end) = self.read_until_gone();
         assert_eq!(end, End::Closed, "after {:?}", text(&bytes));
         bytes
     }
 
     /// Reads until the peer ended the connection, one way or the other.
-    pub(crate) fn read_until_gone(&mut self) -> (Vec<u8>, End) {
+    pub fn read_until_gone(&mut self) -> (Vec<u8>, End) {
         loop {
             if let Err(end) = self.fill() {
                 return (std::mem::take(&mut self.unread), end);
@@ -229,21 +229,21 @@ impl Wire {
 
     /// The peer sends nothing more and ends in order.
     #[track_caller]
-    pub(crate) fn expect_closed(&mut self) {
+    pub fn expect_closed(&mut self) {
         let (bytes, end) = self.read_until_gone();
         assert_eq!((text(&bytes), end), (String::new(), End::Closed));
     }
 
     /// The peer sends nothing more and ends, in order or by a reset.
     #[track_caller]
-    pub(crate) fn expect_gone(&mut self) {
+    pub fn expect_gone(&mut self) {
         let (bytes, _) = self.read_until_gone();
         assert_eq!(text(&bytes), "");
     }
 
     /// Nothing has arrived up to now. Only meaningful after something else shows that it would have.
     #[track_caller]
-    pub(crate) fn expect_nothing_yet(&mut self) {
+    pub fn expect_nothing_yet(&mut self) {
         self.stream
             .set_nonblocking(true)
             .expect("a socket can be made non-blocking");
@@ -265,7 +265,7 @@ impl Wire {
     }
 
     /// Whether something waits to be read: bytes, or the end.
-    pub(crate) fn has_input(&self) -> bool {
+    pub fn has_input(&self) -> bool {
         self.stream
             .set_nonblocking(true)
             .expect("a socket can be made non-blocking");
@@ -277,12 +277,12 @@ impl Wire {
     }
 
     /// Whether the end is the next thing to read.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.has_input() && self.stream.peek(&mut [0]).map_or(true, |count| count == 0)
     }
 
     /// Takes in what waits to be read; whether the peer has ended.
-    pub(crate) fn drain_input(&mut self) -> bool {
+    pub fn drain_input(&mut self) -> bool {
         while self.has_input() {
             if self.fill().is_err() {
                 return true;
@@ -292,7 +292,7 @@ impl Wire {
     }
 
     /// Reads one line; None when the connection ends before it does.
-    pub(crate) fn try_read_line(&mut self) -> Option<String> {
+    pub fn try_read_line(&mut self) -> Option<String> {
         while !self.unread.windows(2).any(|pair| pair == b"\r\n") {
             self.fill().ok()?;
         }
@@ -329,7 +329,7 @@ impl Wire {
 
     /// Reads a request's head only; its body stays to be read.
     #[track_caller]
-    pub(crate) fn expect_request_head(&mut self) -> Request {
+    pub fn expect_request_head(&mut self) -> Request {
         let Head { start, fields } = self.read_head();
         let parts: Vec<&str> = start.split(' ').collect();
         let [method, target, version] = parts[..] else {
@@ -357,7 +357,7 @@ impl Wire {
 
     /// Reads one whole request.
     #[track_caller]
-    pub(crate) fn expect_request(&mut self) -> Request {
+    pub fn expect_request(&mut self) -> Request {
         let mut request = self.expect_request_head();
         (request.body, request.trailers) = match request.fields.framing() {
             Framing::Length(length) => (self.read_exact(length), Fields(Vec::new())),
@@ -369,19 +369,19 @@ impl Wire {
 
     /// Reads one whole request; None when the connection ends before it begins.
     #[track_caller]
-    pub(crate) fn next_request(&mut self) -> Option<Request> {
+    pub fn next_request(&mut self) -> Option<Request> {
         (!self.unread.is_empty() || self.fill().is_ok()).then(|| self.expect_request())
     }
 
     /// Reads a request's head only; None when the connection ends before it begins.
     #[track_caller]
-    pub(crate) fn next_request_head(&mut self) -> Option<Request> {
+    pub fn next_request_head(&mut self) -> Option<Request> {
         (!self.unread.is_empty() || self.fill().is_ok()).then(|| self.expect_request_head())
     }
 
     /// Reads the body that goes with a head; whether there was one before the connection ended.
     #[track_caller]
-    pub(crate) fn pass_over_body(&mut self, request: &Request) -> bool {
+    pub fn pass_over_body(&mut self, request: &Request) -> bool {
         match request.fields.framing() {
             Framing::None => {}
             _ if self.unread.is_empty() && self.fill().is_err() => return false,
@@ -393,7 +393,7 @@ impl Wire {
 
     /// Reads a response's head only; its body stays to be read.
     #[track_caller]
-    pub(crate) fn read_response_head(&mut self) -> Response {
+    pub fn read_response_head(&mut self) -> Response {
         let Head { start, fields } = self.read_head();
         let mut parts = start.splitn(3, ' ');
         let version = parts.next().unwrap_or_default().to_owned();
@@ -419,12 +419,12 @@ impl Wire {
 
     /// Reads one response, interim ones included, to a request that was not HEAD.
     #[track_caller]
-    pub(crate) fn read_response(&mut self) -> Response {
+    pub fn read_response(&mut self) -> Response {
         self.read_response_to("GET")
     }
 
     #[track_caller]
-    pub(crate) fn read_response_to(&mut self, method: &str) -> Response {
+    pub fn read_response_to(&mut self, method: &str) -> Response {
         let mut response = self.read_response_head();
         let framing = response.fields.framing();
         if response.status < 200 || response.status == 204 {
@@ -459,7 +459,7 @@ impl Wire {
 
     /// Reads one chunk; the last one is empty, and the trailer section stays to be read.
     #[track_caller]
-    pub(crate) fn read_chunk(&mut self) -> Vec<u8> {
+    pub fn read_chunk(&mut self) -> Vec<u8> {
         let line = self.read_line();
         assert!(
             !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit()),
@@ -476,7 +476,7 @@ impl Wire {
 
     /// Reads chunks until `length` bytes of the body came.
     #[track_caller]
-    pub(crate) fn read_chunks(&mut self, length: usize) -> Vec<u8> {
+    pub fn read_chunks(&mut self, length: usize) -> Vec<u8> {
         let mut body = Vec::new();
         while body.len() < length {
             let chunk = self.read_chunk();
@@ -492,14 +492,14 @@ impl Wire {
 
     /// Reads the final chunk and the empty trailer section.
     #[track_caller]
-    pub(crate) fn expect_last_chunk(&mut self) {
+    pub fn expect_last_chunk(&mut self) {
         assert_eq!(text(&self.read_chunk()), "");
         assert!(self.read_fields().0.is_empty(), "no trailers were expected");
     }
 
     /// Reads one request and answers it with 200 and `body`.
     #[track_caller]
-    pub(crate) fn serve(&mut self, body: &str) -> Request {
+    pub fn serve(&mut self, body: &str) -> Request {
         let request = self.expect_request();
         self.answer(body);
         request
@@ -507,7 +507,7 @@ impl Wire {
 
     /// Sends a 200 with `body`.
     #[track_caller]
-    pub(crate) fn answer(&mut self, body: &str) {
+    pub fn answer(&mut self, body: &str) {
         self.send(format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -524,13 +524,13 @@ enum Framing {
 impl Fields {
     /// The only value of `name`; None when absent, a failure when repeated.
     #[track_caller]
-    pub(crate) fn one(&self, name: &str) -> Option<&str> {
+    pub fn one(&self, name: &str) -> Option<&str> {
         let all = self.all(name);
         assert!(all.len() < 2, "{name} is repeated in {self:?}");
         all.first().copied()
     }
 
-    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+    pub fn all(&self, name: &str) -> Vec<&str> {
         self.0
             .iter()
             .filter(|(each, _)| each.eq_ignore_ascii_case(name))
@@ -538,7 +538,7 @@ impl Fields {
             .collect()
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         !self.all(name).is_empty()
     }
 
@@ -561,12 +561,12 @@ impl Fields {
 
 impl Response {
     /// The body as text.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         latin1(&self.body)
     }
 
     /// Whether the answer says that the connection ends after it.
-    pub(crate) fn says_close(&self) -> bool {
+    pub fn says_close(&self) -> bool {
         self.fields
             .all("connection")
             .iter()
@@ -583,7 +583,7 @@ fn latin1(bytes: &[u8]) -> String {
 }
 
 /// `bytes` for a failure's message, cut where it gets long.
-pub(crate) fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     let mut text = latin1(&bytes[..bytes.len().min(2000)]);
     if bytes.len() > 2000 {
         write!(text, "... ({} bytes in all)", bytes.len()).expect("a String takes everything");
