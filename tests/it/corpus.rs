@@ -2,14 +2,17 @@
 //!
 //! The cases are files under `tests/corpus`, one message each; `case.rs` says what is in them. Over sockets each is
 //! sent whole, byte by byte, and in two parts at every boundary (of long ones: next to every CR, LF, colon and space);
-//! `lane.rs` judges both ends. In memory every split of every case gives the same result. `tests/corpus/RFC9112.md`
+//! `judge.rs` judges both ends. In memory every split of every case gives the same result. `tests/corpus/RFC9112.md`
 //! says which clause each case pins. Read next: `corpus/lane.rs`.
 
+mod backend;
+mod judge;
 mod lane;
 
+use judge::AtClient;
 use kit::case::{self, Case, Outcome};
 use kit::memory::{self, Requests, Response, Settings};
-use lane::{AtClient, Cut, Lane};
+use lane::{Cut, Lane};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
@@ -307,7 +310,7 @@ fn check_requests(case: &Case, got: &Requests<'_>) -> Result<(), String> {
     let seen: Vec<&[u8]> = got.written.iter().map(|one| one.bytes.as_slice()).collect();
     if case.backend_unfinished {
         if got.written.iter().any(|one| one.whole) {
-            return Err(lane::at(
+            return Err(judge::at(
                 "a whole request was written",
                 "backend would see",
                 seen[0],
@@ -315,7 +318,7 @@ fn check_requests(case: &Case, got: &Requests<'_>) -> Result<(), String> {
         }
         return seen
             .iter()
-            .try_for_each(|bytes| lane::is_beginning(bytes, &expected));
+            .try_for_each(|bytes| judge::is_beginning(bytes, &expected));
     }
     let differs = |seen: &[u8]| {
         Err(format!(
@@ -331,9 +334,9 @@ fn check_requests(case: &Case, got: &Requests<'_>) -> Result<(), String> {
             differs(seen[0])
         };
     }
-    let wanted = lane::requests(&expected, false)
+    let wanted = judge::requests(&expected, false)
         .map_err(|e| format!("the case's own backend request: {e}"))?;
-    let seen = lane::requests(&seen.concat(), false)
+    let seen = judge::requests(&seen.concat(), false)
         .map_err(|e| format!("what was written is invalid: {e}"))?;
     if wanted != seen {
         return differs(&seen.concat());
@@ -357,8 +360,8 @@ fn check_requests(case: &Case, got: &Requests<'_>) -> Result<(), String> {
 fn check_response(case: &Case, got: &Response<'_>) -> Result<(), String> {
     let bytes = got.written.clone();
     let ended = got.outcome.is_some();
-    let (mut outcomes, responses) = lane::interpret(&bytes, &lane::heads(case), ended)
-        .map_err(|e| lane::at(&e, "client would get", &bytes))?;
+    let (mut outcomes, responses) = judge::interpret(&bytes, &judge::heads(case), ended)
+        .map_err(|e| judge::at(&e, "client would get", &bytes))?;
     if got.outcome == Some(memory::Outcome::Bad) && !got.started {
         outcomes.retain(|outcome| *outcome != Outcome::Closed);
         outcomes.push(Outcome::Status(502));

@@ -2,8 +2,10 @@
 
 pub(crate) mod proxy;
 
-pub(crate) use kit::backend::{self, Addressed, Backend, Holding, Origin, Refusing, Unreachable};
+pub(crate) use kit::backend::{self, Addressed, Backend, Holding};
 pub(crate) use kit::client::{self, Client};
+pub(crate) use kit::dead::{Refusing, Unreachable};
+pub(crate) use kit::origin::Origin;
 pub(crate) use kit::wire::{End, Request, Response, Wire};
 pub(crate) use kit::{EDGE_LENGTHS, PATIENCE, chunked, eventually, pattern};
 pub(crate) use proxy::{Finished, Proxy, run};

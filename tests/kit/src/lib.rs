@@ -12,14 +12,19 @@
 pub mod backend;
 pub mod case;
 pub mod client;
+pub mod dead;
 pub mod memory;
+pub mod origin;
 pub mod strict;
 pub mod wire;
 
-pub use backend::{Addressed, Backend, Holding, Origin, Refusing, Unreachable};
+pub use backend::{Addressed, Backend, Holding};
 pub use client::Client;
+pub use dead::{Refusing, Unreachable};
+pub use origin::Origin;
 pub use wire::{End, Request, Response, Wire};
 
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up; far beyond what the slowest machine needs.
@@ -64,4 +69,10 @@ pub fn chunked(data: &[u8], size: usize) -> Vec<u8> {
     }
     coded.extend_from_slice(b"0\r\n\r\n");
     coded
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
