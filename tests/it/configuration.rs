@@ -1,5 +1,5 @@
-//! What a configuration file may say: the article's file, the bounds of every key, backends. What is wrong gets one
-//! clear line and exit status 2. Read next: `configuration_mistakes.rs`.
+//! What a configuration file may say: the article's file, the bounds of every key, backends. What
+//! is wrong gets one clear line and exit status 2. Read next: `configuration_mistakes.rs`.
 
 use crate::support::Finished;
 use crate::support::proxy::run_with_config;

@@ -49,6 +49,7 @@ mod round_robin;
 mod schema;
 mod stubborn_peers;
 mod tcp_mode;
+mod test_tools;
 mod threads;
 mod timeouts;
 mod upgrade;

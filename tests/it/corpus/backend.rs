@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
-pub(crate) struct Origin {
+pub(crate) struct CaseBackend {
     pub(crate) address: SocketAddr,
     log: Mutex<Log>,
     changed: Condvar,
@@ -55,32 +55,32 @@ pub(crate) enum What {
     Probe,
 }
 
-impl Origin {
-    pub(crate) fn start() -> Arc<Origin> {
+impl CaseBackend {
+    pub(crate) fn start() -> Arc<CaseBackend> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let origin = Arc::new(Origin {
+        let backend = Arc::new(CaseBackend {
             address,
             log: Mutex::default(),
             changed: Condvar::new(),
         });
-        let acceptor = Arc::clone(&origin);
+        let acceptor = Arc::clone(&backend);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let origin = Arc::clone(&acceptor);
+                let backend = Arc::clone(&acceptor);
                 let stream = stream.expect("the listener lives as long as the tests");
                 let number = {
-                    let mut log = origin.lock();
+                    let mut log = backend.lock();
                     log.count += 1;
                     let number = log.count;
                     log.open
                         .push((number, stream.try_clone().expect("descriptors are left")));
                     number
                 };
-                thread::spawn(move || origin.serve(number, stream));
+                thread::spawn(move || backend.serve(number, stream));
             }
         });
-        origin
+        backend
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Log> {

@@ -1,10 +1,12 @@
-//! One proxy process with one scripted backend: sends a case over real sockets and has both ends judged.
+//! One proxy process with one scripted backend: sends a case over real sockets and has both ends
+//! judged.
 //!
-//! A lane plays one case at a time, so every byte at its backend belongs to that case. After each case a probe goes
-//! through a client connection of its own: its answer shows that the process serves, that the one worker is done with
-//! what the case left, and on which backend connection the next request went out. Read next: `judge.rs`, `backend.rs`.
+//! A lane plays one case at a time, so every byte at its backend belongs to that case. After each
+//! case a probe goes through a client connection of its own: its answer shows that the process
+//! serves, that the one worker is done with what the case left, and on which backend connection the
+//! next request went out. Read next: `judge.rs`, `backend.rs`.
 
-use crate::corpus::backend::{Log, Origin, Script, What};
+use crate::corpus::backend::{CaseBackend, Log, Script, What};
 use crate::corpus::judge::{
     AtClient, at, heads, ids_are_good, interpret, is_beginning, is_done, request_id, requests,
     without_ids,
@@ -39,7 +41,7 @@ pub(crate) enum Cut {
 
 pub(crate) struct Lane {
     proxy: Proxy,
-    origin: Arc<Origin>,
+    backend: Arc<CaseBackend>,
     probe: TcpStream,
     /// The backend connection that the last probe went out on.
     probe_connection: usize,
@@ -48,8 +50,8 @@ pub(crate) struct Lane {
 impl Lane {
     /// Starts a proxy whose configuration deviates from the default as a case says.
     pub(crate) fn start<'a>(config: impl Iterator<Item = (&'a String, &'a String)>) -> Lane {
-        let origin = Origin::start();
-        let address = origin.address;
+        let backend = CaseBackend::start();
+        let address = backend.address;
         let mut plan = Proxy::over(&[&address])
             .one_worker()
             .set("timeouts.backend_idle", "1h");
@@ -70,7 +72,7 @@ impl Lane {
         let probe = connect(proxy.address());
         let mut lane = Lane {
             proxy,
-            origin,
+            backend,
             probe,
             probe_connection: 0,
         };
@@ -80,22 +82,22 @@ impl Lane {
 
     /// Plays a case; `Err` says what was wrong.
     pub(crate) fn play(&mut self, case: &Case, request: Cut, response: Cut) -> Result<(), String> {
-        self.origin.begin(Script {
+        self.backend.begin(Script {
             response: case.backend_response.clone().unwrap_or_else(|| OK.to_vec()),
             cut: response,
             closes: case.backend_closes,
         });
         let at_client = self.client_side(case, request)?;
         if let Some(later) = &case.backend_response_later {
-            self.origin.send_on_idle(later)?;
+            self.backend.send_on_idle(later)?;
         } else if response != Cut::Whole && case.reuse == Some(false) {
             // What comes after a whole response may come after the next request, too, and nobody could tell; once it
             // came, the connection must go. In one piece with the response it must be seen before the next request.
-            self.origin.wait_for_discard()?;
+            self.backend.wait_for_discard()?;
         }
         let probe_before = self.probe_connection;
         self.probe_connection = self.probe()?;
-        let log = self.origin.settle(self.probe_connection)?;
+        let log = self.backend.settle(self.probe_connection)?;
         self.check_backend(case, &log)?;
         self.check_reuse(case, &log, probe_before)?;
         let id = log.events.iter().find_map(|event| match &event.what {
@@ -157,7 +159,7 @@ impl Lane {
                 &got,
             ));
         }
-        let log = self.origin.lock();
+        let log = self.backend.lock();
         log.events
             .iter()
             .rev()
@@ -167,7 +169,7 @@ impl Lane {
     }
 
     fn check_backend(&self, case: &Case, log: &Log) -> Result<(), String> {
-        let backend = self.origin.address.to_string();
+        let backend = self.backend.address.to_string();
         let seen: Vec<&Vec<u8>> = log
             .events
             .iter()

@@ -1,4 +1,5 @@
-//! A backend whose every byte the test writes, and one that holds its answers back. Read next: `origin.rs`, `dead.rs`.
+//! A backend whose every byte the test writes, and one that holds its answers back. Read next:
+//! `origin.rs`, `dead.rs`.
 
 use crate::wire::{self, Wire};
 use crate::{PATIENCE, lock};

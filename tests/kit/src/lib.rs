@@ -1,9 +1,10 @@
-//! What the tests and the fuzz targets stand on: raw backends, raw clients, a strict reader of what passes between them,
-//! and the corpus.
+//! What the tests and the fuzz targets stand on: raw backends, raw clients, a strict reader of what
+//! passes between them, and the corpus.
 //!
-//! Only `memory.rs` runs code of `src/`: a mistake in the product's parser must not be repeated by what checks it.
-//! A test is a script that reads from the top: client does, backend does, expect. Waiting is for a condition, under one
-//! generous limit (`PATIENCE`); what must *not* happen is shown by something later that did. Read `wire.rs` next.
+//! Only `memory.rs` runs code of `src/`: a mistake in the product's parser must not be repeated by
+//! what checks it. A test is a script that reads from the top: client does, backend does, expect.
+//! Waiting is for a condition, under one generous limit (`PATIENCE`); what must *not* happen is
+//! shown by something later that did. Read `strict.rs` next.
 
 // Unwrapping is how a test fails.
 #![allow(clippy::unwrap_used)]

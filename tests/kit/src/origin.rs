@@ -3,10 +3,9 @@
 use crate::backend::Addressed;
 use crate::dead::{address_of, hold_port};
 use crate::lock;
-use crate::wire::{Fields, Request};
+use crate::wire::{Broken, Request, Wire, text};
 use socket2::Socket;
 use std::collections::HashMap;
-use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +27,8 @@ struct Shared {
     connections: AtomicUsize,
     open: Mutex<HashMap<usize, TcpStream>>,
     requests: Mutex<Vec<Request>>,
+    /// What came that is no valid request.
+    faults: Mutex<Vec<String>>,
 }
 
 impl Origin {
@@ -47,6 +48,7 @@ impl Origin {
             connections: AtomicUsize::new(0),
             open: Mutex::default(),
             requests: Mutex::default(),
+            faults: Mutex::default(),
         });
         Origin { shared }
     }
@@ -123,6 +125,11 @@ impl Drop for Origin {
     fn drop(&mut self) {
         // The accepting thread ends with the listener; one that is dead already has none.
         let _ = self.shared.socket.shutdown(Shutdown::Both);
+        let faults = lock(&self.shared.faults);
+        assert!(
+            faults.is_empty() || thread::panicking(),
+            "not valid: {faults:?}"
+        );
     }
 }
 
@@ -138,106 +145,52 @@ impl Shared {
         lock(&self.open).remove(&number);
     }
 
-    /// Answers requests until the connection ends. Forgiving by design: a kill may cut it anywhere.
-    fn answer_all(&self, mut stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let mut input = Vec::new();
-        while let Some((request, used)) = read_request(&mut stream, &mut input) {
-            input.drain(..used);
-            let close = request.fields.all("connection").contains(&"close");
-            let echo = request.target == "/echo";
-            let body = if echo {
-                request.body.clone()
-            } else {
-                self.name.clone().into_bytes()
+    /// Answers requests until the connection ends, which may be anywhere when it is killed.
+    fn answer_all(&self, stream: TcpStream) {
+        let mut wire = Wire::new(stream);
+        // It waits for requests as long as the test lasts.
+        let _ = wire.stream().set_read_timeout(None);
+        loop {
+            let request = match wire.try_request() {
+                Ok(Some(request)) => request,
+                Ok(None) | Err(Broken::Ended(_)) => return,
+                Err(Broken::Invalid(rule)) => {
+                    let fault = format!("{rule}, in {:?}", text(wire.received()));
+                    return lock(&self.faults).push(fault);
+                }
             };
-            let head_only = request.method == "HEAD";
-            lock(&self.requests).push(request);
-            if self.fatal.load(Ordering::SeqCst) {
-                // The port first: what the end of this connection brings about finds it shut.
-                let _ = self.socket.shutdown(Shutdown::Both);
+            if !self.answer(&mut wire, request) {
                 return;
             }
-            let mut answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Origin: {}\r\n{}\r\n",
-                body.len(),
-                self.name,
-                if close { "Connection: close\r\n" } else { "" }
-            )
-            .into_bytes();
-            if !head_only {
-                answer.extend_from_slice(&body);
-            }
-            if stream.write_all(&answer).is_err() || close {
-                return;
-            }
+            wire.forget();
         }
     }
-}
 
-/// One request from `input` and then `stream`, and how many bytes it took; None when the connection ends first.
-fn read_request(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Request, usize)> {
-    loop {
-        if let Some(found) = parse_request(input) {
-            return Some(found);
+    /// Whether the connection persists.
+    fn answer(&self, wire: &mut Wire, request: Request) -> bool {
+        let close = request.fields.all("connection").contains(&"close");
+        let body = if request.target == "/echo" {
+            request.body.clone()
+        } else {
+            self.name.clone().into_bytes()
+        };
+        let head_only = request.method == "HEAD";
+        lock(&self.requests).push(request);
+        if self.fatal.load(Ordering::SeqCst) {
+            // The port first: what the end of this connection brings about finds it shut.
+            let _ = self.socket.shutdown(Shutdown::Both);
+            return false;
         }
-        let mut buffer = [0; 16_384];
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return None,
-            Ok(count) => input.extend_from_slice(&buffer[..count]),
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Origin: {}\r\n{}\r\n",
+            body.len(),
+            self.name,
+            if close { "Connection: close\r\n" } else { "" }
+        )
+        .into_bytes();
+        if !head_only {
+            answer.extend_from_slice(&body);
         }
-    }
-}
-
-fn parse_request(input: &[u8]) -> Option<(Request, usize)> {
-    let head_length = input.windows(4).position(|part| part == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&input[..head_length - 4]).into_owned();
-    let mut lines = head.split("\r\n");
-    let mut words = lines.next()?.split(' ').map(str::to_owned);
-    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    let fields = Fields(
-        lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.into(), value.trim().into()))
-            .collect(),
-    );
-    let rest = &input[head_length..];
-    let (body, length) = if fields.has("transfer-encoding") {
-        parse_chunked(rest)?
-    } else {
-        let length = fields
-            .all("content-length")
-            .first()
-            .map_or(0, |digits| digits.parse().unwrap_or(0));
-        (rest.get(..length)?.to_vec(), length)
-    };
-    let trailers = Fields(Vec::new());
-    Some((
-        Request {
-            method,
-            target,
-            version,
-            fields,
-            body,
-            trailers,
-        },
-        head_length + length,
-    ))
-}
-
-fn parse_chunked(input: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let mut body = Vec::new();
-    let mut at = 0;
-    loop {
-        let line = input[at..].windows(2).position(|pair| pair == b"\r\n")?;
-        let size =
-            usize::from_str_radix(std::str::from_utf8(&input[at..at + line]).ok()?, 16).ok()?;
-        at += line + 2;
-        if size == 0 {
-            let end = input.get(at..at + 2)?;
-            return (end == b"\r\n").then_some((body, at + 2));
-        }
-        body.extend_from_slice(input.get(at..at + size)?);
-        at += size + 2;
+        wire.try_send(&answer) && !close
     }
 }

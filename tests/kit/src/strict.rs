@@ -1,10 +1,13 @@
-//! A second opinion on HTTP/1.1: reads only what RFC 9112 lets a *sender* generate.
+//! The strict reader, a second opinion on HTTP/1.1: reads only what RFC 9112 lets a *sender* generate.
 //!
-//! rondo's own parser is never used here, so that a mistake in it cannot hide itself. The checker is slow, allocates
-//! freely and knows no leniency: one space between the parts of a line, no obsolete forms, no chunk extensions, lower
-//! bounds nowhere. Whatever rondo sends to a backend or a client must pass. Read next: `wire.rs`.
+//! rondo's own parser is never used here, so that a mistake in it cannot hide itself. The reader is
+//! slow, allocates freely and knows no leniency: one space between the parts of a line, no obsolete
+//! forms, no chunk extensions, lower bounds nowhere. What rondo sends to a backend or a client must
+//! pass. It reads bytes: a whole message ([`request`], [`response`]), or the parts of one as they
+//! come ([`request_head`], [`response_head`], [`chunk`], [`trailers`]), of which `wire.rs` makes
+//! messages on a socket. Read that next.
 
-/// One message as the checker read it.
+/// One message as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The three parts of the start line.
@@ -29,7 +32,7 @@ pub enum Framing {
     Tunnel,
 }
 
-/// What the checker can say of the bytes so far.
+/// What can be said of the bytes so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     /// A whole message, to its last byte.
@@ -104,12 +107,41 @@ impl Message {
 
 /// Reads one request as rondo may send it to a backend; `Err` says which rule it breaks.
 pub fn request(bytes: &[u8]) -> Result<Seen, String> {
-    let Some(head) = head(bytes)? else {
-        return Ok(Seen::Part(None));
+    match request_head(bytes)? {
+        Some(head) => body(bytes, head, false),
+        None => Ok(Seen::Part(None)),
+    }
+}
+
+/// Reads one response as rondo may send it to a client. `to_head` when it answers HEAD; `ended` when the connection
+/// was closed after `bytes`, which completes a body without length.
+pub fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen, String> {
+    match response_head(bytes, to_head)? {
+        Some(head) => body(bytes, head, ended),
+        None => Ok(Seen::Part(None)),
+    }
+}
+
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A message's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The three parts of the start line.
+    pub start: [Vec<u8>; 3],
+    pub fields: Fields,
+    /// How the body that follows is framed.
+    pub framing: Framing,
+    /// Its length.
+    pub bytes: usize,
+}
+
+/// The head of a request, once its empty line is there.
+pub fn request_head(bytes: &[u8]) -> Result<Option<Head>, String> {
+    let Some(mut head) = head(bytes)? else {
+        return Ok(None);
     };
-    let (line, fields, head_bytes) = head;
-    let start = three_parts(line)?;
-    let [method, target, version] = &start;
+    let [method, target, version] = &head.start;
     check(
         method.iter().all(|b| is_tchar(*b)) && !method.is_empty(),
         "method is not a token",
@@ -132,23 +164,20 @@ pub fn request(bytes: &[u8]) -> Result<Seen, String> {
         "target has a fragment (RFC 9112 3.2)",
     )?;
 
-    let hosts: Vec<_> = fields.iter().filter(|(n, _)| is(n, "Host")).collect();
+    let hosts: Vec<_> = head.fields.iter().filter(|(n, _)| is(n, "Host")).collect();
     check(hosts.len() == 1, "not exactly one Host (RFC 9112 3.2)")?;
     check(host(&hosts[0].1), "Host is not uri-host [: port]")?;
-    hop_by_hop(&fields, false)?;
-    let framing = framing(&fields)?.unwrap_or(Framing::None);
-    body(bytes, start, fields, head_bytes, framing, false)
+    hop_by_hop(&head.fields, false)?;
+    head.framing = framing(&head.fields)?.unwrap_or(Framing::None);
+    Ok(Some(head))
 }
 
-/// Reads one response as rondo may send it to a client. `to_head` when it answers HEAD; `ended` when the connection
-/// was closed after `bytes`, which completes a body without length.
-pub fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen, String> {
-    let Some(head) = head(bytes)? else {
-        return Ok(Seen::Part(None));
+/// The head of a response, once its empty line is there. `to_head` when it answers HEAD.
+pub fn response_head(bytes: &[u8], to_head: bool) -> Result<Option<Head>, String> {
+    let Some(mut head) = head(bytes)? else {
+        return Ok(None);
     };
-    let (line, fields, head_bytes) = head;
-    let start = three_parts(line)?;
-    let [version, status, reason] = &start;
+    let [version, status, reason] = &head.start;
     check(
         version == b"HTTP/1.1",
         "a response of ours is HTTP/1.1 (RFC 9110 2.5)",
@@ -162,9 +191,8 @@ pub fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen, String
         "reason phrase has a control byte",
     )?;
     let status: u16 = std::str::from_utf8(status).unwrap().parse().unwrap();
-    hop_by_hop(&fields, true)?;
-    let framing = framing(&fields)?;
-    let framing = match (status, framing) {
+    hop_by_hop(&head.fields, true)?;
+    head.framing = match (status, framing(&head.fields)?) {
         (101, None) => Framing::Tunnel,
         (100..=199 | 204, Some(_)) => {
             return Err(format!(
@@ -176,34 +204,42 @@ pub fn response(bytes: &[u8], to_head: bool, ended: bool) -> Result<Seen, String
         (_, Some(framing)) => framing,
         (_, None) => Framing::UntilClose,
     };
-    body(bytes, start, fields, head_bytes, framing, ended)
+    Ok(Some(head))
 }
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-/// Start line, fields, and the bytes they took.
-type Head<'a> = (&'a [u8], Fields, usize);
+/// Lines and fields alone; the caller knows which framing they mean.
+fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
+    let Some(first) = line(bytes)? else {
+        return Ok(None);
+    };
+    check(!first.is_empty(), "an empty line before the message")?;
+    let begin = first.len() + 2;
+    let Some((fields, length)) = fields(&bytes[begin..])? else {
+        return Ok(None);
+    };
+    Ok(Some(Head {
+        start: three_parts(first)?,
+        fields,
+        framing: Framing::None,
+        bytes: begin + length,
+    }))
+}
 
-/// The start line, the fields and the length of a head, once its empty line is there.
-fn head(bytes: &[u8]) -> Result<Option<Head<'_>>, String> {
-    let mut at = 0;
-    let mut start = None;
-    let mut fields = Vec::new();
-    loop {
-        let Some(line) = line(&bytes[at..])? else {
-            return Ok(None);
-        };
+/// The fields up to an empty line, and the bytes they took with it.
+fn fields(bytes: &[u8]) -> Result<Option<(Fields, usize)>, String> {
+    let (mut fields, mut at) = (Vec::new(), 0);
+    while let Some(line) = line(&bytes[at..])? {
         at += line.len() + 2;
-        match (start, line.is_empty()) {
-            (None, true) => return Err("an empty line before the message".into()),
-            (None, false) => start = Some(line),
-            (Some(start), true) => return Ok(Some((start, fields, at))),
-            (Some(_), false) => fields.push(field(line)?),
+        if line.is_empty() {
+            return Ok(Some((fields, at)));
         }
+        fields.push(field(line)?);
     }
+    Ok(None)
 }
 
 /// The bytes before the next CRLF. Any other CR or LF, and NUL, is an error as soon as it is seen.
-fn line(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
+pub fn line(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
     for (i, b) in bytes.iter().enumerate() {
         match b {
             b'\n' => return Err("bare LF".into()),
@@ -322,23 +358,17 @@ fn framing(fields: &Fields) -> Result<Option<Framing>, String> {
     }
 }
 
-fn body(
-    bytes: &[u8],
-    start: [Vec<u8>; 3],
-    fields: Fields,
-    head_bytes: usize,
-    framing: Framing,
-    ended: bool,
-) -> Result<Seen, String> {
-    let rest = &bytes[head_bytes..];
+fn body(bytes: &[u8], head: Head, ended: bool) -> Result<Seen, String> {
+    let framing = head.framing;
+    let rest = &bytes[head.bytes..];
     let mut message = Message {
-        start,
-        fields,
+        start: head.start,
+        fields: head.fields,
         content: Vec::new(),
         trailers: Vec::new(),
         framing,
-        head_bytes,
-        total_bytes: head_bytes,
+        head_bytes: head.bytes,
+        total_bytes: head.bytes,
     };
     let whole = match framing {
         Framing::None => true,
@@ -372,58 +402,89 @@ fn body(
 
 /// Chunks without extensions; the end is `None` while bytes are missing.
 pub fn chunks(bytes: &[u8]) -> Result<(Option<usize>, Vec<u8>, Fields), String> {
-    let mut at = 0;
-    let mut content = Vec::new();
+    let (mut at, mut content) = (0, Vec::new());
     loop {
-        let Some(size_line) = line(&bytes[at..])? else {
-            check(
-                bytes[at..]
-                    .iter()
-                    .all(|b| b.is_ascii_hexdigit() || *b == b'\r'),
-                "chunk size is not hexadecimal",
-            )?;
-            return Ok((None, content, Vec::new()));
-        };
-        check(
-            (1..=16).contains(&size_line.len()) && size_line.iter().all(u8::is_ascii_hexdigit),
-            &format!(
-                "chunk size is not 1*HEXDIG: {:?}",
-                String::from_utf8_lossy(size_line)
-            ),
-        )?;
-        at += size_line.len() + 2;
-        let size = u64::from_str_radix(std::str::from_utf8(size_line).unwrap(), 16)
-            .map_err(|e| e.to_string())?;
-        if size == 0 {
-            break;
+        match chunk(&bytes[at..])? {
+            Chunk::Part(data) => {
+                content.extend_from_slice(data);
+                return Ok((None, content, Vec::new()));
+            }
+            Chunk::Whole { data, bytes } => {
+                content.extend_from_slice(data);
+                at += bytes;
+                if data.is_empty() {
+                    break;
+                }
+            }
         }
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let data = &bytes[at..bytes.len().min(at.saturating_add(size))];
-        content.extend_from_slice(data);
-        at += data.len();
-        if data.len() < size {
-            return Ok((None, content, Vec::new()));
-        }
-        let end = &bytes[at..bytes.len().min(at + 2)];
-        check(
-            b"\r\n".starts_with(end),
-            "chunk data is not followed by CRLF",
-        )?;
-        if end.len() < 2 {
-            return Ok((None, content, Vec::new()));
-        }
-        at += 2;
     }
-    let mut trailers = Vec::new();
-    loop {
-        let Some(line) = line(&bytes[at..])? else {
-            return Ok((None, content, Vec::new()));
-        };
-        at += line.len() + 2;
-        if line.is_empty() {
-            return Ok((Some(at), content, trailers));
+    Ok(match trailers(&bytes[at..])? {
+        Some((trailers, length)) => (Some(at + length), content, trailers),
+        None => (None, content, Vec::new()),
+    })
+}
+
+/// The chunk at the front of some bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunk<'a> {
+    /// To the end of its data's line. The last chunk has no data, and the trailer section follows.
+    Whole { data: &'a [u8], bytes: usize },
+    /// A valid beginning, with what has come of its data.
+    Part(&'a [u8]),
+}
+
+/// One chunk without extensions.
+pub fn chunk(bytes: &[u8]) -> Result<Chunk<'_>, String> {
+    let Some(size_line) = line(bytes)? else {
+        check(
+            bytes.iter().all(|b| b.is_ascii_hexdigit() || *b == b'\r'),
+            "chunk size is not hexadecimal",
+        )?;
+        return Ok(Chunk::Part(b""));
+    };
+    check(
+        (1..=16).contains(&size_line.len()) && size_line.iter().all(u8::is_ascii_hexdigit),
+        &format!(
+            "chunk size is not 1*HEXDIG: {:?}",
+            String::from_utf8_lossy(size_line)
+        ),
+    )?;
+    let begin = size_line.len() + 2;
+    let size = u64::from_str_radix(std::str::from_utf8(size_line).unwrap(), 16)
+        .map_err(|e| e.to_string())?;
+    if size == 0 {
+        return Ok(Chunk::Whole {
+            data: b"",
+            bytes: begin,
+        });
+    }
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let data = &bytes[begin..bytes.len().min(begin.saturating_add(size))];
+    if data.len() < size {
+        return Ok(Chunk::Part(data));
+    }
+    let end = begin + size;
+    let line_end = &bytes[end..bytes.len().min(end + 2)];
+    check(
+        b"\r\n".starts_with(line_end),
+        "chunk data is not followed by CRLF",
+    )?;
+    Ok(if line_end.len() == 2 {
+        Chunk::Whole {
+            data,
+            bytes: end + 2,
         }
-        let (name, value) = field(line)?;
+    } else {
+        Chunk::Part(data)
+    })
+}
+
+/// The trailer section of a chunked body, once its empty line is there, and the bytes it took.
+pub fn trailers(bytes: &[u8]) -> Result<Option<(Fields, usize)>, String> {
+    let Some((trailers, length)) = fields(bytes)? else {
+        return Ok(None);
+    };
+    for (name, _) in &trailers {
         for forbidden in [
             "Content-Length",
             "Transfer-Encoding",
@@ -434,12 +495,12 @@ pub fn chunks(bytes: &[u8]) -> Result<(Option<usize>, Vec<u8>, Fields), String> 
             "Upgrade",
         ] {
             check(
-                !is(&name, forbidden),
+                !is(name, forbidden),
                 &format!("{forbidden} in a trailer section (RFC 9110 6.5.1)"),
             )?;
         }
-        trailers.push((name, value));
     }
+    Ok(Some((trailers, length)))
 }
 
 /// uri-host [ ":" port ], or empty (RFC 9110 7.2, RFC 3986 3.2.2).

@@ -1,8 +1,11 @@
-//! One TCP connection as a test sees it: raw bytes out, strictly read HTTP messages in.
+//! One TCP connection as a test sees it: raw bytes out, HTTP messages in.
 //!
-//! The reader is deliberately unforgiving: CRLF only, one framing, no surplus. What rondo writes must pass it.
+//! What comes in is read by `strict.rs`, as far as it is needed and as it comes. A test is a
+//! script, so what it reads must be there and right, or the test fails; [`Wire::try_request`] is
+//! for a backend that runs by itself.
 
 use crate::PATIENCE;
+use crate::strict::{self, Chunk, Framing};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -23,6 +26,14 @@ pub enum End {
     Reset,
 }
 
+/// Why nothing could be read.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub enum Broken {
+    Ended(End),
+    /// The rule that it breaks.
+    Invalid(String),
+}
+
 #[derive(Debug, Clone)]
 pub struct Fields(pub Vec<(String, String)>);
 
@@ -34,6 +45,7 @@ pub struct Request {
     pub fields: Fields,
     pub body: Vec<u8>,
     pub trailers: Fields,
+    framing: Framing,
 }
 
 #[derive(Debug, Clone)]
@@ -44,11 +56,7 @@ pub struct Response {
     pub fields: Fields,
     pub body: Vec<u8>,
     pub trailers: Fields,
-}
-
-struct Head {
-    start: String,
-    fields: Fields,
+    framing: Framing,
 }
 
 impl Wire {
@@ -170,44 +178,124 @@ impl Wire {
         }
     }
 
-    #[track_caller]
-    fn fill_or_panic(&mut self, wanted: &str) {
-        if let Err(end) = self.fill() {
-            panic!(
-                "{end:?} instead of {wanted}; received so far: {:?}",
-                text(&self.received)
-            );
+    /// Reads until `parse` finds a part of a message at the front, and takes that: its value, and
+    /// how many bytes it is.
+    fn take<T>(
+        &mut self,
+        parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, String>,
+    ) -> Result<T, Broken> {
+        loop {
+            if let Some((value, length)) = parse(&self.unread).map_err(Broken::Invalid)? {
+                self.unread.drain(..length);
+                return Ok(value);
+            }
+            self.fill().map_err(Broken::Ended)?;
         }
+    }
+
+    fn take_exact(&mut self, length: usize) -> Result<Vec<u8>, Broken> {
+        self.take(|bytes| Ok(bytes.get(..length).map(|part| (part.to_vec(), length))))
+    }
+
+    fn take_line(&mut self) -> Result<String, Broken> {
+        self.take(|bytes| {
+            Ok(strict::line(bytes)?.map(|line| (latin1(line), line.len() + "\r\n".len())))
+        })
+    }
+
+    fn take_request_head(&mut self) -> Result<Request, Broken> {
+        let head = self.take(|bytes| {
+            Ok(strict::request_head(bytes)?.map(|head| (head.clone(), head.bytes)))
+        })?;
+        let [method, target, version] = head.start.map(|part| latin1(&part));
+        Ok(Request {
+            method,
+            target,
+            version,
+            fields: Fields::of(head.fields),
+            body: Vec::new(),
+            trailers: Fields(Vec::new()),
+            framing: head.framing,
+        })
+    }
+
+    fn take_response_head(&mut self, to_head: bool) -> Result<Response, Broken> {
+        let head = self.take(|bytes| {
+            Ok(strict::response_head(bytes, to_head)?.map(|head| (head.clone(), head.bytes)))
+        })?;
+        let [version, status, reason] = head.start.map(|part| latin1(&part));
+        Ok(Response {
+            version,
+            status: status
+                .parse()
+                .expect("the strict reader takes three digits"),
+            reason,
+            fields: Fields::of(head.fields),
+            body: Vec::new(),
+            trailers: Fields(Vec::new()),
+            framing: head.framing,
+        })
+    }
+
+    fn take_body(&mut self, framing: Framing) -> Result<(Vec<u8>, Fields), Broken> {
+        let mut body = Vec::new();
+        match framing {
+            // What comes through a tunnel is no content.
+            Framing::None | Framing::Tunnel => {}
+            Framing::Length(length) => {
+                let length = usize::try_from(length).expect("the tests' bodies fit a usize");
+                body = self.take_exact(length)?;
+            }
+            Framing::UntilClose => match self.read_until_gone() {
+                (bytes, End::Closed) => body = bytes,
+                (_, End::Reset) => return Err(Broken::Ended(End::Reset)),
+            },
+            Framing::Chunked => loop {
+                let chunk = self.take_chunk()?;
+                if chunk.is_empty() {
+                    return Ok((body, self.take_trailers()?));
+                }
+                body.extend_from_slice(&chunk);
+            },
+        }
+        Ok((body, Fields(Vec::new())))
+    }
+
+    fn take_chunk(&mut self) -> Result<Vec<u8>, Broken> {
+        self.take(|bytes| {
+            Ok(match strict::chunk(bytes)? {
+                Chunk::Whole { data, bytes } => Some((data.to_vec(), bytes)),
+                Chunk::Part(_) => None,
+            })
+        })
+    }
+
+    fn take_trailers(&mut self) -> Result<Fields, Broken> {
+        self.take(strict::trailers).map(Fields::of)
+    }
+
+    /// What was to be read, or the failure of the test.
+    #[track_caller]
+    fn expect<T>(&self, taken: Result<T, Broken>, wanted: &str) -> T {
+        taken.unwrap_or_else(|broken| {
+            panic!(
+                "{broken:?} instead of {wanted}; received so far: {:?}",
+                text(&self.received)
+            )
+        })
     }
 
     #[track_caller]
     pub fn read_exact(&mut self, length: usize) -> Vec<u8> {
-        while self.unread.len() < length {
-            self.fill_or_panic(&format!("{length} bytes"));
-        }
-        self.unread.drain(..length).collect()
+        let taken = self.take_exact(length);
+        self.expect(taken, &format!("{length} bytes"))
     }
 
     /// Reads one line without its CRLF.
     #[track_caller]
     pub fn read_line(&mut self) -> String {
-        let mut searched = 0;
-        loop {
-            if let Some(at) = self.unread[searched..]
-                .windows(2)
-                .position(|pair| pair == b"\r\n")
-            {
-                let line: Vec<u8> = self.unread.drain(..searched + at + 2).collect();
-                let line = latin1(&line[..line.len() - 2]);
-                assert!(
-                    !line.contains(['\r', '\n', '\0']),
-                    "control characters in the line {line:?}"
-                );
-                return line;
-            }
-            searched = self.unread.len().saturating_sub(1);
-            self.fill_or_panic("a line");
-        }
+        let taken = self.take_line();
+        self.expect(taken, "a line")
     }
 
     /// Reads to the end; a reset is a failure.
@@ -292,129 +380,73 @@ impl Wire {
     }
 
     /// Reads one line; None when the connection ends before it does.
+    #[track_caller]
     pub fn try_read_line(&mut self) -> Option<String> {
-        while !self.unread.windows(2).any(|pair| pair == b"\r\n") {
-            self.fill().ok()?;
-        }
-        Some(self.read_line())
-    }
-
-    #[track_caller]
-    fn read_head(&mut self) -> Head {
-        let start = self.read_line();
-        Head {
-            start,
-            fields: self.read_fields(),
-        }
-    }
-
-    #[track_caller]
-    fn read_fields(&mut self) -> Fields {
-        let mut fields = Vec::new();
-        loop {
-            let line = self.read_line();
-            if line.is_empty() {
-                return Fields(fields);
-            }
-            let (name, value) = line
-                .split_once(':')
-                .unwrap_or_else(|| panic!("no colon in the field line {line:?}"));
-            assert!(
-                !name.is_empty() && name.bytes().all(is_token),
-                "bad field name in {line:?}"
-            );
-            fields.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
+        match self.take_line() {
+            Err(Broken::Ended(_)) => None,
+            taken => Some(self.expect(taken, "a line")),
         }
     }
 
     /// Reads a request's head only; its body stays to be read.
     #[track_caller]
     pub fn expect_request_head(&mut self) -> Request {
-        let Head { start, fields } = self.read_head();
-        let parts: Vec<&str> = start.split(' ').collect();
-        let [method, target, version] = parts[..] else {
-            panic!("bad request line {start:?}")
-        };
-        assert!(
-            method.bytes().all(is_token) && !method.is_empty(),
-            "bad method in {start:?}"
-        );
-        assert_eq!(version, "HTTP/1.1", "{start:?}");
-        assert_eq!(
-            fields.all("host").len(),
-            1,
-            "exactly one Host in {fields:?}"
-        );
-        Request {
-            method: method.to_owned(),
-            target: target.to_owned(),
-            version: version.to_owned(),
-            fields,
-            body: Vec::new(),
-            trailers: Fields(Vec::new()),
-        }
+        let taken = self.take_request_head();
+        self.expect(taken, "the head of a request")
     }
 
     /// Reads one whole request.
     #[track_caller]
     pub fn expect_request(&mut self) -> Request {
         let mut request = self.expect_request_head();
-        (request.body, request.trailers) = match request.fields.framing() {
-            Framing::Length(length) => (self.read_exact(length), Fields(Vec::new())),
-            Framing::Chunked => self.read_chunked(),
-            Framing::None => (Vec::new(), Fields(Vec::new())),
-        };
+        let taken = self.take_body(request.framing);
+        (request.body, request.trailers) = self.expect(taken, "the body of a request");
         request
+    }
+
+    /// One whole request; None when the connection ends before it begins.
+    pub fn try_request(&mut self) -> Result<Option<Request>, Broken> {
+        if !self.begins() {
+            return Ok(None);
+        }
+        let mut request = self.take_request_head()?;
+        (request.body, request.trailers) = self.take_body(request.framing)?;
+        Ok(Some(request))
     }
 
     /// Reads one whole request; None when the connection ends before it begins.
     #[track_caller]
     pub fn next_request(&mut self) -> Option<Request> {
-        (!self.unread.is_empty() || self.fill().is_ok()).then(|| self.expect_request())
+        self.begins().then(|| self.expect_request())
     }
 
     /// Reads a request's head only; None when the connection ends before it begins.
     #[track_caller]
     pub fn next_request_head(&mut self) -> Option<Request> {
-        (!self.unread.is_empty() || self.fill().is_ok()).then(|| self.expect_request_head())
+        self.begins().then(|| self.expect_request_head())
+    }
+
+    /// Whether another byte comes before the end.
+    fn begins(&mut self) -> bool {
+        !self.unread.is_empty() || self.fill().is_ok()
     }
 
     /// Reads the body that goes with a head; whether there was one before the connection ended.
     #[track_caller]
     pub fn pass_over_body(&mut self, request: &Request) -> bool {
-        match request.fields.framing() {
-            Framing::None => {}
-            _ if self.unread.is_empty() && self.fill().is_err() => return false,
-            Framing::Length(length) => drop(self.read_exact(length)),
-            Framing::Chunked => drop(self.read_chunked()),
+        if request.framing != Framing::None && !self.begins() {
+            return false;
         }
+        let taken = self.take_body(request.framing);
+        self.expect(taken, "the body of a request");
         true
     }
 
     /// Reads a response's head only; its body stays to be read.
     #[track_caller]
     pub fn read_response_head(&mut self) -> Response {
-        let Head { start, fields } = self.read_head();
-        let mut parts = start.splitn(3, ' ');
-        let version = parts.next().unwrap_or_default().to_owned();
-        assert_eq!(version, "HTTP/1.1", "{start:?}");
-        let status = parts.next().unwrap_or_default();
-        assert_eq!(status.len(), 3, "{start:?}");
-        let status = status
-            .parse()
-            .unwrap_or_else(|_| panic!("bad status in {start:?}"));
-        let reason = parts
-            .next()
-            .unwrap_or_else(|| panic!("no space after the status in {start:?}"))
-            .to_owned();
-        Response {
-            version,
-            status,
-            reason,
-            fields,
-            body: Vec::new(),
-            trailers: Fields(Vec::new()),
-        }
+        let taken = self.take_response_head(false);
+        self.expect(taken, "the head of a response")
     }
 
     /// Reads one response, interim ones included, to a request that was not HEAD.
@@ -425,53 +457,18 @@ impl Wire {
 
     #[track_caller]
     pub fn read_response_to(&mut self, method: &str) -> Response {
-        let mut response = self.read_response_head();
-        let framing = response.fields.framing();
-        if response.status < 200 || response.status == 204 {
-            assert!(
-                matches!(framing, Framing::None),
-                "framing fields in {response:?}"
-            );
-            return response;
-        }
-        if method == "HEAD" || response.status == 304 {
-            return response;
-        }
-        match framing {
-            Framing::Length(length) => response.body = self.read_exact(length),
-            Framing::Chunked => (response.body, response.trailers) = self.read_chunked(),
-            Framing::None => response.body = self.read_to_end(),
-        }
+        let taken = self.take_response_head(method == "HEAD");
+        let mut response = self.expect(taken, "the head of a response");
+        let taken = self.take_body(response.framing);
+        (response.body, response.trailers) = self.expect(taken, "the body of a response");
         response
-    }
-
-    #[track_caller]
-    fn read_chunked(&mut self) -> (Vec<u8>, Fields) {
-        let mut body = Vec::new();
-        loop {
-            let chunk = self.read_chunk();
-            if chunk.is_empty() {
-                return (body, self.read_fields());
-            }
-            body.extend_from_slice(&chunk);
-        }
     }
 
     /// Reads one chunk; the last one is empty, and the trailer section stays to be read.
     #[track_caller]
     pub fn read_chunk(&mut self) -> Vec<u8> {
-        let line = self.read_line();
-        assert!(
-            !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit()),
-            "bad chunk size line {line:?}"
-        );
-        let size = usize::from_str_radix(&line, 16)
-            .unwrap_or_else(|_| panic!("bad chunk size line {line:?}"));
-        let data = self.read_exact(size);
-        if size > 0 {
-            assert_eq!(self.read_line(), "", "after a chunk of {size}");
-        }
-        data
+        let taken = self.take_chunk();
+        self.expect(taken, "a chunk")
     }
 
     /// Reads chunks until `length` bytes of the body came.
@@ -494,7 +491,9 @@ impl Wire {
     #[track_caller]
     pub fn expect_last_chunk(&mut self) {
         assert_eq!(text(&self.read_chunk()), "");
-        assert!(self.read_fields().0.is_empty(), "no trailers were expected");
+        let taken = self.take_trailers();
+        let trailers = self.expect(taken, "the trailer section");
+        assert!(trailers.0.is_empty(), "no trailers were expected");
     }
 
     /// Reads one request and answers it with 200 and `body`.
@@ -515,13 +514,12 @@ impl Wire {
     }
 }
 
-enum Framing {
-    None,
-    Length(usize),
-    Chunked,
-}
-
 impl Fields {
+    fn of(fields: strict::Fields) -> Fields {
+        let text = |(name, value): (Vec<u8>, Vec<u8>)| (latin1(&name), latin1(&value));
+        Fields(fields.into_iter().map(text).collect())
+    }
+
     /// The only value of `name`; None when absent, a failure when repeated.
     #[track_caller]
     pub fn one(&self, name: &str) -> Option<&str> {
@@ -541,22 +539,6 @@ impl Fields {
     pub fn has(&self, name: &str) -> bool {
         !self.all(name).is_empty()
     }
-
-    #[track_caller]
-    fn framing(&self) -> Framing {
-        let coding = self.one("transfer-encoding");
-        let length = self.one("content-length");
-        match (coding, length) {
-            (None, None) => Framing::None,
-            (Some("chunked"), None) => Framing::Chunked,
-            (None, Some(digits))
-                if !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()) =>
-            {
-                Framing::Length(digits.parse().expect("the tests' bodies fit a usize"))
-            }
-            _ => panic!("ambiguous framing in {self:?}"),
-        }
-    }
 }
 
 impl Response {
@@ -572,10 +554,6 @@ impl Response {
             .iter()
             .any(|value| value.eq_ignore_ascii_case("close"))
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn latin1(bytes: &[u8]) -> String {
