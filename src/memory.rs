@@ -16,6 +16,7 @@ use crate::net::poller::Events;
 use crate::net::room::{HEAP_BYTES, allocated};
 use crate::net::thread::STACK_BYTES;
 use crate::pool::backend::Backend;
+use crate::pool::state::BackendState;
 use crate::text::words::counted;
 
 /// The program itself, the C library, and the threads that are no workers; measured, and more than twice of what it was.
@@ -50,7 +51,10 @@ impl MemoryBound {
         let lists = Mailbox::BYTES + Events::BYTES + log;
         let worker = worker_bytes_max(config, budget) + lists + STACK_BYTES + HEAP_BYTES;
 
-        let each = size_of::<Backend>() + BACKEND_TEXT_BYTES + checker::BYTES_EACH;
+        let each = size_of::<Backend>()
+            + size_of::<BackendState>()
+            + BACKEND_TEXT_BYTES
+            + checker::BYTES_EACH;
         let backends = config.backends.len();
         let idle_max = config
             .limits

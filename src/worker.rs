@@ -130,13 +130,11 @@ impl Worker {
 
     /// Notes what events say, and puts their connections into the queue.
     fn note(&mut self, events: &Events) {
-        let Context {
-            backends, runtime, ..
-        } = &mut self.context;
+        let backends = &mut self.context.backends;
         for (source, readiness) in events.iter() {
             let key = match source {
                 Source::Client(key) => Some(key),
-                Source::Backend(key) => backends.note(key, readiness, runtime.pool.backends()),
+                Source::Backend(key) => backends.note(key, readiness),
             };
             let Some(client) = key.and_then(|key| self.clients.get_mut(key)) else {
                 continue;
@@ -224,10 +222,7 @@ impl Worker {
 
     /// As many backend connections as the number of clients allows.
     fn share_descriptors(&mut self) {
-        let Context {
-            backends, runtime, ..
-        } = &mut self.context;
-        backends.set_clients(self.clients.len(), runtime.pool.backends());
+        self.context.backends.set_clients(self.clients.len());
     }
 
     /// What a new connection begins with.
@@ -394,10 +389,7 @@ impl Worker {
             }
             self.close(key, CloseReason::IdleTimeout);
         }
-        let Context {
-            backends, runtime, ..
-        } = &mut self.context;
-        backends.expire(now, runtime.pool.backends());
+        self.context.backends.expire(now);
     }
 
     fn close(&mut self, key: Key, reason: CloseReason) {

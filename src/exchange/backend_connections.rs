@@ -17,7 +17,12 @@ use crate::net::connection::Connection;
 use crate::net::poller::{Poller, Readiness, Source};
 use crate::net::slab::{Key, Slab};
 use crate::net::syscalls::connect;
+use crate::pool::Pool;
 use crate::pool::backend::Backend;
+use crate::pool::state::{BackendId, IdlePlace};
+
+/// Connections to backends that are gone that are closed in one turn of the worker: closing one takes some microseconds.
+const CLOSED_AT_ONCE_MAX: usize = 64;
 
 /// A connection to a backend in the hands of an exchange.
 #[derive(Debug)]
@@ -33,8 +38,10 @@ pub(crate) struct BackendConnection {
 #[derive(Debug)]
 pub(crate) struct BackendConnections {
     places: Slab<Place>,
-    /// For each backend by its index, the one idle longest first.
-    idle: Vec<VecDeque<Idle>>,
+    /// For each backend of the pool that is live, in its order.
+    idle: Vec<IdleList>,
+    /// Idle connections to backends that are gone, not yet closed.
+    leaving: Vec<Key>,
     /// Before this none of them expires. It may be too early, since those that are lent again do not move it.
     next_expiry: Millis,
     /// How many there may be beyond one for each client.
@@ -49,9 +56,17 @@ enum Place {
         client: Key,
     },
     Idle {
-        backend: usize,
+        /// Given back when the connection is closed or lent.
+        place: IdlePlace,
         connection: Connection,
     },
+}
+
+/// The idle connections to one backend, the one idle longest first.
+#[derive(Debug)]
+struct IdleList {
+    backend: BackendId,
+    connections: VecDeque<Idle>,
 }
 
 #[derive(Debug)]
@@ -67,36 +82,66 @@ impl BackendConnections {
     /// What lies free beside them.
     pub(crate) const BLOCK_BYTES: usize = Slab::<Place>::BLOCK_BYTES;
 
-    /// At most `idle_max` beyond one for each client.
-    pub(crate) fn new(idle_max: usize) -> Self {
-        Self {
+    /// At most `idle_max` beyond one for each client; idle ones to the backends of `pool`.
+    pub(crate) fn new(idle_max: usize, pool: &Pool) -> Self {
+        let mut connections = Self {
             places: Slab::default(),
             idle: Vec::new(),
+            leaving: Vec::new(),
             next_expiry: NEVER,
-            idle_max,
-            max: idle_max,
+            idle_max: 0,
+            max: 0,
+        };
+        connections.follow(pool, idle_max);
+        connections
+    }
+
+    /// Keeps idle connections to the backends of this pool from now on, and no others. Those to backends that are gone are
+    /// closed by `expire`, a few at a time: there may be many, and other clients wait.
+    pub(crate) fn follow(&mut self, pool: &Pool, idle_max: usize) {
+        let clients = self.max - self.idle_max;
+        self.idle_max = idle_max;
+        self.max = idle_max.saturating_add(clients);
+        let order = pool.backends();
+        let ids = order.iter().map(|backend| backend.id);
+        if self.idle.iter().map(|list| list.backend).eq(ids.clone()) {
+            return;
+        }
+        let new = ids.map(|backend| IdleList {
+            backend,
+            connections: VecDeque::new(),
+        });
+        let before = std::mem::replace(&mut self.idle, new.collect());
+        for list in before {
+            match pool.place(list.backend) {
+                Some(place) => self.idle[place] = list,
+                None => self
+                    .leaving
+                    .extend(list.connections.iter().map(|idle| idle.key)),
+            }
+        }
+        if !self.leaving.is_empty() {
+            self.next_expiry = 0;
         }
     }
 
     /// The worker has so many clients now: closes idle connections beyond what is left for them.
-    pub(crate) fn set_clients(&mut self, count: usize, backends: &[std::sync::Arc<Backend>]) {
+    pub(crate) fn set_clients(&mut self, count: usize) {
         self.max = self.idle_max.saturating_add(count);
-        while self.places.len() > self.max && self.close_oldest(backends) {}
+        while self.places.len() > self.max && self.close_oldest() {}
     }
 
     /// Closes the connection that has been idle longest, if there is an idle one.
-    fn close_oldest(&mut self, backends: &[std::sync::Arc<Backend>]) -> bool {
-        let all = self.idle.iter_mut().zip(backends);
-        let oldest = all
-            .filter(|(idle, _)| !idle.is_empty())
-            .min_by_key(|(idle, _)| idle.front().map(|oldest| oldest.expires));
-        let Some((closed, backend)) = oldest.and_then(|(idle, b)| Some((idle.pop_front()?, b)))
-        else {
-            return false;
+    fn close_oldest(&mut self) -> bool {
+        let oldest = || {
+            let lists = self.idle.iter_mut().map(|list| &mut list.connections);
+            let oldest = lists
+                .filter(|connections| !connections.is_empty())
+                .min_by_key(|connections| connections.front().map(|oldest| oldest.expires));
+            Some(oldest?.pop_front()?.key)
         };
-        self.places.remove(closed.key);
-        backend.release_idle();
-        true
+        let closed = self.leaving.pop().or_else(oldest);
+        closed.is_some_and(|key| self.places.remove(key).is_some())
     }
 
     /// How many there are, idle and lent.
@@ -112,24 +157,23 @@ impl BackendConnections {
     /// Gives back the memory of connections that are closed.
     pub(crate) fn give_back(&mut self) {
         self.places.give_back();
-        for idle in &mut self.idle {
-            if idle.is_empty() {
-                idle.shrink_to_fit();
+        for IdleList { connections, .. } in &mut self.idle {
+            if connections.is_empty() {
+                connections.shrink_to_fit();
             }
         }
     }
 
     /// Begins to connect for `client`. The connection is there once the poller says it is writable. An idle connection
-    /// to any of `backends` makes room for it where need be.
+    /// to any backend makes room for it where need be.
     pub(crate) fn open(
         &mut self,
         address: SocketAddr,
         client: Key,
         poller: &Poller,
-        backends: &[std::sync::Arc<Backend>],
     ) -> io::Result<BackendConnection> {
         if self.places.len() >= self.max {
-            self.close_oldest(backends);
+            self.close_oldest();
         }
         let family = if address.is_ipv4() {
             AddressFamily::INET
@@ -139,7 +183,7 @@ impl BackendConnections {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = || rustix::net::socket_with(family, SocketType::STREAM, flags, None);
         let socket = match socket() {
-            Err(Errno::MFILE | Errno::NFILE) if self.close_oldest(backends) => socket()?,
+            Err(Errno::MFILE | Errno::NFILE) if self.close_oldest() => socket()?,
             opened => opened?,
         };
         match connect(&socket, &address) {
@@ -168,11 +212,10 @@ impl BackendConnections {
         client: Key,
         now: Millis,
     ) -> Option<BackendConnection> {
-        let idle = self.idle.get_mut(backend.index)?;
+        let idle = self.list(backend)?;
         // The newest one is the last to expire.
         idle.back().filter(|newest| newest.expires > now)?;
         let Idle { key, .. } = idle.pop_back()?;
-        backend.release_idle();
         let place = self
             .places
             .get_mut(key)
@@ -187,8 +230,22 @@ impl BackendConnections {
         }
     }
 
+    /// The idle connections to a backend, unless it is gone.
+    fn list(&mut self, backend: &Backend) -> Option<&mut VecDeque<Idle>> {
+        // Its place in the pool from which it was chosen, which is most often the one that is live; else it is looked for.
+        let guess = self.idle.get(backend.index);
+        let at = match guess {
+            Some(list) if list.backend == backend.id => backend.index,
+            _ => self
+                .idle
+                .iter()
+                .position(|list| list.backend == backend.id)?,
+        };
+        Some(&mut self.idle[at].connections)
+    }
+
     /// Keeps a connection whose exchange has ended cleanly until `expires`, or closes it when
-    /// `backend` has `idle_max` of them already.
+    /// `backend` has `idle_max` of them already, or is gone.
     pub(crate) fn park(
         &mut self,
         lent: BackendConnection,
@@ -196,25 +253,24 @@ impl BackendConnections {
         idle_max: usize,
         expires: Millis,
     ) {
-        if !backend.reserve_idle(idle_max) {
-            self.close(lent);
-            return;
-        }
-        if self.idle.len() <= backend.index {
-            self.idle.resize_with(backend.index + 1, VecDeque::new);
-        }
+        let Some(idle) = self.list(backend) else {
+            return self.close(lent);
+        };
+        let Some(idle_place) = backend.state().reserve_idle(idle_max) else {
+            return self.close(lent);
+        };
         let BackendConnection {
             connection, key, ..
         } = lent;
+        idle.push_back(Idle { key, expires });
         let place = self
             .places
             .get_mut(key)
             .expect("a lent connection keeps its place until it comes back");
         *place = Place::Idle {
-            backend: backend.index,
+            place: idle_place,
             connection,
         };
-        self.idle[backend.index].push_back(Idle { key, expires });
         self.next_expiry = self.next_expiry.min(expires);
     }
 
@@ -229,40 +285,49 @@ impl BackendConnections {
 
     /// Takes an event. Gives the client whose exchange it is for, or nothing when the connection
     /// was idle: what comes then, bytes or an end, was not asked for, and discards it.
-    pub(crate) fn note(
-        &mut self,
-        key: Key,
-        readiness: Readiness,
-        backends: &[std::sync::Arc<Backend>],
-    ) -> Option<Key> {
+    pub(crate) fn note(&mut self, key: Key, readiness: Readiness) -> Option<Key> {
         match self.places.get_mut(key)? {
             Place::Lent { client } => Some(*client),
-            Place::Idle { backend, .. } => {
-                let backend = *backend;
+            Place::Idle { place, .. } => {
                 if readiness != Readiness::OUT {
-                    self.idle[backend].retain(|idle| idle.key != key);
+                    let backend = place.backend();
+                    if let Some(list) = self.idle.iter_mut().find(|list| list.backend == backend) {
+                        list.connections.retain(|idle| idle.key != key);
+                    }
                     self.places.remove(key);
-                    backends[backend].release_idle();
                 }
                 None
             }
         }
     }
 
-    /// Closes the connections that have been idle too long.
-    pub(crate) fn expire(&mut self, now: Millis, backends: &[std::sync::Arc<Backend>]) {
+    /// Closes the connections that have been idle too long, and some of those whose backend is gone.
+    pub(crate) fn expire(&mut self, now: Millis) {
         if self.next_expiry > now {
             return;
         }
-        for (idle, backend) in self.idle.iter_mut().zip(backends) {
-            while idle.front().is_some_and(|oldest| oldest.expires <= now) {
-                let expired = idle.pop_front().expect("its front was just looked at");
+        let stay = self.leaving.len().saturating_sub(CLOSED_AT_ONCE_MAX);
+        for key in self.leaving.drain(stay..) {
+            self.places.remove(key);
+        }
+        for IdleList { connections, .. } in &mut self.idle {
+            while connections
+                .front()
+                .is_some_and(|oldest| oldest.expires <= now)
+            {
+                let expired = connections
+                    .pop_front()
+                    .expect("its front was just looked at");
                 self.places.remove(expired.key);
-                backend.release_idle();
             }
         }
-        let oldest = self.idle.iter().filter_map(VecDeque::front);
+        let oldest = self.idle.iter().filter_map(|list| list.connections.front());
         self.next_expiry = oldest.map(|idle| idle.expires).min().unwrap_or(NEVER);
+        if self.leaving.is_empty() {
+            self.leaving = Vec::new();
+        } else {
+            self.next_expiry = now;
+        }
     }
 
     /// When `expire` next has something to do, or earlier.

@@ -88,21 +88,17 @@ fn try_next_address(
 ) -> Step {
     let route = &mut exchange.route;
     while let Some((address, until)) = route.next_address(cx.clock.now()) {
-        let error =
-            match cx
-                .backends
-                .open(address, client.key, &cx.poller, cx.runtime.pool.backends())
-            {
-                Ok(lent) => {
-                    route.connection = Some(lent);
-                    exchange.request_wait = Wait {
-                        what: WaitFor::Connect,
-                        until,
-                    };
-                    return Step::Wait;
-                }
-                Err(error) => error,
-            };
+        let error = match cx.backends.open(address, client.key, &cx.poller) {
+            Ok(lent) => {
+                route.connection = Some(lent);
+                exchange.request_wait = Wait {
+                    what: WaitFor::Connect,
+                    until,
+                };
+                return Step::Wait;
+            }
+            Err(error) => error,
+        };
         match Failure::of_connect(address, &error) {
             Failure::NoPort(_) if failure.is_some() => {}
             lack @ Failure::NoDescriptor(_) => return fail(client, exchange, lack, cx),
@@ -160,7 +156,7 @@ impl Route {
     /// Turns away from the backend for the rest of this exchange.
     pub(super) fn leave(&mut self) {
         if let Some(backend) = self.backend.take() {
-            self.tried.insert(backend.index);
+            self.tried.insert(&backend);
         }
         self.addresses = None;
     }

@@ -64,7 +64,7 @@ impl Context {
                 pipes: Pipes::new(runtime.descriptors.pipes),
                 ..Tools::default()
             },
-            backends: BackendConnections::new(runtime.descriptors.idle),
+            backends: BackendConnections::new(runtime.descriptors.idle, &runtime.pool),
             request_ids: RequestIds::default(),
             access_log,
             draining: false,

@@ -151,7 +151,7 @@ impl Exchange {
         // The old connection may have kept the request longer than a connect may take.
         self.route.connect_until = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.connect);
         if let Some(backend) = &self.route.backend {
-            self.decision.chosen(backend.index, Rule::SameAgain);
+            self.decision.chosen(backend.id, Rule::SameAgain);
             self.moments.chosen = cx.clock.now_us();
         }
     }

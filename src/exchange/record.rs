@@ -124,7 +124,7 @@ pub(super) fn log_failure(
 ) {
     let backend = exchange.route.last_backend();
     let pool = &cx.runtime.pool;
-    let limit = backend.map_or(&pool.unavailable_lines, |backend| &backend.failure_lines);
+    let limit = backend.map_or(pool.unavailable_lines(), |backend| &backend.failure_lines);
     let Some(held_back) = limit.pass(cx.clock.now()) else {
         return;
     };

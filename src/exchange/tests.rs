@@ -80,8 +80,7 @@ impl Table {
                 match source {
                     Source::Client(_) => self.client.side.connection.note(readiness),
                     Source::Backend(key) => {
-                        let backends = self.cx.runtime.pool.backends();
-                        if self.cx.backends.note(key, readiness, backends) == Some(self.key) {
+                        if self.cx.backends.note(key, readiness) == Some(self.key) {
                             self.client.note_backend(readiness);
                         }
                     }

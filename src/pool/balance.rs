@@ -4,15 +4,20 @@
 //! and one function here. Read `mod.rs` for who is a candidate, `persist.rs` for cookies.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use crate::net::atomic::AtomicU64;
 use crate::pool::hash::{log2, mix};
 use crate::pool::settings::Method;
+use crate::pool::state::BackendId;
 
 /// A backend that may be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its place in the pool.
+    /// Its place in the pool that chooses.
     pub index: usize,
+    /// Who it is in any pool.
+    pub id: BackendId,
     /// 1 to 1000.
     pub weight: u32,
     /// Exchanges that it has now.
@@ -21,7 +26,8 @@ pub struct Candidate {
     pub name_key: u64,
 }
 
-/// What the methods remember between two choices.
+/// What the methods remember between two choices: one for all pools that follow each other, so that turns go on when the
+/// configuration changes.
 #[derive(Debug)]
 pub struct Balancer {
     turns: Turns,
@@ -37,19 +43,30 @@ impl Balancer {
         }
     }
 
+    /// Room for the members of a pool of that size, made before the lock is taken; gives back what to drop behind it.
+    pub(in crate::pool) fn swap_room(&mut self, mut members: Vec<Member>) -> Vec<Member> {
+        if members.capacity() > self.turns.members.capacity() {
+            members.extend_from_slice(&self.turns.members);
+            std::mem::swap(&mut self.turns.members, &mut members);
+        }
+        members
+    }
+
     /// Picks one of the candidates, of which there is at least one, and says where it stands among them.
-    /// Candidates that a method cannot want are removed. `client_key` is only read by `source_hash`.
-    pub fn pick(
+    /// Candidates that a method cannot want are removed. `turn` finds what round robin remembers of the backend at a
+    /// place in the pool; `client_key` is only read by `source_hash`.
+    pub(in crate::pool) fn pick<'a>(
         &mut self,
         method: Method,
         candidates: &mut Vec<Candidate>,
+        turn: impl Fn(usize) -> &'a Turn,
         client_key: u64,
     ) -> usize {
         match method {
-            Method::RoundRobin => self.turns.next(candidates),
+            Method::RoundRobin => self.turns.next(candidates, turn),
             Method::LeastConnections => {
                 least_loaded(candidates);
-                self.turns.next(candidates)
+                self.turns.next(candidates, turn)
             }
             Method::RandomTwo => better_of_two(&mut self.random, candidates),
             Method::SourceHash => highest_score(candidates, client_key),
@@ -64,95 +81,127 @@ impl Balancer {
 /// neither earns nor loses, so a dead backend's share spreads over the others by weight, a flapping one cannot
 /// push its turns on its neighbour, and after any sequence of changes every backend is within one period of its due.
 ///
-/// While the set stays the same, a period (the sum of the weights, divided by what they have in common) gives each
-/// backend exactly its weight: its *quota*. Without it a credit left over from earlier sets could be cashed in as a
-/// burst; with it, it only decides who comes first.
+/// While the set and its weights stay the same, a period (the sum of the weights, divided by what they have in common)
+/// gives each backend exactly its weight: its *quota*. Without it a credit left over from earlier sets could be cashed in
+/// as a burst; with it, it only decides who comes first.
+///
+/// Credits and quotas are part of the backends' state, so they come along when a backend has another place, and go when
+/// it goes. One that is new is owed nothing.
 #[derive(Debug)]
 struct Turns {
-    /// By backend, in units of 1 / (`total` << `FINE`) of a turn: whole numbers, so no rounding while the set lasts.
-    credits: Vec<i64>,
-    /// By backend, what is left of its quota in this period.
-    quotas: Vec<u32>,
     /// The set that the quotas are for.
-    members: Vec<usize>,
+    members: Vec<Member>,
     /// The sum of the members' weights.
-    total: i64,
+    total: u32,
     /// Turns left in this period.
-    left: i64,
+    left: u32,
+}
+
+/// A backend and its weight in the set whose turns are counted.
+pub(in crate::pool) type Member = (BackendId, u32);
+
+/// What round robin remembers of one backend. Read and written under the balancer's lock only.
+#[derive(Debug)]
+pub(in crate::pool) struct Turn {
+    /// An i64, in units of 1 / (`total` << `FINE`) of a turn: whole numbers, so no rounding while the set lasts.
+    credit: AtomicU64,
+    /// The sum of the weights in the set that it was in last.
+    total: AtomicU32,
+    /// What is left of its quota in this period.
+    quota: AtomicU32,
 }
 
 /// Credits are rounded when the sum of the weights changes; by how little. 2^20 leaves room for 65,536 backends of
 /// weight 1000 (2^26 x 2^20) with credits of many turns in an i64.
 const FINE: u32 = 20;
 
+impl Default for Turn {
+    fn default() -> Turn {
+        Turn {
+            credit: AtomicU64::new(0),
+            total: AtomicU32::new(1),
+            quota: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Turn {
+    fn credit(&self) -> i64 {
+        self.credit.load(Relaxed).cast_signed()
+    }
+
+    fn set_credit(&self, credit: i64) {
+        self.credit.store(credit.cast_unsigned(), Relaxed);
+    }
+
+    /// Counts in another set's units, from its first turn on.
+    fn join(&self, total: u32) {
+        let before = self.total.load(Relaxed);
+        if before != total {
+            self.set_credit(scaled(self.credit(), total, before));
+            self.total.store(total, Relaxed);
+        }
+    }
+}
+
 impl Turns {
     fn new(backends: usize) -> Turns {
         Turns {
-            credits: vec![0; backends],
-            quotas: vec![0; backends],
             members: Vec::with_capacity(backends),
             total: 1,
             left: 0,
         }
     }
 
-    fn next(&mut self, candidates: &[Candidate]) -> usize {
-        if !self
-            .members
-            .iter()
-            .copied()
-            .eq(candidates.iter().map(|candidate| candidate.index))
-        {
-            self.begin_set(candidates);
+    fn next<'a>(&mut self, candidates: &[Candidate], turn: impl Fn(usize) -> &'a Turn) -> usize {
+        let set = candidates.iter().map(|one| (one.id, one.weight));
+        if !self.members.iter().copied().eq(set.clone()) {
+            self.members.clear();
+            self.members.extend(set);
+            self.total = candidates.iter().map(|one| one.weight).sum();
+            for candidate in candidates {
+                turn(candidate.index).join(self.total);
+            }
+            self.begin_period(candidates, &turn);
         } else if self.left == 0 {
-            self.begin_period(candidates);
+            self.begin_period(candidates, &turn);
         }
         let mut best = 0;
         let mut best_credit = i64::MIN;
         for (place, candidate) in candidates.iter().enumerate() {
-            let credit = &mut self.credits[candidate.index];
-            *credit += i64::from(candidate.weight) << FINE;
-            if self.quotas[candidate.index] > 0 && *credit > best_credit {
-                (best, best_credit) = (place, *credit);
+            let turn = turn(candidate.index);
+            let credit = turn.credit() + (i64::from(candidate.weight) << FINE);
+            turn.set_credit(credit);
+            if credit > best_credit && turn.quota.load(Relaxed) > 0 {
+                (best, best_credit) = (place, credit);
             }
         }
-        let index = candidates[best].index;
-        self.credits[index] -= self.total << FINE;
-        self.quotas[index] -= 1;
+        let winner = turn(candidates[best].index);
+        winner.set_credit(winner.credit() - (i64::from(self.total) << FINE));
+        let quota = winner.quota.load(Relaxed);
+        debug_assert!(
+            quota > 0,
+            "as long as turns are left, a member has some of them"
+        );
+        winner.quota.store(quota.saturating_sub(1), Relaxed);
         self.left -= 1;
         best
     }
 
-    fn begin_set(&mut self, candidates: &[Candidate]) {
-        self.members.clear();
-        self.members
-            .extend(candidates.iter().map(|candidate| candidate.index));
-        let total = candidates
-            .iter()
-            .map(|candidate| i64::from(candidate.weight))
-            .sum();
-        if total != self.total {
-            for credit in &mut self.credits {
-                *credit = scaled(*credit, total, self.total);
-            }
-            self.total = total;
-        }
-        self.begin_period(candidates);
-    }
-
-    fn begin_period(&mut self, candidates: &[Candidate]) {
+    fn begin_period<'a>(&mut self, candidates: &[Candidate], turn: impl Fn(usize) -> &'a Turn) {
         let common = candidates
             .iter()
-            .fold(0, |common, candidate| gcd(common, candidate.weight));
+            .fold(0, |common, one| gcd(common, one.weight));
         for candidate in candidates {
-            self.quotas[candidate.index] = candidate.weight / common;
+            let quota = candidate.weight / common;
+            turn(candidate.index).quota.store(quota, Relaxed);
         }
-        self.left = self.total / i64::from(common);
+        self.left = self.total / common;
     }
 }
 
 /// `value` x `to` / `from`, to the nearest.
-fn scaled(value: i64, to: i64, from: i64) -> i64 {
+fn scaled(value: i64, to: u32, from: u32) -> i64 {
     let (value, to, from) = (i128::from(value), i128::from(to), i128::from(from));
     let scaled = (2 * value * to + from).div_euclid(2 * from);
     i64::try_from(scaled).unwrap_or(0)
@@ -273,6 +322,7 @@ mod tests {
     fn candidates(weights: &[u32]) -> Vec<Candidate> {
         let new = |(index, &weight)| Candidate {
             index,
+            id: BackendId(u32::try_from(index).unwrap() + 1),
             weight,
             in_flight: 0,
             name_key: crate::pool::persist::name_key(&format!("backend-{index}")),
@@ -287,17 +337,36 @@ mod tests {
             .collect()
     }
 
-    fn turn(turns: &mut Turns, set: &[Candidate]) -> usize {
-        set[turns.next(set)].index
+    /// Turns, and what they remember of each backend.
+    struct Bench {
+        turns: Turns,
+        of_each: Vec<Turn>,
+    }
+
+    impl Bench {
+        fn new(backends: usize) -> Bench {
+            Bench {
+                turns: Turns::new(backends),
+                of_each: of_each(backends),
+            }
+        }
+    }
+
+    fn of_each(backends: usize) -> Vec<Turn> {
+        (0..backends).map(|_| Turn::default()).collect()
+    }
+
+    fn turn(bench: &mut Bench, set: &[Candidate]) -> usize {
+        set[bench.turns.next(set, |index| &bench.of_each[index])].index
     }
 
     #[test]
     fn equal_backends_are_hit_in_exact_turns() {
         for n in [1, 2, 3, 4, 7, 64] {
             let set = candidates(&vec![5; n]);
-            let mut turns = Turns::new(n);
+            let mut bench = Bench::new(n);
             for request in 0..5 * n {
-                assert_eq!(turn(&mut turns, &set), request % n);
+                assert_eq!(turn(&mut bench, &set), request % n);
             }
         }
     }
@@ -305,19 +374,19 @@ mod tests {
     #[test]
     fn unequal_weights_are_interleaved_and_not_bursts() {
         let set = candidates(&[5, 1, 1]);
-        let mut turns = Turns::new(3);
-        let order: Vec<usize> = (0..14).map(|_| turn(&mut turns, &set)).collect();
+        let mut bench = Bench::new(3);
+        let order: Vec<usize> = (0..14).map(|_| turn(&mut bench, &set)).collect();
         assert_eq!(order, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
     }
 
     #[test]
     fn a_dead_backends_share_spreads_evenly_and_not_on_its_neighbour() {
         let all = candidates(&[1; 5]);
-        let mut turns = Turns::new(5);
+        let mut bench = Bench::new(5);
         let mut hits = [0; 5];
         for request in 0..4000 {
             let set = only(&all, |index| index != 2 || request < 3);
-            hits[turn(&mut turns, &set)] += 1;
+            hits[turn(&mut bench, &set)] += 1;
         }
         assert!(hits[2] <= 1);
         for index in [0, 1, 3, 4] {
@@ -328,29 +397,29 @@ mod tests {
     #[test]
     fn a_backend_that_comes_back_gets_its_turns_and_no_burst() {
         let all = candidates(&[1; 4]);
-        let mut turns = Turns::new(4);
+        let mut bench = Bench::new(4);
         for request in 0..1_001 {
             let set = only(&all, |index| index != 1 || request < 2);
-            turn(&mut turns, &set);
+            turn(&mut bench, &set);
         }
-        let first: Vec<usize> = (0..4).map(|_| turn(&mut turns, &all)).collect();
+        let first: Vec<usize> = (0..4).map(|_| turn(&mut bench, &all)).collect();
         let mut sorted = first.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2, 3]);
         for request in 0..4000 {
-            assert_eq!(turn(&mut turns, &all), first[request % 4]);
+            assert_eq!(turn(&mut bench, &all), first[request % 4]);
         }
     }
 
     #[test]
     fn a_backend_that_flaps_at_every_turn_gives_its_neighbour_no_double_traffic() {
         let all = candidates(&[1; 4]);
-        let mut turns = Turns::new(4);
+        let mut bench = Bench::new(4);
         let mut hits = [0i32; 4];
         for request in 0..3000 {
             // Down whenever a fixed order would have hit it.
             let set = only(&all, |index| index != 1 || request % 3 != 1);
-            hits[turn(&mut turns, &set)] += 1;
+            hits[turn(&mut bench, &set)] += 1;
         }
         // Due: 1/4 of 2000 turns for the flapping one, and for the others as much and a third of the rest.
         for (index, due) in [833, 500, 833, 833].into_iter().enumerate() {
@@ -361,7 +430,7 @@ mod tests {
     /// What each backend was due and got, over a sequence of sets. Runs of (set, turns).
     fn drift(weights: &[u32], runs: &[(u64, u32)]) -> f64 {
         let all = candidates(weights);
-        let mut turns = Turns::new(weights.len());
+        let mut bench = Bench::new(weights.len());
         let mut owed = vec![0f64; weights.len()];
         let mut worst = 0f64;
         for &(mask, length) in runs {
@@ -374,7 +443,7 @@ mod tests {
                 for candidate in &set {
                     owed[candidate.index] += f64::from(candidate.weight) / f64::from(total);
                 }
-                owed[turn(&mut turns, &set)] -= 1.0;
+                owed[turn(&mut bench, &set)] -= 1.0;
                 worst = owed.iter().fold(worst, |worst, owed| worst.max(owed.abs()));
             }
         }
@@ -402,22 +471,22 @@ mod tests {
             offset in 0..100u32
         ) {
             let all = candidates(&weights);
-            let mut turns = Turns::new(weights.len());
+            let mut bench = Bench::new(weights.len());
             for (mask, length) in runs {
                 let set = only(&all, |index| mask >> index & 1 == 1);
                 for _ in 0..if set.is_empty() { 0 } else { length } {
-                    turn(&mut turns, &set);
+                    turn(&mut bench, &set);
                 }
             }
             let common = weights.iter().fold(0, |common, &weight| gcd(common, weight));
             // A window that begins anywhere.
-            turns.members.clear();
+            bench.turns.members.clear();
             for _ in 0..offset {
-                turn(&mut turns, &all);
+                turn(&mut bench, &all);
             }
             let mut hits = vec![0; weights.len()];
             for _ in 0..weights.iter().sum::<u32>() / common {
-                hits[turn(&mut turns, &all)] += common;
+                hits[turn(&mut bench, &all)] += common;
             }
             prop_assert_eq!(hits, weights);
         }
@@ -429,6 +498,7 @@ mod tests {
         ) {
             let all = candidates(&weights);
             let mut balancer = Balancer::new(weights.len());
+            let of_each = of_each(weights.len());
             for mask in masks {
                 for method in [Method::RoundRobin, Method::LeastConnections, Method::RandomTwo, Method::SourceHash] {
                     let mut set = only(&all, |index| mask >> index & 1 == 1);
@@ -439,7 +509,7 @@ mod tests {
                         continue;
                     }
                     let before = set.clone();
-                    let place = balancer.pick(method, &mut set, key);
+                    let place = balancer.pick(method, &mut set, |index| &of_each[index], key);
                     prop_assert!(before.contains(&set[place]));
                 }
             }
@@ -476,6 +546,7 @@ mod tests {
     /// Sends `requests` with `held` exchanges in flight at once, the oldest ending first.
     fn spread(method: Method, weights: &[u32], held: usize, requests: usize) -> Vec<usize> {
         let mut balancer = Balancer::new(weights.len());
+        let of_each = of_each(weights.len());
         let mut all = candidates(weights);
         let mut open = std::collections::VecDeque::new();
         let mut hits = vec![0; weights.len()];
@@ -485,7 +556,12 @@ mod tests {
                 all[index].in_flight -= 1;
             }
             let mut set = all.clone();
-            let place = balancer.pick(method, &mut set, mix(request as u64));
+            let place = balancer.pick(
+                method,
+                &mut set,
+                |index| &of_each[index],
+                mix(request as u64),
+            );
             let index = set[place].index;
             all[index].in_flight += 1;
             hits[index] += 1;
@@ -532,9 +608,15 @@ mod tests {
         let mut set = candidates(&[1, 1, 1]);
         set[0].in_flight = 5;
         let mut balancer = Balancer::new(3);
+        let of_each = of_each(3);
         for _ in 0..20 {
             let mut left = set.clone();
-            let place = balancer.pick(Method::LeastConnections, &mut left, 0);
+            let place = balancer.pick(
+                Method::LeastConnections,
+                &mut left,
+                |index| &of_each[index],
+                0,
+            );
             assert_ne!(left[place].index, 0);
         }
     }

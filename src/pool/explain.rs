@@ -44,11 +44,7 @@ pub fn explain(
             // Writing to a String cannot fail.
             let _ = write!(line, "client {client} -> ");
         }
-        line.push_str(&decision.choice_text(|backend| {
-            backends
-                .get(backend)
-                .map_or("?", |backend| backend.name.as_str())
-        }));
+        line.push_str(&decision.choice_text(|backend| pool.name(backend).unwrap_or_default()));
         if let Choice::Backend {
             in_flight,
             set_cookie,

@@ -97,7 +97,7 @@ impl Health {
 
     /// Whether only a new connection can bring it up, which a check by echo cannot show.
     pub(crate) fn waits_for_connection(self) -> bool {
-        !self.up && self.needs == Proof::Connection
+        !self.up && self.needs >= Proof::Connection
     }
 
     /// The state after an event.
@@ -134,16 +134,19 @@ impl Health {
         }
     }
 
+    /// Whether an event shows what has to be seen, by the rules of now: what it went down by may be checked in another
+    /// way since, or no longer.
     fn refutes(self, event: Event, rules: &Rules) -> bool {
         match self.needs {
+            _ if !self.up && rules.check == Check::Http => event == Event::CheckPassed,
+            Proof::Check if rules.check == Check::Http => event == Event::CheckPassed,
             Proof::Answer => matches!(event, Event::Answered | Event::CheckPassed),
             Proof::Life => true,
             // What a failed connect took down only a successful connect lifts; an echo is none.
-            Proof::Connection => {
+            Proof::Connection | Proof::Check => {
                 event == Event::Connected
                     || event == Event::CheckPassed && rules.check != Check::Icmp
             }
-            Proof::Check => event == Event::CheckPassed,
         }
     }
 

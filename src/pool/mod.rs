@@ -5,74 +5,72 @@
 //! and nothing else; each backend's health is behind its own `RwLock`. Under a lock nothing is logged, allocated or
 //! written to a socket.
 //!
-//! Read on in `balance.rs` (methods), `health.rs` (rise and fall), `backend.rs` (one backend), `persist.rs` (cookies and
-//! hashing), `checks/probe.rs` and `checks/messages.rs` (kinds of check), `explain.rs` (the choices shown). The threads that feed it are `checker.rs` and `resolver.rs`.
+//! A pool never changes; another configuration is another pool, which follows the one before it ([`Pool::following`]). A
+//! backend is its name with its address: what is known of it, and what the balancer remembers, passes from pool to pool.
+//! Both may be in use at the same time. A place in the list means something inside one pool only.
+//!
+//! Read on in `balance.rs` (methods), `health.rs` (rise and fall), `backend.rs` and `state.rs` (one backend: what belongs to
+//! the pool, and what lives on), `roster.rs` (who was tried), `following.rs` (how a pool takes over), `persist.rs` (cookies
+//! and hashing), `checks/probe.rs` and `checks/messages.rs` (kinds of check), `explain.rs` (the choices shown). The threads
+//! that feed it are `checker.rs` and `resolver.rs`.
 
 pub mod backend;
 pub mod balance;
 pub mod explain;
+mod following;
 pub(crate) mod hash;
 pub(crate) mod health;
 pub(crate) mod persist;
+mod roster;
 pub mod settings;
+pub mod state;
 pub mod trace;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::OnceLock;
+#[cfg(test)]
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Bell;
-use crate::pool::backend::{Backend, InFlight, NEVER, Operator, Order};
-use crate::pool::balance::{Balancer, Candidate};
+use crate::pool::backend::{Backend, InFlight};
+use crate::pool::balance::Candidate;
+use crate::pool::following::{Shared, State};
 use crate::pool::health::{Check, Health, Rules};
 use crate::pool::persist::Cookies;
-use crate::pool::settings::{
-    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
-};
+use crate::pool::roster::{Roster, Walk};
+use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings, Method};
+use crate::pool::state::{BackendId, NEVER, Operator, Order};
 use crate::pool::trace::{Decision, Rule, Verdict};
 
 pub use health::Event;
+pub use roster::Tried;
 
 /// The backends and the choice among them.
 #[derive(Debug)]
 pub struct Pool {
     backends: Vec<Arc<Backend>>,
+    roster: Arc<Roster>,
     name_keys: Vec<u64>,
     method: Method,
     cookies: Option<Cookies>,
     rules: Rules,
     down_interval: Duration,
-    started: Instant,
-    state: Mutex<State>,
-    /// How often a backend has come up.
-    came_up: AtomicUsize,
+    /// What is one for this pool, those before it and those that follow it.
+    shared: Arc<Shared>,
     #[cfg(test)]
     looked_at: AtomicUsize,
-    /// Bounds the event lines about requests that no backend may take.
-    pub(crate) unavailable_lines: LineLimit,
-    checker: OnceLock<Arc<Bell>>,
-    resolver: OnceLock<Arc<Bell>>,
 }
 
 /// Choices of one request that are made among all backends, by the method. A request that failed
 /// more often walks on through the list: it looks at each backend a few times, and not at each once
 /// more for every one that fails.
 const CHOICES_MAX: u32 = 16;
-
-/// What a choice changes.
-#[derive(Debug)]
-struct State {
-    balancer: Balancer,
-    /// Behind the last place that a walk through the list came to: the next one begins there, so
-    /// that walks at the same time go on together.
-    next_walk: usize,
-    /// Empty between two choices; kept for its capacity.
-    candidates: Vec<Candidate>,
-}
 
 /// What an exchange wants of a choice.
 #[derive(Debug, Clone, Copy)]
@@ -99,31 +97,6 @@ pub enum Choice {
     Unavailable,
     /// All that may take it were tried, or as many as `balance.tries` allows (502, or 504 when the last one was too slow).
     Exhausted,
-}
-
-/// The backends that one request was sent to.
-#[derive(Debug, Clone, Default)]
-pub struct Tried {
-    first: u64,
-    /// Beyond the first 64; allocated for large pools only.
-    rest: Vec<u64>,
-    /// How many choices were made for it.
-    choices: u32,
-    walk: Option<Walk>,
-}
-
-/// How far a request has come that walks through the list.
-#[derive(Debug, Clone, Copy)]
-struct Walk {
-    /// The place where it began.
-    start: usize,
-    /// Which of [`WALK`] it makes.
-    round: usize,
-    /// How many places it has passed in it.
-    passed: usize,
-    /// How often a backend had come up before it began.
-    came_up: usize,
-    began_ms: u64,
 }
 
 /// The rounds of a walk through the list. Where all are down, many requests walk at the same time:
@@ -179,55 +152,13 @@ impl Tier {
 }
 
 impl Pool {
-    /// A pool in which everyone is healthy until something else is seen.
+    /// A pool that follows no other; every backend is healthy until something else is seen.
     pub fn new(
         backends: Vec<BackendSettings>,
         balance: &BalanceSettings,
         health: &HealthCheckSettings,
     ) -> Pool {
-        let cookies = match &balance.persistence {
-            Persistence::Cookie { name } => {
-                Some(Cookies::new(name, backends.iter().map(|b| b.name.as_str())))
-            }
-            Persistence::None | Persistence::SourceAddress => None,
-        };
-        // A client that always has the same address always has the same backend: the method has nothing left to decide.
-        let method = match balance.persistence {
-            Persistence::SourceAddress => Method::SourceHash,
-            Persistence::None | Persistence::Cookie { .. } => balance.method,
-        };
-        let name_keys = backends
-            .iter()
-            .map(|backend| persist::name_key(&backend.name))
-            .collect();
-        let shared = |(index, settings)| {
-            let set_cookie = cookies
-                .as_ref()
-                .map(|cookies: &Cookies| cookies.set_cookie(index));
-            Arc::new(Backend::new(settings, index, set_cookie))
-        };
-        let backends: Vec<_> = backends.into_iter().enumerate().map(shared).collect();
-        let state = State {
-            balancer: Balancer::new(backends.len()),
-            next_walk: 0,
-            candidates: Vec::with_capacity(backends.len()),
-        };
-        Pool {
-            backends,
-            name_keys,
-            method,
-            cookies,
-            rules: Rules::new(health),
-            down_interval: health.down_interval,
-            started: Instant::now(),
-            state: Mutex::new(state),
-            came_up: AtomicUsize::new(0),
-            #[cfg(test)]
-            looked_at: AtomicUsize::new(0),
-            unavailable_lines: LineLimit::default(),
-            checker: OnceLock::new(),
-            resolver: OnceLock::new(),
-        }
+        Pool::following(None, backends, balance, health)
     }
 
     /// The backends, in the order of the configuration.
@@ -235,9 +166,19 @@ impl Pool {
         &self.backends
     }
 
+    /// The place of a backend in this pool, if it is in it.
+    pub(crate) fn place(&self, backend: BackendId) -> Option<usize> {
+        self.roster.place(backend)
+    }
+
     /// The name of the cookie that binds clients, where one does: look for its value in the request for [`Wish`].
     pub fn cookie_name(&self) -> Option<&str> {
         self.cookies.as_ref().map(Cookies::name)
+    }
+
+    /// Bounds the event lines about requests that no backend may take.
+    pub(crate) fn unavailable_lines(&self) -> &LineLimit {
+        &self.shared.unavailable_lines
     }
 
     /// Whether any backend is healthy and may be used.
@@ -259,7 +200,9 @@ impl Pool {
             .as_ref()
             .zip(wish.cookie)
             .and_then(|(cookies, value)| cookies.backend(value));
-        let mut state = lock(&self.state);
+        // What it was sent to before may have been chosen in another pool.
+        tried.follow(&self.roster);
+        let mut state = lock(&self.shared.state);
         let picked = if tried.choices < CHOICES_MAX {
             tried.choices += 1;
             self.pick(&mut state, wish, tried, bound, record.as_deref_mut())
@@ -283,7 +226,7 @@ impl Pool {
         drop(state);
 
         if let Some(decision) = record {
-            decision.chosen(index, rule);
+            decision.chosen(in_flight.id, rule);
         }
         let set_cookie = self.cookies.is_some() && bound != Some(index) && !bound_is_full;
         Choice::Backend {
@@ -333,7 +276,8 @@ impl Pool {
                 Method::SourceHash => persist::client_key(wish.client),
                 _ => 0,
             };
-            let place = balancer.pick(method, candidates, client_key);
+            let turn = |index: usize| &self.backends[index].state.turn;
+            let place = balancer.pick(method, candidates, turn, client_key);
             (candidates[place].index, rule)
         };
         Ok(Picked {
@@ -355,11 +299,15 @@ impl Pool {
         bound: Option<usize>,
     ) -> Result<Picked, Choice> {
         let count = self.backends.len();
-        let came_up = self.came_up.load(Ordering::Acquire);
+        let came_up = self.shared.came_up.load(Ordering::Acquire);
+        tried.take_up(&self.roster);
         let mut walk = match tried.walk {
             Some(walk) if walk.came_up == came_up => walk,
             _ => Walk {
-                start: state.next_walk,
+                start: self
+                    .roster
+                    .place(state.last_walk)
+                    .map_or(0, |last| (last + 1) % count),
                 round: 0,
                 passed: 0,
                 came_up,
@@ -383,7 +331,7 @@ impl Pool {
                 }
                 backend.attempts.began(self.now_ms());
                 tried.walk = Some(walk);
-                state.next_walk = (index + 1) % count;
+                state.last_walk = backend.id;
                 return Ok(Picked {
                     index,
                     rule: if fails_open {
@@ -418,10 +366,10 @@ impl Pool {
         }
         if event == Event::Died || before.is_up() && !after.is_up() {
             // So that `down_interval` counts from now.
-            ring(&self.checker);
+            ring(&self.shared.checker);
         }
         if event == Event::ConnectFailed && backend.needs_lookup() && backend.want_lookup() {
-            ring(&self.resolver);
+            ring(&self.shared.resolver);
         }
     }
 
@@ -443,17 +391,17 @@ impl Pool {
 
     /// Rung when a backend went down or died, or its addresses came: what the checker waits for. Only the first bell is kept.
     pub fn wake_checker_with(&self, bell: Arc<Bell>) {
-        let _ = self.checker.set(bell);
+        let _ = self.shared.checker.set(bell);
     }
 
     /// Rung when a name should be looked up again: what the resolver waits for. Only the first bell is kept.
     pub fn wake_resolver_with(&self, bell: Arc<Bell>) {
-        let _ = self.resolver.set(bell);
+        let _ = self.shared.resolver.set(bell);
     }
 
     /// Wakes the checker, because there is news that it should see.
     pub fn wake_checker(&self) {
-        ring(&self.checker);
+        ring(&self.shared.checker);
     }
 
     /// One pass over the backends, under the lock: who is a candidate, and in which group. Only candidates of the best
@@ -487,7 +435,7 @@ impl Pool {
             }
             found.any_tried |= verdict == Verdict::Tried;
             if let Some(decision) = record.as_deref_mut() {
-                decision.stands(index, verdict);
+                decision.stands(backend.id, verdict);
             }
             let Some(tier) = Tier::of(verdict, backend.settings.backup) else {
                 continue;
@@ -499,6 +447,7 @@ impl Pool {
             if tier == found.tier {
                 candidates.push(Candidate {
                     index,
+                    id: backend.id,
                     weight: backend.settings.weight,
                     in_flight: backend.in_flight(),
                     name_key: self.name_keys[index],
@@ -556,7 +505,14 @@ impl Pool {
     /// Whether one exchange may find out if a backend that is down has come back, because no check does.
     fn may_be_tried(&self, backend: &Backend) -> bool {
         let at_ms = backend.trial_at_ms();
-        at_ms != NEVER && self.now_ms() >= at_ms
+        if at_ms != NEVER {
+            return self.now_ms() >= at_ms;
+        }
+        if self.rules(backend).check == Check::None {
+            // It went down in a pool that has it checked, which this one does not: no check will bring it up.
+            backend.allow_trial(self.next_trial_ms(backend));
+        }
+        false
     }
 
     /// With `none`, exchanges try after `down_interval`; else after the next check that allows it.
@@ -579,16 +535,16 @@ impl Pool {
     }
 
     fn now_ms(&self) -> u64 {
-        millis(self.started.elapsed())
+        millis(self.shared.started.elapsed())
     }
 
     /// Counts an event; logs a change of state once, with its reason, when no lock is held any more.
     fn note(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) -> (Health, Health) {
         let rules = self.rules(backend);
         let (before, after) = backend.note(event, &rules, || self.next_trial_ms(backend));
-        let name = &backend.settings.name;
+        let name = &backend.name;
         if after.is_up() && !before.is_up() {
-            self.came_up.fetch_add(1, Ordering::Release);
+            self.shared.came_up.fetch_add(1, Ordering::Release);
             log::info!("backend {name:?} is up: {reason}");
         } else if before.is_up() && !after.is_up() {
             match after.failures() {
@@ -600,38 +556,6 @@ impl Pool {
             backend.allow_trial(0);
         }
         (before, after)
-    }
-}
-
-impl Tried {
-    /// Begins another request.
-    pub fn clear(&mut self) {
-        self.first = 0;
-        self.rest.clear();
-        self.choices = 0;
-        self.walk = None;
-    }
-
-    /// Adds a backend.
-    pub fn insert(&mut self, backend: usize) {
-        match backend / 64 {
-            0 => self.first |= 1 << backend,
-            word => {
-                if self.rest.len() < word {
-                    self.rest.resize(word, 0);
-                }
-                self.rest[word - 1] |= 1 << (backend % 64);
-            }
-        }
-    }
-
-    /// Whether a backend was tried.
-    pub fn contains(&self, backend: usize) -> bool {
-        let word = match backend / 64 {
-            0 => self.first,
-            word => self.rest.get(word - 1).copied().unwrap_or(0),
-        };
-        word >> (backend % 64) & 1 == 1
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use proptest::prelude::*;
 
 use crate::pool::backend::tests::settings;
-use crate::pool::settings::{HttpCheck, Kind, StatusRanges};
+use crate::pool::settings::{HttpCheck, Kind, Persistence, StatusRanges};
 use crate::pool::*;
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -81,10 +82,10 @@ fn wish() -> Wish<'static> {
     }
 }
 
-fn tried(backends: &[usize]) -> Tried {
+fn tried(pool: &Pool, backends: &[usize]) -> Tried {
     let mut tried = Tried::default();
     for &backend in backends {
-        tried.insert(backend);
+        tried.insert(&pool.backends()[backend]);
     }
     tried
 }
@@ -95,7 +96,7 @@ fn hit(pool: &Pool) -> usize {
 }
 
 fn hit_after(pool: &Pool, before: &[usize]) -> usize {
-    match pool.choose(&wish(), &mut tried(before), None) {
+    match pool.choose(&wish(), &mut tried(pool, before), None) {
         Choice::Backend { in_flight, .. } => in_flight.index,
         other => panic!("{other:?}"),
     }
@@ -159,7 +160,7 @@ fn a_request_goes_to_each_backend_once_and_then_nobody_is_left() {
     let pool = pool(3);
     assert_eq!(hit_after(&pool, &[0, 2]), 1);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&[0, 1, 2]), None),
+        pool.choose(&wish(), &mut tried(&pool, &[0, 1, 2]), None),
         Choice::Exhausted
     ));
 }
@@ -172,17 +173,17 @@ fn with_no_tries_left_healthy_backends_are_not_tried_but_unhealthy_ones_are() {
         ..wish()
     };
     assert!(matches!(
-        pool.choose(&last, &mut tried(&[0]), None),
+        pool.choose(&last, &mut tried(&pool, &[0]), None),
         Choice::Exhausted
     ));
     down(&pool, 0);
     down(&pool, 1);
     assert!(matches!(
-        pool.choose(&last, &mut tried(&[0]), None),
+        pool.choose(&last, &mut tried(&pool, &[0]), None),
         Choice::Backend { .. }
     ));
     assert!(matches!(
-        pool.choose(&last, &mut tried(&[0, 1]), None),
+        pool.choose(&last, &mut tried(&pool, &[0, 1]), None),
         Choice::Exhausted
     ));
 }
@@ -192,7 +193,7 @@ fn fails_everywhere(pool: &Pool) -> Vec<usize> {
     let mut tried = Tried::default();
     let mut met = Vec::new();
     while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), &mut tried, None) {
-        tried.insert(in_flight.index);
+        tried.insert(&in_flight);
         met.push(in_flight.index);
     }
     met
@@ -230,7 +231,7 @@ fn a_request_that_walks_through_the_list_takes_what_comes_up_meanwhile_and_fails
     let mut tried = Tried::default();
     let mut next = |pool: &Pool| match pool.choose(&wish(), &mut tried, None) {
         Choice::Backend { in_flight, .. } => {
-            tried.insert(in_flight.index);
+            tried.insert(&in_flight);
             Some(in_flight.index)
         }
         _ => None,
@@ -260,13 +261,13 @@ fn a_request_that_walks_through_the_list_takes_what_comes_up_meanwhile_and_fails
 fn what_refused_another_request_since_the_walk_began_is_not_asked_again() {
     let pool = pool(100);
     (0..100).for_each(|backend| down(&pool, backend));
-    let mut tried = tried(&(0..20).collect::<Vec<_>>());
+    let mut tried = tried(&pool, &(0..20).collect::<Vec<_>>());
     tried.choices = CHOICES_MAX;
     let met = match pool.choose(&wish(), &mut tried, None) {
         Choice::Backend { in_flight, .. } => in_flight.index,
         other => panic!("{other:?}"),
     };
-    tried.insert(met);
+    tried.insert(&pool.backends()[met]);
     let began_ms = tried.walk.unwrap().began_ms;
     let fresh = (20..100).find(|&backend| backend != met).unwrap();
     for backend in (20..100).filter(|&backend| backend != fresh) {
@@ -276,7 +277,7 @@ fn what_refused_another_request_since_the_walk_began_is_not_asked_again() {
         pool.choose(&wish(), &mut tried, None),
         Choice::Backend { in_flight, .. } if in_flight.index == fresh
     ));
-    tried.insert(fresh);
+    tried.insert(&pool.backends()[fresh]);
     assert!(matches!(
         pool.choose(&wish(), &mut tried, None),
         Choice::Exhausted
@@ -287,7 +288,7 @@ fn what_refused_another_request_since_the_walk_began_is_not_asked_again() {
 fn what_another_request_is_just_trying_comes_last() {
     let pool = pool(40);
     (0..40).for_each(|backend| down(&pool, backend));
-    let mut tried = tried(&(0..20).collect::<Vec<_>>());
+    let mut tried = tried(&pool, &(0..20).collect::<Vec<_>>());
     tried.choices = CHOICES_MAX;
     let later = [21, 30, 39];
     for backend in later {
@@ -298,7 +299,7 @@ fn what_another_request_is_just_trying_comes_last() {
     let mut met = Vec::new();
     while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), &mut tried, None) {
         met.push(in_flight.index);
-        tried.insert(in_flight.index);
+        tried.insert(&in_flight);
     }
     assert_eq!(met.len(), 20);
     assert_eq!(met[17..], later);
@@ -311,7 +312,7 @@ fn a_request_that_walks_through_the_list_meets_no_healthy_backend_beyond_its_tri
         tries_left: false,
         ..wish()
     };
-    let mut tried = tried(&(0..20).collect::<Vec<_>>());
+    let mut tried = tried(&pool, &(0..20).collect::<Vec<_>>());
     tried.choices = CHOICES_MAX;
     assert!(matches!(
         pool.choose(&last, &mut tried, None),
@@ -335,7 +336,7 @@ fn what_many_dead_backends_leave_to_others_is_spread_evenly() {
         let last = loop {
             match pool.choose(&wish(), &mut tried, None) {
                 Choice::Backend { in_flight, .. } if in_flight.index < 20 => {
-                    tried.insert(in_flight.index);
+                    tried.insert(&in_flight);
                 }
                 Choice::Backend { in_flight, .. } => break in_flight.index,
                 other => panic!("{other:?}"),
@@ -364,7 +365,7 @@ fn a_request_that_tried_the_healthy_ones_does_not_fall_back_on_the_unhealthy() {
     let pool = pool(2);
     down(&pool, 1);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&[0]), None),
+        pool.choose(&wish(), &mut tried(&pool, &[0]), None),
         Choice::Exhausted
     ));
 }
@@ -382,7 +383,7 @@ fn disabled_drained_weightless_and_full_are_never_used_not_even_when_all_others_
     assert_eq!(hits(&pool, 3), [4, 4, 4]);
     pool.backends()[4].set_operator(Operator::Disabled);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&[]), None),
+        pool.choose(&wish(), &mut tried(&pool, &[]), None),
         Choice::Unavailable
     ));
 }
@@ -432,10 +433,12 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
     list[1].max_connections = Some(2);
     let pool = Pool::new(list, &balance(Method::RoundRobin), &health(Kind::Tcp));
     let mut held: Vec<InFlight> = (0..3)
-        .map(|_| match pool.choose(&wish(), &mut tried(&[]), None) {
-            Choice::Backend { in_flight, .. } => in_flight,
-            other => panic!("{other:?}"),
-        })
+        .map(
+            |_| match pool.choose(&wish(), &mut tried(&pool, &[]), None) {
+                Choice::Backend { in_flight, .. } => in_flight,
+                other => panic!("{other:?}"),
+            },
+        )
         .collect();
     assert_eq!(
         (
@@ -445,11 +448,11 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
         (1, 2)
     );
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&[]), None),
+        pool.choose(&wish(), &mut tried(&pool, &[]), None),
         Choice::Unavailable
     ));
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&[1]), None),
+        pool.choose(&wish(), &mut tried(&pool, &[1]), None),
         Choice::Exhausted
     ));
     held.retain(|place| place.index != 0);
@@ -457,16 +460,17 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
 }
 
 #[test]
-fn the_tried_set_holds_any_index_and_forgets() {
+fn the_tried_set_holds_any_backend_and_forgets() {
+    let pool = pool(2000);
     let mut tried = Tried::default();
-    for backend in [0, 1, 63, 64, 65, 127, 128, 1000] {
-        assert!(!tried.contains(backend));
-        tried.insert(backend);
-        assert!(tried.contains(backend));
-        assert!(!tried.contains(backend + 2));
+    for place in [0, 1, 63, 64, 65, 127, 128, 1000] {
+        assert!(!tried.contains(place));
+        tried.insert(&pool.backends()[place]);
+        assert!(tried.contains(place));
+        assert!(!tried.contains(place + 2));
     }
     tried.clear();
-    assert!((0..2000).all(|backend| !tried.contains(backend)));
+    assert!((0..2000).all(|place| !tried.contains(place)));
 }
 
 #[test]
@@ -497,7 +501,7 @@ fn a_panic_under_the_balancers_lock_does_not_end_the_pool() {
     let pool = pool(2);
     thread::scope(|scope| {
         let holder = scope.spawn(|| {
-            let _state = pool.state.lock().unwrap();
+            let _state = pool.shared.state.lock().unwrap();
             panic!("while it chooses, on purpose");
         });
         assert!(holder.join().is_err());
@@ -643,7 +647,7 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
 
 /// What a client with this cookie gets: the backend, and whether it gets a new cookie.
 fn with_cookie(pool: &Pool, cookie: Option<&[u8]>, before: &[usize]) -> (usize, bool) {
-    match pool.choose(&Wish { cookie, ..wish() }, &mut tried(before), None) {
+    match pool.choose(&Wish { cookie, ..wish() }, &mut tried(pool, before), None) {
         Choice::Backend {
             in_flight,
             set_cookie,
@@ -767,7 +771,7 @@ fn the_record_says_why_each_was_passed_over() {
     pool.backends()[5].set_operator(Operator::Draining);
     down(&pool, 6);
     let mut decision = Decision::default();
-    let choice = pool.choose(&wish(), &mut tried(&[0]), Some(&mut decision));
+    let choice = pool.choose(&wish(), &mut tried(&pool, &[0]), Some(&mut decision));
     assert!(matches!(choice, Choice::Backend { in_flight, .. } if in_flight.index == 7));
     let verdicts: Vec<Verdict> = decision
         .candidates()
@@ -827,7 +831,7 @@ proptest! {
             let any_healthy = pool.backends().iter().any(|b| may(b) && b.is_healthy());
             let group = [(true, false), (true, true), (false, false), (false, true)].into_iter()
                 .find(|&(healthy, backup)| (healthy || !any_healthy) && any(healthy, backup));
-            match pool.choose(&wish, &mut tried(&before), None) {
+            match pool.choose(&wish, &mut tried(&pool, &before), None) {
                 Choice::Backend { in_flight, set_cookie: false } if Some(in_flight.index) == cookie => {
                     prop_assert!(in_flight.operator() != Operator::Disabled && !before.contains(&in_flight.index));
                     held.push(in_flight);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::net::lock::lock;
 use crate::pool::settings::Method;
+use crate::pool::state::BackendId;
 
 /// Candidates that are kept of one choice.
 pub const CANDIDATES_MAX: usize = 16;
@@ -184,8 +185,8 @@ impl Stage {
 /// One backend of the last choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Candidate {
-    /// Its place in the pool.
-    pub backend: u16,
+    /// Who it is; `Pool::name` has the name, also when it is gone.
+    pub backend: BackendId,
     /// How it stood.
     pub verdict: Verdict,
 }
@@ -193,8 +194,8 @@ pub struct Candidate {
 /// One try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Try {
-    /// The backend's place in the pool.
-    pub backend: u16,
+    /// The backend.
+    pub backend: BackendId,
     /// Why this one.
     pub rule: Rule,
     /// What came of it.
@@ -256,16 +257,12 @@ impl Decision {
     }
 
     /// Writes down how a backend stands.
-    pub fn stands(&mut self, backend: usize, verdict: Verdict) {
-        self.candidates.push(Candidate {
-            backend: short(backend),
-            verdict,
-        });
+    pub fn stands(&mut self, backend: BackendId, verdict: Verdict) {
+        self.candidates.push(Candidate { backend, verdict });
     }
 
     /// Writes down that a backend was chosen; its try begins.
-    pub fn chosen(&mut self, backend: usize, rule: Rule) {
-        let backend = short(backend);
+    pub fn chosen(&mut self, backend: BackendId, rule: Rule) {
         for candidate in self.candidates.iter_mut() {
             if candidate.backend == backend {
                 candidate.verdict = Verdict::Chosen;
@@ -323,12 +320,12 @@ impl Decision {
     }
 
     /// The last choice as one line: who was chosen, by which rule, and why others were passed over.
-    pub fn choice_text<'a>(&self, name: impl Fn(usize) -> &'a str) -> String {
+    pub fn choice_text<N: AsRef<str>>(&self, name: impl Fn(BackendId) -> N) -> String {
         let mut text = String::new();
         let (tries, _) = self.tries();
         match tries.last() {
             Some(last) => {
-                text.push_str(name(usize::from(last.backend)));
+                text.push_str(name(last.backend).as_ref());
                 text.push_str(": ");
                 text.push_str(last.rule.text());
             }
@@ -342,7 +339,7 @@ impl Decision {
                 let _ = write!(
                     text,
                     "{before}{} ({})",
-                    name(usize::from(candidate.backend)),
+                    name(candidate.backend).as_ref(),
                     candidate.verdict.text()
                 );
                 before = ", ";
@@ -398,10 +395,6 @@ impl Decisions {
         let (newer, older) = ring.kept.split_at(ring.next);
         [older, newer].concat()
     }
-}
-
-fn short(backend: usize) -> u16 {
-    u16::try_from(backend).unwrap_or(u16::MAX)
 }
 
 fn micros(duration: Duration) -> u32 {
@@ -487,7 +480,11 @@ impl<const N: usize> Brief<N> {
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    const BACKENDS: [BackendId; 4] = [BackendId(1), BackendId(2), BackendId(3), BackendId(4)];
+
+    fn name(backend: BackendId) -> &'static str {
+        ["a", "b", "c", "d"][backend.0 as usize - 1]
+    }
 
     fn begun() -> Decision {
         let mut decision = Decision::default();
@@ -531,18 +528,18 @@ mod tests {
             (decision.request_id().len(), decision.request_line().len()),
             (36, 64)
         );
-        for backend in 0..CANDIDATES_MAX + 5 {
-            decision.stands(backend, Verdict::Down);
+        for backend in (1..).take(CANDIDATES_MAX + 5) {
+            decision.stands(BackendId(backend), Verdict::Down);
         }
         assert_eq!(
             (decision.candidates().0.len(), decision.candidates().1),
             (CANDIDATES_MAX, 5)
         );
-        for backend in 0..=TRIES_MAX {
-            decision.chosen(backend, Rule::FailOpen);
+        for backend in (0..).take(TRIES_MAX + 1) {
+            decision.chosen(BackendId(backend), Rule::FailOpen);
             decision.outcome(
                 Outcome::ConnectFailed,
-                Duration::from_micros(backend as u64),
+                Duration::from_micros(backend.into()),
             );
         }
         let (tries, more) = decision.tries();
@@ -557,10 +554,10 @@ mod tests {
     #[test]
     fn a_choice_reads_as_one_line() {
         let mut decision = begun();
-        assert_eq!(decision.choice_text(|i| NAMES[i]), "no backend");
-        decision.stands(0, Verdict::Eligible);
-        decision.stands(1, Verdict::Down);
-        decision.chosen(0, Rule::default());
+        assert_eq!(decision.choice_text(name), "no backend");
+        decision.stands(BACKENDS[0], Verdict::Eligible);
+        decision.stands(BACKENDS[1], Verdict::Down);
+        decision.chosen(BACKENDS[0], Rule::default());
         decision.outcome(Outcome::ConnectFailed, Duration::from_millis(2));
         decision.begin_choice();
         for (backend, verdict) in [
@@ -572,11 +569,11 @@ mod tests {
         .iter()
         .enumerate()
         {
-            decision.stands(backend, *verdict);
+            decision.stands(BACKENDS[backend], *verdict);
         }
-        decision.chosen(2, Rule::default());
+        decision.chosen(BACKENDS[2], Rule::default());
         assert_eq!(
-            decision.choice_text(|i| NAMES[i]),
+            decision.choice_text(name),
             "c: its turn; passed over: a (tried already), b (down), d (backup)"
         );
         assert_eq!(decision.tries().0[0].outcome, Outcome::ConnectFailed);

@@ -62,33 +62,29 @@ fn a_refused_connect_and_the_answer_of_the_next_are_both_recorded() {
     );
     assert_eq!(decision.request_line(), b"GET /x HTTP/1.1");
     assert_eq!(decision.client, Some("127.0.0.1".parse().unwrap()));
+    let (candidates, _) = decision.candidates();
+    let stood: Vec<_> = candidates.iter().map(|one| one.verdict).collect();
+    assert_eq!(
+        stood,
+        [Verdict::Tried, Verdict::Chosen, Verdict::Weightless]
+    );
+    let (one, two) = (candidates[0].backend, candidates[1].backend);
+    assert_ne!(one, two);
     let (tries, more) = decision.tries();
     let outcomes: Vec<_> = tries
         .iter()
         .map(|one| (one.backend, one.rule, one.outcome))
         .collect();
+    let rule = Rule::Method(Method::RoundRobin);
     assert_eq!(
         (outcomes, more),
         (
             vec![
-                (0, Rule::Method(Method::RoundRobin), Outcome::ConnectFailed),
-                (1, Rule::Method(Method::RoundRobin), Outcome::Answered(200))
+                (one, rule, Outcome::ConnectFailed),
+                (two, rule, Outcome::Answered(200))
             ],
             0
         )
-    );
-    let (candidates, _) = decision.candidates();
-    let stood: Vec<_> = candidates
-        .iter()
-        .map(|one| (one.backend, one.verdict))
-        .collect();
-    assert_eq!(
-        stood,
-        [
-            (0, Verdict::Tried),
-            (1, Verdict::Chosen),
-            (2, Verdict::Weightless)
-        ]
     );
     assert!(decision.stage_us(Stage::Total) > 0);
     assert!(decision.stage_us(Stage::ResponseHead) <= decision.stage_us(Stage::Total));

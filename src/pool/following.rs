@@ -1,0 +1,251 @@
+//! How a pool follows another one: what the new one takes over, and what both share as long as both are in use.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+use crate::log::limit::LineLimit;
+use crate::net::lock::lock;
+use crate::net::waker::Bell;
+use crate::pool::Pool;
+use crate::pool::backend::Backend;
+use crate::pool::balance::{Balancer, Candidate};
+use crate::pool::health::{Check, Rules};
+use crate::pool::persist::{self, Cookies};
+use crate::pool::roster::Roster;
+use crate::pool::settings::{
+    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
+};
+use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
+
+/// Backends that are gone whose names are still known to readers of recorded decisions.
+const GONE_MAX: usize = 4096;
+
+/// What is one for all pools that follow each other. They may be in use at the same time, so the balancer is here: one
+/// lock, under which no limit is passed by two pools and each turn is counted once.
+#[derive(Debug)]
+pub(in crate::pool) struct Shared {
+    pub(in crate::pool) started: Instant,
+    pub(in crate::pool) state: Mutex<State>,
+    /// How often a backend has come up.
+    pub(in crate::pool) came_up: AtomicUsize,
+    /// Bounds the event lines about requests that no backend may take.
+    pub(in crate::pool) unavailable_lines: LineLimit,
+    pub(in crate::pool) checker: OnceLock<Arc<Bell>>,
+    pub(in crate::pool) resolver: OnceLock<Arc<Bell>>,
+    last_id: AtomicU32,
+    /// The names of the last backends that went, the newest last. No exchange needs them, only who reads what was recorded.
+    gone: Mutex<VecDeque<(BackendId, Arc<str>)>>,
+}
+
+/// What a choice changes.
+#[derive(Debug)]
+pub(in crate::pool) struct State {
+    pub(in crate::pool) balancer: Balancer,
+    /// The backend that a walk through the list came to last: the next one begins behind it, so that walks at the same
+    /// time go on together.
+    pub(in crate::pool) last_walk: BackendId,
+    /// Empty between two choices; kept for its capacity.
+    pub(in crate::pool) candidates: Vec<Candidate>,
+}
+
+impl Shared {
+    fn new() -> Shared {
+        Shared {
+            started: Instant::now(),
+            state: Mutex::new(State {
+                balancer: Balancer::new(0),
+                last_walk: BackendId::default(),
+                candidates: Vec::new(),
+            }),
+            came_up: AtomicUsize::new(0),
+            unavailable_lines: LineLimit::default(),
+            checker: OnceLock::new(),
+            resolver: OnceLock::new(),
+            last_id: AtomicU32::new(0),
+            gone: Mutex::default(),
+        }
+    }
+
+    /// Room for choices among so many backends, so that none of them allocates.
+    fn make_room(&self, backends: usize) {
+        let (candidates, members) = (Vec::with_capacity(backends), Vec::with_capacity(backends));
+        let mut state = lock(&self.state);
+        let members = state.balancer.swap_room(members);
+        let candidates = if state.candidates.capacity() < backends {
+            std::mem::replace(&mut state.candidates, candidates)
+        } else {
+            candidates
+        };
+        drop(state);
+        drop((candidates, members));
+    }
+}
+
+impl Pool {
+    /// The pool of another configuration, which takes over from `previous`: a backend that has the same name, host and
+    /// port there keeps its health, what an operator wants of it, its connections and its turns; any other is new. What
+    /// the operator wants changes only where `IsDead` does.
+    ///
+    /// It takes effect at once, on the backends that both have; so nothing may fail between this and its use.
+    pub fn following(
+        previous: Option<&Pool>,
+        backends: Vec<BackendSettings>,
+        balance: &BalanceSettings,
+        health: &HealthCheckSettings,
+    ) -> Pool {
+        let shared = previous.map_or_else(
+            || Arc::new(Shared::new()),
+            |previous| Arc::clone(&previous.shared),
+        );
+        let states = shared.states(previous, &backends);
+        let roster = Roster::new(states.iter().map(|state| state.id).collect());
+        if let Some(previous) = previous {
+            shared.remember_gone(previous, &roster);
+        }
+        let roster = Arc::new(roster);
+        let cookies = match &balance.persistence {
+            Persistence::Cookie { name } => {
+                Some(Cookies::new(name, backends.iter().map(|b| b.name.as_str())))
+            }
+            Persistence::None | Persistence::SourceAddress => None,
+        };
+        // A client that always has the same address always has the same backend: the method has nothing left to decide.
+        let method = match balance.persistence {
+            Persistence::SourceAddress => Method::SourceHash,
+            Persistence::None | Persistence::Cookie { .. } => balance.method,
+        };
+        let name_keys = backends
+            .iter()
+            .map(|backend| persist::name_key(&backend.name))
+            .collect();
+        let shared_by_all = |(index, (settings, state))| {
+            let set_cookie = cookies
+                .as_ref()
+                .map(|cookies: &Cookies| cookies.set_cookie(index));
+            Arc::new(Backend {
+                settings,
+                index,
+                set_cookie,
+                roster: Arc::clone(&roster),
+                state,
+            })
+        };
+        let backends: Vec<_> = backends
+            .into_iter()
+            .zip(states)
+            .enumerate()
+            .map(shared_by_all)
+            .collect();
+        // The pool before may be the larger one, and is in use for a while.
+        shared.make_room(
+            backends
+                .len()
+                .max(previous.map_or(0, |pool| pool.backends.len())),
+        );
+        let pool = Pool {
+            backends,
+            roster,
+            name_keys,
+            method,
+            cookies,
+            rules: Rules::new(health),
+            down_interval: health.down_interval,
+            shared,
+            #[cfg(test)]
+            looked_at: AtomicUsize::new(0),
+        };
+        if let Some(previous) = previous {
+            pool.apply_changes(previous);
+        }
+        pool
+    }
+
+    /// The name of a backend of this pool, or of one that was in a pool before it: of the last 4,096 that are gone.
+    pub fn name(&self, backend: BackendId) -> Option<Arc<str>> {
+        if let Some(place) = self.roster.place(backend) {
+            return Some(Arc::clone(&self.backends[place].name));
+        }
+        let gone = lock(&self.shared.gone);
+        let (_, name) = gone.iter().rev().find(|(id, _)| *id == backend)?;
+        Some(Arc::clone(name))
+    }
+
+    /// What the new settings change about backends that were there before.
+    fn apply_changes(&self, previous: &Pool) {
+        for backend in &self.backends {
+            let Some(place) = previous.roster.place(backend.id) else {
+                continue;
+            };
+            let before = &previous.backends[place];
+            if backend.settings.disabled != before.settings.disabled {
+                backend.set_operator(if backend.settings.disabled {
+                    Operator::Disabled
+                } else {
+                    Operator::Enabled
+                });
+            }
+            let (was, is) = (previous.rules(before).check, self.rules(backend).check);
+            if is != Check::None && was == Check::None {
+                backend.allow_trial(NEVER);
+            } else if is == Check::None && !backend.is_healthy() {
+                // No check will bring it up, and `down_interval` may be a shorter one now.
+                let at_ms = self.next_trial_ms(backend);
+                backend.allow_trial(at_ms.min(backend.trial_at_ms()));
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The state of each backend, in their order: taken over from the previous pool where it is the same backend.
+    fn states(
+        &self,
+        previous: Option<&Pool>,
+        backends: &[BackendSettings],
+    ) -> Vec<Arc<BackendState>> {
+        let known = previous.map_or(&[][..], Pool::backends);
+        let mut by_name: HashMap<&str, &Backend> = known
+            .iter()
+            .map(|backend| (&*backend.settings.name, &**backend))
+            .collect();
+        let state = |settings: &BackendSettings| {
+            let is_same = |known: &&Backend| {
+                let (known, url) = (&known.settings.url, &settings.url);
+                known.host == url.host && known.port == url.port
+            };
+            // Taken out: no two backends have one state, whatever their names are.
+            let same = by_name.remove(&*settings.name).filter(is_same);
+            same.map_or_else(
+                || Arc::new(BackendState::new(self.next_id(previous), settings)),
+                |known| Arc::clone(&known.state),
+            )
+        };
+        backends.iter().map(state).collect()
+    }
+
+    /// A number that no backend of the pool before has: after four thousand million of them they begin again.
+    fn next_id(&self, previous: Option<&Pool>) -> BackendId {
+        loop {
+            let before = self.last_id.fetch_add(1, Ordering::Relaxed);
+            let id = BackendId(before.wrapping_add(1));
+            let is_taken = previous.is_some_and(|previous| previous.roster.place(id).is_some());
+            if id != BackendId::default() && !is_taken {
+                return id;
+            }
+        }
+    }
+
+    /// Remembers the names of the backends that were there before and are not in the list.
+    fn remember_gone(&self, previous: &Pool, roster: &Roster) {
+        let mut gone = lock(&self.gone);
+        for backend in &previous.backends {
+            if roster.place(backend.id).is_none() {
+                gone.push_back((backend.id, Arc::clone(&backend.name)));
+            }
+        }
+        let too_many = gone.len().saturating_sub(GONE_MAX);
+        gone.drain(..too_many);
+    }
+}

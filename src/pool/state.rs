@@ -1,0 +1,393 @@
+//! What lives on of a backend while configurations come and go: its health, what the operator wants, what it carries.
+//!
+//! There is one [`BackendState`] for each name, host and port, shared as an `Arc` by every pool that has the backend and by
+//! whatever still counts for it: an exchange, an idle connection. What an exchange reads often is an atomic or a read lock;
+//! what changes seldom is written only when it changes. Read `backend.rs` for what belongs to one configuration.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+
+use crate::log::limit::LineLimit;
+use crate::net::atomic::AtomicU64;
+use crate::net::lock::{read, write};
+use crate::pool::balance::Turn;
+use crate::pool::health::{Event, Health, Rules};
+use crate::pool::settings::BackendSettings;
+
+/// Names a backend for as long as its name, host and port stay: one number in all pools that follow each other, and never
+/// that of another backend of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct BackendId(pub(in crate::pool) u32);
+
+/// What an operator wants of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// It takes requests.
+    Enabled,
+    /// It takes no new clients; those bound to it by a cookie stay.
+    Draining,
+    /// It takes nothing.
+    Disabled,
+}
+
+/// What every thread knows of a backend.
+#[derive(Debug)]
+pub struct BackendState {
+    /// What it is known by where positions mean nothing.
+    pub id: BackendId,
+    /// As configured.
+    pub name: Arc<str>,
+    health: RwLock<Health>,
+    operator: AtomicU8,
+    in_flight: AtomicUsize,
+    idle: AtomicUsize,
+    /// From when on one exchange may try it though it is down; `NEVER` where only checks decide.
+    trial_at_ms: AtomicU64,
+    pub(in crate::pool) attempts: Attempts,
+    pub(in crate::pool) turn: Turn,
+    addresses: RwLock<Arc<[SocketAddr]>>,
+    needs_lookup: bool,
+    lookup_pending: AtomicBool,
+    lookup_wanted: AtomicBool,
+    check_wanted: AtomicBool,
+    /// Bounds the event lines about its failures.
+    pub(crate) failure_lines: LineLimit,
+}
+
+/// A time that does not come.
+pub(in crate::pool) const NEVER: u64 = u64::MAX;
+
+impl BackendState {
+    /// Of a backend that was not there before.
+    pub(in crate::pool) fn new(id: BackendId, settings: &BackendSettings) -> BackendState {
+        let addresses = settings.url.host.fixed_addresses(settings.url.port);
+        let operator = if settings.disabled {
+            Operator::Disabled
+        } else {
+            Operator::Enabled
+        };
+        BackendState {
+            id,
+            name: settings.name.as_str().into(),
+            health: RwLock::new(Health::NEW),
+            operator: AtomicU8::new(operator as u8),
+            in_flight: AtomicUsize::new(0),
+            idle: AtomicUsize::new(0),
+            trial_at_ms: AtomicU64::new(NEVER),
+            attempts: Attempts::default(),
+            turn: Turn::default(),
+            needs_lookup: addresses.is_none(),
+            lookup_pending: AtomicBool::new(addresses.is_none()),
+            lookup_wanted: AtomicBool::new(false),
+            check_wanted: AtomicBool::new(false),
+            failure_lines: LineLimit::default(),
+            addresses: RwLock::new(addresses.unwrap_or_default().into()),
+        }
+    }
+
+    /// Where to connect, the address that last worked first; empty while a name is not resolved.
+    pub fn addresses(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&read(&self.addresses))
+    }
+
+    /// Puts an address first, because a connection to it was opened. Costs a read lock where it is first already.
+    pub fn address_worked(&self, address: SocketAddr) {
+        let known = self.addresses();
+        let Some(place @ 1..) = known.iter().position(|&a| a == address) else {
+            return;
+        };
+        let mut sorted = known.to_vec();
+        sorted[..=place].rotate_right(1);
+        let sorted = Arc::from(sorted);
+        let mut addresses = write(&self.addresses);
+        // Only if no lookup was faster: new addresses must not be overwritten with old ones.
+        if Arc::ptr_eq(&addresses, &known) {
+            *addresses = sorted;
+        }
+    }
+
+    /// Takes the addresses that its name has now, and keeps the first one first where it is still among them.
+    /// Says whether anything changed.
+    pub fn set_addresses(&self, mut new: Vec<SocketAddr>) -> bool {
+        let known = self.addresses();
+        // Resolvers rotate their answers: another order of the same addresses is no news.
+        let changed =
+            known.len() != new.len() || known.iter().any(|address| !new.contains(address));
+        if changed {
+            if let Some(place) = known
+                .first()
+                .and_then(|first| new.iter().position(|a| a == first))
+            {
+                new[..=place].rotate_right(1);
+            }
+            let new = Arc::from(new);
+            *write(&self.addresses) = new;
+        }
+        // After the addresses: a check that waits for the first lookup looks at this first.
+        self.lookup_pending.store(false, Ordering::Release);
+        changed
+    }
+
+    /// Whether its addresses come from a resolver.
+    pub fn needs_lookup(&self) -> bool {
+        self.needs_lookup
+    }
+
+    /// Remembers that its name was looked up without success; the addresses stay as they were.
+    pub fn lookup_failed(&self) {
+        self.lookup_pending.store(false, Ordering::Release);
+    }
+
+    /// Whether its name is yet to be looked up for the first time.
+    pub fn is_lookup_pending(&self) -> bool {
+        self.lookup_pending.load(Ordering::Acquire)
+    }
+
+    /// Asks for its name to be looked up again. Says whether it is the first to ask.
+    pub(in crate::pool) fn want_lookup(&self) -> bool {
+        !self.lookup_wanted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether a lookup of its name is wanted; asking once is answered once.
+    pub fn take_lookup_wish(&self) -> bool {
+        self.lookup_wanted.load(Ordering::Acquire)
+            && self.lookup_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Asks for a check before the next one is due.
+    pub(in crate::pool) fn want_check(&self) {
+        self.check_wanted.store(true, Ordering::Release);
+    }
+
+    /// Whether a check was asked for; asking once is answered once.
+    pub fn take_check_wish(&self) -> bool {
+        self.check_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether rise and fall say that it is up.
+    pub fn is_healthy(&self) -> bool {
+        self.health().is_up()
+    }
+
+    pub(in crate::pool) fn health(&self) -> Health {
+        *read(&self.health)
+    }
+
+    /// Counts an event, and writes only where it changes something. Gives the states before and after. `trial_at_ms`
+    /// says from when on an exchange may try a backend that just went down.
+    pub(in crate::pool) fn note(
+        &self,
+        event: Event,
+        rules: &Rules,
+        trial_at_ms: impl Fn() -> u64,
+    ) -> (Health, Health) {
+        let before = self.health();
+        if before.after(event, rules) == before {
+            return (before, before);
+        }
+        let mut health = write(&self.health);
+        let before = *health;
+        let after = before.after(event, rules);
+        *health = after;
+        // Still under the lock: when it goes up and down at once, the last one must set this too.
+        match (before.is_up(), after.is_up()) {
+            (true, false) => self.allow_trial(trial_at_ms()),
+            (false, true) => self.allow_trial(NEVER),
+            _ => {}
+        }
+        (before, after)
+    }
+
+    /// Lets one exchange try it from that moment on, though it is down.
+    pub(in crate::pool) fn allow_trial(&self, at_ms: u64) {
+        self.trial_at_ms.store(at_ms, Ordering::Relaxed);
+    }
+
+    /// From when on one exchange may try it though it is down.
+    pub(in crate::pool) fn trial_at_ms(&self) -> u64 {
+        self.trial_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// What the operator wants of it.
+    pub fn operator(&self) -> Operator {
+        match self.operator.load(Ordering::Relaxed) {
+            0 => Operator::Enabled,
+            1 => Operator::Draining,
+            _ => Operator::Disabled,
+        }
+    }
+
+    /// Changes what the operator wants of it, from the next choice on.
+    pub fn set_operator(&self, operator: Operator) {
+        self.operator.store(operator as u8, Ordering::Relaxed);
+    }
+
+    /// Exchanges that it has now, over all workers.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Adds an exchange. Only [`InFlight`](crate::pool::backend::InFlight) does, under the balancer's lock.
+    pub(in crate::pool) fn take_in_flight(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(in crate::pool) fn give_back_in_flight(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::Release);
+        debug_assert!(before > 0, "each place is given back once");
+    }
+
+    /// Takes a place for one more idle connection, unless `max` are kept already.
+    pub(crate) fn reserve_idle(self: &Arc<Self>, max: usize) -> Option<IdlePlace> {
+        let more = |idle| (idle < max).then_some(idle + 1);
+        let taken = self
+            .idle
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| IdlePlace(Arc::clone(self)))
+    }
+
+    /// Idle connections kept over all workers.
+    pub fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+}
+
+/// What requests that walk through the list of backends tell each other of one that is down.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Attempts {
+    /// When one of them last turned to it.
+    began_ms: AtomicU64,
+    /// When an exchange last failed to connect to it.
+    failed_ms: AtomicU64,
+}
+
+/// Which backends a round of a walk takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Order {
+    /// All that have not failed since the walk began.
+    All,
+    /// Of those, the ones that no other walk is just trying.
+    NotTriedNow,
+}
+
+impl Attempts {
+    pub(in crate::pool) fn began(&self, now_ms: u64) {
+        self.began_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub(in crate::pool) fn failed(&self, now_ms: u64) {
+        self.failed_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Whether a walk that began at `since_ms` leaves it out in such a round.
+    pub(in crate::pool) fn is_passed_over(&self, order: Order, since_ms: u64) -> bool {
+        let failed_ms = self.failed_ms.load(Ordering::Relaxed);
+        let is_tried_now = || self.began_ms.load(Ordering::Relaxed) > failed_ms;
+        failed_ms > since_ms || order == Order::NotTriedNow && is_tried_now()
+    }
+}
+
+/// A place among a backend's idle connections; dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct IdlePlace(Arc<BackendState>);
+
+impl IdlePlace {
+    /// Whose place it is.
+    pub(crate) fn backend(&self) -> BackendId {
+        self.0.id
+    }
+}
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        let before = self.0.idle.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "each place is given back once");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::backend::tests::settings;
+    use crate::pool::settings::Host;
+
+    fn named(name: &str) -> Arc<BackendState> {
+        let mut settings = settings("a");
+        settings.url.host = Host::Name(name.to_owned());
+        Arc::new(BackendState::new(BackendId(1), &settings))
+    }
+
+    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
+        list.iter()
+            .map(|address| address.parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_numeric_host_has_its_address_at_once_and_a_name_has_none() {
+        let backend = BackendState::new(BackendId(1), &settings("a"));
+        assert_eq!(backend.addresses()[..], addresses(&["127.0.0.1:1"])[..]);
+        assert!(!backend.is_lookup_pending());
+        let backend = named("example.org");
+        assert!(backend.addresses().is_empty() && backend.is_lookup_pending());
+    }
+
+    #[test]
+    fn the_address_that_last_worked_goes_first_and_the_others_keep_their_order() {
+        let backend = named("example.org");
+        let [a, b, c] = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+        assert!(backend.set_addresses(addresses(&[a, b, c])));
+        backend.address_worked(c.parse().unwrap());
+        assert_eq!(backend.addresses()[..], addresses(&[c, a, b])[..]);
+        backend.address_worked("10.9.9.9:1".parse().unwrap());
+        assert_eq!(
+            backend.addresses()[..],
+            addresses(&[c, a, b])[..],
+            "an unknown address changes nothing"
+        );
+    }
+
+    #[test]
+    fn new_addresses_replace_the_old_and_a_mere_rotation_is_no_news() {
+        let backend = named("example.org");
+        let [a, b, c] = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+        assert!(backend.set_addresses(addresses(&[a, b])));
+        assert!(!backend.is_lookup_pending());
+        assert!(!backend.set_addresses(addresses(&[b, a])));
+        assert_eq!(backend.addresses()[..], addresses(&[a, b])[..]);
+        assert!(backend.set_addresses(addresses(&[c, a])));
+        assert_eq!(
+            backend.addresses()[..],
+            addresses(&[a, c])[..],
+            "the first stays first"
+        );
+        assert!(backend.set_addresses(addresses(&[b])));
+        assert_eq!(backend.addresses()[..], addresses(&[b])[..]);
+    }
+
+    #[test]
+    fn idle_places_stop_at_the_limit_and_come_back() {
+        let backend = named("example.org");
+        assert!(backend.reserve_idle(0).is_none());
+        let (one, two) = (backend.reserve_idle(2), backend.reserve_idle(2));
+        assert!(one.is_some() && two.is_some() && backend.reserve_idle(2).is_none());
+        drop(one);
+        let three = backend.reserve_idle(2);
+        assert!(three.is_some_and(|place| place.backend() == backend.id && backend.idle() == 2));
+        drop(two);
+        assert_eq!(backend.idle(), 0);
+    }
+
+    #[test]
+    fn the_operator_decides_and_is_dead_starts_disabled() {
+        let mut disabled = settings("a");
+        disabled.disabled = true;
+        let backend = BackendState::new(BackendId(1), &disabled);
+        assert_eq!(backend.operator(), Operator::Disabled);
+        for operator in [Operator::Enabled, Operator::Draining, Operator::Disabled] {
+            backend.set_operator(operator);
+            assert_eq!(backend.operator(), operator);
+        }
+    }
+}
