@@ -291,8 +291,9 @@ impl BackendConnections {
             Place::Idle { place, .. } => {
                 if readiness != Readiness::OUT {
                     let backend = place.backend();
-                    if let Some(list) = self.idle.iter_mut().find(|list| list.backend == backend) {
-                        list.connections.retain(|idle| idle.key != key);
+                    match self.idle.iter_mut().find(|list| list.backend == backend) {
+                        Some(list) => list.connections.retain(|idle| idle.key != key),
+                        None => self.leaving.retain(|leaving| *leaving != key),
                     }
                     self.places.remove(key);
                 }
@@ -333,5 +334,159 @@ impl BackendConnections {
     /// When `expire` next has something to do, or earlier.
     pub(crate) fn next_expiry(&self) -> Millis {
         self.next_expiry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::net::waker::Bell;
+    use crate::pool::backend::tests::settings;
+    use crate::pool::settings::{Kind, Method};
+    use crate::pool::tests::{balance, health};
+
+    const CLIENT: Key = Key {
+        index: 0,
+        generation: 0,
+    };
+    const LATER: Millis = 1000;
+    const MANY: usize = 1 << 20;
+
+    struct Bench {
+        pool: Pool,
+        connections: BackendConnections,
+        poller: Poller,
+        listener: TcpListener,
+    }
+
+    impl Bench {
+        fn of(names: &[&str]) -> Bench {
+            let pool = following(None, names);
+            Bench {
+                connections: BackendConnections::new(MANY, &pool),
+                pool,
+                poller: Poller::new(&Bell::new().unwrap()).unwrap(),
+                listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+            }
+        }
+
+        /// Another list of backends is live.
+        fn follow(&mut self, names: &[&str]) -> Pool {
+            let next = following(Some(&self.pool), names);
+            self.connections.follow(&next, MANY);
+            std::mem::replace(&mut self.pool, next)
+        }
+
+        fn open(&mut self) -> BackendConnection {
+            let address = self.listener.local_addr().unwrap();
+            self.connections
+                .open(address, CLIENT, &self.poller)
+                .unwrap()
+        }
+
+        /// Keeps so many idle connections to the backend at a place.
+        fn park(&mut self, place: usize, count: usize) -> Vec<Key> {
+            (0..count)
+                .map(|_| {
+                    let lent = self.open();
+                    let key = lent.key;
+                    let backend = &self.pool.backends()[place];
+                    self.connections.park(lent, backend, MANY, LATER);
+                    key
+                })
+                .collect()
+        }
+    }
+
+    fn following(previous: Option<&Pool>, names: &[&str]) -> Pool {
+        Pool::following(
+            previous,
+            names.iter().map(|name| settings(name)).collect(),
+            &balance(Method::RoundRobin),
+            &health(Kind::Tcp),
+        )
+    }
+
+    #[test]
+    fn an_idle_connection_is_lent_for_its_backend_wherever_that_stands_now() {
+        let mut bench = Bench::of(&["a", "b", "c"]);
+        let [a, c] = [0, 2].map(|place| bench.park(place, 1)[0]);
+        let before = bench.follow(&["new", "c", "a"]);
+        assert_eq!(bench.connections.len(), 2);
+        // An exchange that began before still holds the backend of the pool before.
+        for (backend, expected) in [
+            (&bench.pool.backends()[0], None),
+            (&before.backends()[1], None),
+            (&before.backends()[0], Some(a)),
+            (&bench.pool.backends()[1], Some(c)),
+        ] {
+            let lent = bench.connections.take_idle(backend, CLIENT, 0);
+            assert_eq!(lent.map(|lent| lent.key), expected);
+            assert_eq!(backend.idle(), 0);
+        }
+    }
+
+    #[test]
+    fn idle_connections_to_a_backend_that_is_gone_are_closed_some_at_a_time_and_others_stay() {
+        let mut bench = Bench::of(&["a", "b"]);
+        bench.park(0, CLOSED_AT_ONCE_MAX + 3);
+        bench.park(1, 2);
+        let before = bench.follow(&["b"]);
+        let (gone, kept) = (&before.backends()[0], &bench.pool.backends()[0]);
+        for left in [3, 0, 0] {
+            assert!(gone.idle() == 0 || bench.connections.next_expiry() == 0);
+            bench.connections.expire(0);
+            assert_eq!((gone.idle(), kept.idle()), (left, 2));
+        }
+        assert_eq!(bench.connections.len(), 2);
+        assert_eq!(bench.connections.next_expiry(), LATER);
+        bench.connections.expire(LATER);
+        assert_eq!((kept.idle(), bench.connections.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_lent_for_a_backend_that_goes_meanwhile_is_closed_and_not_kept() {
+        let mut bench = Bench::of(&["a", "b"]);
+        let lent = bench.open();
+        let before = bench.follow(&["b"]);
+        let gone = &before.backends()[0];
+        bench.connections.park(lent, gone, MANY, LATER);
+        assert_eq!((gone.idle(), bench.connections.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_a_backend_closes_is_forgotten_whether_it_stays_moves_or_is_gone() {
+        let mut bench = Bench::of(&["a", "b", "c"]);
+        let keys: Vec<Key> = (0..3).flat_map(|place| bench.park(place, 2)).collect();
+        let before = bench.follow(&["a", "c"]);
+        for (place, pair) in keys.chunks(2).enumerate() {
+            assert_eq!(bench.connections.note(pair[0], Readiness::OUT), None);
+            assert_eq!(bench.connections.note(pair[0], Readiness::IN), None);
+            assert_eq!(before.backends()[place].idle(), 1);
+        }
+        // The other one of each goes where room is wanted, first that of the backend that is gone.
+        assert!(bench.connections.close_oldest());
+        assert_eq!(before.backends()[1].idle(), 0);
+        assert!(bench.connections.close_oldest() && bench.connections.close_oldest());
+        assert!(!bench.connections.close_oldest());
+        assert!(before.backends().iter().all(|backend| backend.idle() == 0));
+        assert_eq!(bench.connections.len(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_changes_leaves_one_connection_for_each_client() {
+        let mut bench = Bench::of(&["a"]);
+        bench.connections.set_clients(3);
+        bench.connections.follow(&bench.pool, 2);
+        bench.park(0, 7);
+        assert_eq!(bench.connections.len(), 5);
+        bench.connections.follow(&bench.pool, 0);
+        bench.connections.set_clients(1);
+        assert_eq!(
+            (bench.connections.len(), bench.pool.backends()[0].idle()),
+            (1, 1)
+        );
     }
 }

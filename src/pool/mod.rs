@@ -45,7 +45,7 @@ use crate::pool::health::{Check, Health, Rules};
 use crate::pool::persist::Cookies;
 use crate::pool::roster::{Roster, Walk};
 use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings, Method};
-use crate::pool::state::{BackendId, NEVER, Operator, Order};
+use crate::pool::state::{BackendId, BackendState, NEVER, Operator, Order};
 use crate::pool::trace::{Decision, Rule, Verdict};
 
 pub use health::Event;
@@ -141,11 +141,11 @@ enum Tier {
 impl Tier {
     /// The group of a backend that stands so; none for one that may not be chosen.
     fn of(verdict: Verdict, is_backup: bool) -> Option<Tier> {
-        match (verdict, is_backup) {
-            (Verdict::Eligible, false) => Some(Tier::Healthy),
-            (Verdict::Backup, _) => Some(Tier::HealthyBackup),
-            (Verdict::Down, false) => Some(Tier::Unhealthy),
-            (Verdict::Down, true) => Some(Tier::UnhealthyBackup),
+        match verdict {
+            Verdict::Eligible => Some(Tier::Healthy),
+            Verdict::Backup => Some(Tier::HealthyBackup),
+            Verdict::Down if is_backup => Some(Tier::UnhealthyBackup),
+            Verdict::Down => Some(Tier::Unhealthy),
             _ => None,
         }
     }
@@ -323,7 +323,7 @@ impl Pool {
                 let index = (walk.start + walk.passed) % count;
                 walk.passed += 1;
                 let backend = &self.backends[index];
-                let verdict = self.judge(index, backend, backend.is_healthy(), tried);
+                let verdict = self.judge(backend, &backend.state, backend.is_healthy(), tried);
                 if Tier::of(verdict, backend.settings.backup) != Some(group)
                     || fails_open && backend.attempts.is_passed_over(order, walk.began_ms)
                 {
@@ -421,25 +421,25 @@ impl Pool {
             bound: None,
         };
         for (index, backend) in self.backends.iter().enumerate() {
-            let healthy = backend.is_healthy();
-            let verdict = self.judge(index, backend, healthy, tried);
+            // Once for all that is asked of it.
+            let state = &*backend.state;
+            let healthy = state.is_healthy();
+            let verdict = self.judge(backend, state, healthy, tried);
             if bound == Some(index)
                 && let Some(is_full) = self.judge_bound(index, tried)
             {
                 found.bound_is_full = is_full;
                 found.bound = (!is_full).then_some(index);
             }
-            match verdict {
-                Verdict::Disabled | Verdict::Draining | Verdict::Weightless => {}
-                _ => found.any_healthy |= healthy,
-            }
-            found.any_tried |= verdict == Verdict::Tried;
             if let Some(decision) = record.as_deref_mut() {
-                decision.stands(backend.id, verdict);
+                decision.stands(state.id, verdict);
             }
             let Some(tier) = Tier::of(verdict, backend.settings.backup) else {
+                found.any_tried |= verdict == Verdict::Tried;
+                found.any_healthy |= healthy && matches!(verdict, Verdict::Tried | Verdict::Full);
                 continue;
             };
+            found.any_healthy |= healthy;
             if tier < found.tier {
                 found.tier = tier;
                 candidates.clear();
@@ -447,9 +447,9 @@ impl Pool {
             if tier == found.tier {
                 candidates.push(Candidate {
                     index,
-                    id: backend.id,
+                    id: state.id,
                     weight: backend.settings.weight,
-                    in_flight: backend.in_flight(),
+                    in_flight: state.in_flight(),
                     name_key: self.name_keys[index],
                 });
             }
@@ -479,17 +479,24 @@ impl Pool {
         })
     }
 
-    fn judge(&self, index: usize, backend: &Backend, healthy: bool, tried: &Tried) -> Verdict {
+    fn judge(
+        &self,
+        backend: &Backend,
+        state: &BackendState,
+        healthy: bool,
+        tried: &Tried,
+    ) -> Verdict {
         #[cfg(test)]
         self.looked_at.fetch_add(1, Ordering::Relaxed);
-        match backend.operator() {
-            Operator::Disabled => return Verdict::Disabled,
-            Operator::Draining => return Verdict::Draining,
-            Operator::Enabled => {}
+        if !state.is_enabled() {
+            return match state.operator() {
+                Operator::Draining => Verdict::Draining,
+                Operator::Disabled | Operator::Enabled => Verdict::Disabled,
+            };
         }
         if backend.settings.weight == 0 {
             Verdict::Weightless
-        } else if tried.contains(index) {
+        } else if tried.contains(backend.index) {
             Verdict::Tried
         } else if backend.is_full() {
             Verdict::Full

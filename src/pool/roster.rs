@@ -92,20 +92,31 @@ impl Tried {
     }
 
     /// The same, where a list has been taken up before: nothing to do for a first choice.
+    #[inline]
     pub(in crate::pool) fn follow(&mut self, roster: &Arc<Roster>) {
-        let Some(known) = self.roster.take_if(|known| !Arc::ptr_eq(known, roster)) else {
-            return;
+        if let Some(known) = &self.roster
+            && !Arc::ptr_eq(known, roster)
+        {
+            *self = self.moved(known, roster);
+        }
+    }
+
+    /// The same backends with the places of another list, as far as they are in it.
+    #[cold]
+    fn moved(&self, from: &Roster, to: &Arc<Roster>) -> Tried {
+        let mut moved = Tried {
+            roster: Some(Arc::clone(to)),
+            choices: self.choices,
+            ..Tried::default()
         };
-        let before = std::mem::take(self);
-        self.choices = before.choices;
-        self.roster = Some(Arc::clone(roster));
-        for (place, &backend) in known.by_place.iter().enumerate() {
-            if before.contains(place)
-                && let Some(place) = roster.place(backend)
+        for (place, &backend) in from.by_place.iter().enumerate() {
+            if self.contains(place)
+                && let Some(place) = to.place(backend)
             {
-                self.set(place);
+                moved.set(place);
             }
         }
+        moved
     }
 
     fn set(&mut self, place: usize) {

@@ -218,6 +218,11 @@ impl BackendState {
         }
     }
 
+    /// The usual case of the above, cheaper to ask.
+    pub(in crate::pool) fn is_enabled(&self) -> bool {
+        self.operator.load(Ordering::Relaxed) == Operator::Enabled as u8
+    }
+
     /// Changes what the operator wants of it, from the next choice on.
     pub fn set_operator(&self, operator: Operator) {
         self.operator.store(operator as u8, Ordering::Relaxed);
