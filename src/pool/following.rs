@@ -249,3 +249,7 @@ impl Shared {
         gone.drain(..too_many);
     }
 }
+
+#[cfg(test)]
+#[path = "following_tests.rs"]
+mod tests;

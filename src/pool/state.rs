@@ -17,7 +17,7 @@ use crate::pool::settings::BackendSettings;
 
 /// Names a backend for as long as its name, host and port stay: one number in all pools that follow each other, and never
 /// that of another backend of theirs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BackendId(pub(in crate::pool) u32);
 
 /// What an operator wants of a backend.

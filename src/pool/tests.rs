@@ -10,7 +10,7 @@ use crate::pool::backend::tests::settings;
 use crate::pool::settings::{HttpCheck, Kind, Persistence, StatusRanges};
 use crate::pool::*;
 
-const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+pub(super) const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
 pub(crate) fn health(kind: Kind) -> HealthCheckSettings {
     HealthCheckSettings {
@@ -35,7 +35,7 @@ pub(crate) fn balance(method: Method) -> BalanceSettings {
     }
 }
 
-fn by_cookie() -> BalanceSettings {
+pub(super) fn by_cookie() -> BalanceSettings {
     let persistence = Persistence::Cookie {
         name: "rondo".to_owned(),
     };
@@ -59,14 +59,14 @@ pub(crate) fn until(condition: impl Fn() -> bool) {
 }
 
 /// Backends a, b, c, ...
-fn backends(n: usize) -> Vec<BackendSettings> {
+pub(super) fn backends(n: usize) -> Vec<BackendSettings> {
     ('a'..)
         .take(n)
         .map(|name| settings(&name.to_string()))
         .collect()
 }
 
-fn pool(n: usize) -> Pool {
+pub(super) fn pool(n: usize) -> Pool {
     Pool::new(
         backends(n),
         &balance(Method::RoundRobin),
@@ -74,7 +74,7 @@ fn pool(n: usize) -> Pool {
     )
 }
 
-fn wish() -> Wish<'static> {
+pub(super) fn wish() -> Wish<'static> {
     Wish {
         client: CLIENT,
         cookie: None,
@@ -82,7 +82,7 @@ fn wish() -> Wish<'static> {
     }
 }
 
-fn tried(pool: &Pool, backends: &[usize]) -> Tried {
+pub(super) fn tried(pool: &Pool, backends: &[usize]) -> Tried {
     let mut tried = Tried::default();
     for &backend in backends {
         tried.insert(&pool.backends()[backend]);
@@ -91,22 +91,22 @@ fn tried(pool: &Pool, backends: &[usize]) -> Tried {
 }
 
 /// The backend of an exchange that ends at once.
-fn hit(pool: &Pool) -> usize {
+pub(super) fn hit(pool: &Pool) -> usize {
     hit_after(pool, &[])
 }
 
-fn hit_after(pool: &Pool, before: &[usize]) -> usize {
+pub(super) fn hit_after(pool: &Pool, before: &[usize]) -> usize {
     match pool.choose(&wish(), &mut tried(pool, before), None) {
         Choice::Backend { in_flight, .. } => in_flight.index,
         other => panic!("{other:?}"),
     }
 }
 
-fn hits(pool: &Pool, n: usize) -> Vec<usize> {
+pub(super) fn hits(pool: &Pool, n: usize) -> Vec<usize> {
     (0..n).map(|_| hit(pool)).collect()
 }
 
-fn down(pool: &Pool, backend: usize) {
+pub(super) fn down(pool: &Pool, backend: usize) {
     pool.report(
         &pool.backends()[backend],
         Event::ConnectFailed,
@@ -114,7 +114,7 @@ fn down(pool: &Pool, backend: usize) {
     );
 }
 
-fn up(pool: &Pool, backend: usize) {
+pub(super) fn up(pool: &Pool, backend: usize) {
     pool.probed(&pool.backends()[backend], Ok(()));
 }
 
@@ -646,7 +646,7 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
 }
 
 /// What a client with this cookie gets: the backend, and whether it gets a new cookie.
-fn with_cookie(pool: &Pool, cookie: Option<&[u8]>, before: &[usize]) -> (usize, bool) {
+pub(super) fn with_cookie(pool: &Pool, cookie: Option<&[u8]>, before: &[usize]) -> (usize, bool) {
     match pool.choose(&Wish { cookie, ..wish() }, &mut tried(pool, before), None) {
         Choice::Backend {
             in_flight,
