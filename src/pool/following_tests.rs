@@ -621,7 +621,8 @@ proptest! {
         for change in &changes {
             ledger.apply(change);
             let (worst, period) = (ledger.worst, ledger.period);
-            prop_assert!(worst <= period, "{worst} of {period} after {change:?}");
+            // A period is what is promised; it never is two turns, in millions of them.
+            prop_assert!(worst <= period.min(2.0), "{worst} of {period} after {change:?}");
         }
     }
 
