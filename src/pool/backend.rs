@@ -133,7 +133,7 @@ pub(crate) mod tests {
             index: 0,
             set_cookie: None,
             roster: Arc::new(Roster::new(vec![BackendId(1)])),
-            state: Arc::new(BackendState::new(BackendId(1), &settings("a"))),
+            state: Arc::new(BackendState::new(BackendId(1), &settings("a"), || true)),
             settings: settings("a"),
         });
         let place = InFlight::take(&backend);

@@ -1,5 +1,6 @@
 //! How a pool follows another one: what the new one takes over, and what both share as long as both are in use.
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,7 +16,7 @@ use crate::pool::health::{Check, Rules};
 use crate::pool::persist::{self, Cookies};
 use crate::pool::roster::Roster;
 use crate::pool::settings::{
-    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
+    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence, has_ipv6_loopback,
 };
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
 
@@ -210,17 +211,19 @@ impl Shared {
             .iter()
             .map(|backend| (&*backend.settings.name, &**backend))
             .collect();
+        // Asking the system for each of a thousand backends would take ten milliseconds.
+        let has_ipv6 = LazyCell::new(has_ipv6_loopback);
         let state = |settings: &BackendSettings| {
             let is_same = |known: &&Backend| {
                 let (known, url) = (&known.settings.url, &settings.url);
                 known.host == url.host && known.port == url.port
             };
             // Taken out: no two backends have one state, whatever their names are.
-            let same = by_name.remove(&*settings.name).filter(is_same);
-            same.map_or_else(
-                || Arc::new(BackendState::new(self.next_id(previous), settings)),
-                |known| Arc::clone(&known.state),
-            )
+            if let Some(known) = by_name.remove(&*settings.name).filter(is_same) {
+                return Arc::clone(&known.state);
+            }
+            let id = self.next_id(previous);
+            Arc::new(BackendState::new(id, settings, || *has_ipv6))
         };
         backends.iter().map(state).collect()
     }

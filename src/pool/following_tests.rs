@@ -12,7 +12,7 @@ use crate::pool::backend::tests::settings;
 use crate::pool::persist::cookie_value;
 use crate::pool::settings::{Host, Kind};
 use crate::pool::tests::{
-    backends, balance, by_cookie, down, health, hit, hits, pool, tried, up, wish, with_cookie,
+    backends, balance, by_cookie, down, health, hits, pool, tried, up, wish, with_cookie,
 };
 use crate::pool::trace::Decision;
 use crate::pool::{Choice, Event, Tried};
@@ -408,7 +408,7 @@ fn a_recorded_choice_has_its_names_also_when_the_backends_have_moved_or_gone() {
 fn of_the_backends_that_are_gone_only_the_last_are_known() {
     let mut pool = pool(1);
     let first = pool.backends()[0].id;
-    for round in 0..GONE_MAX / 1000 + 1 {
+    for round in 0..=GONE_MAX / 1000 {
         let list = (0..1000)
             .map(|n| settings(&format!("{round}-{n}")))
             .collect();

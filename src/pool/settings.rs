@@ -94,15 +94,23 @@ impl Host {
     /// and IPv6 where this machine has it, because a connect to `::1` without it fails as if we
     /// were short of ports.
     pub fn fixed_addresses(&self, port: u16) -> Option<Vec<SocketAddr>> {
+        self.fixed_addresses_if(port, has_ipv6_loopback)
+    }
+
+    /// The same for many hosts, for which the machine is to be asked once.
+    pub(in crate::pool) fn fixed_addresses_if(
+        &self,
+        port: u16,
+        has_ipv6: impl FnOnce() -> bool,
+    ) -> Option<Vec<SocketAddr>> {
         match self {
             Host::Ip(address) => Some(vec![SocketAddr::new(*address, port)]),
             Host::Name(name) if is_localhost(name) => {
-                let v6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
                 let loopback = [
                     IpAddr::V4(Ipv4Addr::LOCALHOST),
                     IpAddr::V6(Ipv6Addr::LOCALHOST),
                 ];
-                let addresses = &loopback[..if v6 { 2 } else { 1 }];
+                let addresses = &loopback[..if has_ipv6() { 2 } else { 1 }];
                 Some(
                     addresses
                         .iter()
@@ -113,6 +121,11 @@ impl Host {
             Host::Name(_) => None,
         }
     }
+}
+
+/// Whether this machine has `::1`.
+pub(in crate::pool) fn has_ipv6_loopback() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
 fn is_localhost(name: &str) -> bool {

@@ -59,9 +59,14 @@ pub struct BackendState {
 pub(in crate::pool) const NEVER: u64 = u64::MAX;
 
 impl BackendState {
-    /// Of a backend that was not there before.
-    pub(in crate::pool) fn new(id: BackendId, settings: &BackendSettings) -> BackendState {
-        let addresses = settings.url.host.fixed_addresses(settings.url.port);
+    /// Of a backend that was not there before, on a machine that has the address `::1` or not.
+    pub(in crate::pool) fn new(
+        id: BackendId,
+        settings: &BackendSettings,
+        has_ipv6: impl FnOnce() -> bool,
+    ) -> BackendState {
+        let url = &settings.url;
+        let addresses = url.host.fixed_addresses_if(url.port, has_ipv6);
         let operator = if settings.disabled {
             Operator::Disabled
         } else {
@@ -320,7 +325,7 @@ mod tests {
     fn named(name: &str) -> Arc<BackendState> {
         let mut settings = settings("a");
         settings.url.host = Host::Name(name.to_owned());
-        Arc::new(BackendState::new(BackendId(1), &settings))
+        Arc::new(BackendState::new(BackendId(1), &settings, || true))
     }
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
@@ -331,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_numeric_host_has_its_address_at_once_and_a_name_has_none() {
-        let backend = BackendState::new(BackendId(1), &settings("a"));
+        let backend = BackendState::new(BackendId(1), &settings("a"), || true);
         assert_eq!(backend.addresses()[..], addresses(&["127.0.0.1:1"])[..]);
         assert!(!backend.is_lookup_pending());
         let backend = named("example.org");
@@ -388,7 +393,7 @@ mod tests {
     fn the_operator_decides_and_is_dead_starts_disabled() {
         let mut disabled = settings("a");
         disabled.disabled = true;
-        let backend = BackendState::new(BackendId(1), &disabled);
+        let backend = BackendState::new(BackendId(1), &disabled, || true);
         assert_eq!(backend.operator(), Operator::Disabled);
         for operator in [Operator::Enabled, Operator::Draining, Operator::Disabled] {
             backend.set_operator(operator);
