@@ -20,6 +20,8 @@ pub struct Backend {
     /// Its place in this pool; in another one it may have another.
     pub index: usize,
     pub(in crate::pool) set_cookie: Option<SetCookie>,
+    /// The hash of its name.
+    pub(in crate::pool) name_key: u64,
     /// The pool's list, in which it has that place.
     pub(in crate::pool) roster: Arc<Roster>,
     pub(in crate::pool) state: Arc<BackendState>,
@@ -132,6 +134,7 @@ pub(crate) mod tests {
         let backend = Arc::new(Backend {
             index: 0,
             set_cookie: None,
+            name_key: 0,
             roster: Arc::new(Roster::new(vec![BackendId(1)])),
             state: Arc::new(BackendState::new(BackendId(1), &settings("a"), || true)),
             settings: settings("a"),

@@ -117,27 +117,21 @@ impl Pool {
             Persistence::SourceAddress => Method::SourceHash,
             Persistence::None | Persistence::Cookie { .. } => balance.method,
         };
-        let name_keys = backends
-            .iter()
-            .map(|backend| persist::name_key(&backend.name))
-            .collect();
-        let shared_by_all = |(index, (settings, state))| {
-            let set_cookie = cookies
-                .as_ref()
-                .map(|cookies: &Cookies| cookies.set_cookie(index));
+        let of_this_pool = |(index, settings): (usize, BackendSettings), state| {
+            let cookies = cookies.as_ref();
             Arc::new(Backend {
-                settings,
                 index,
-                set_cookie,
+                set_cookie: cookies.map(|cookies: &Cookies| cookies.set_cookie(index)),
+                name_key: persist::name_key(&settings.name),
                 roster: Arc::clone(&roster),
+                settings,
                 state,
             })
         };
-        let backends: Vec<_> = backends
-            .into_iter()
+        let backends: Vec<_> = (0..)
+            .zip(backends)
             .zip(states)
-            .enumerate()
-            .map(shared_by_all)
+            .map(|(settings, state)| of_this_pool(settings, state))
             .collect();
         // The pool before may be the larger one, and is in use for a while.
         shared.make_room(
@@ -148,7 +142,6 @@ impl Pool {
         let pool = Pool {
             backends,
             roster,
-            name_keys,
             method,
             cookies,
             rules: Rules::new(health),
