@@ -35,15 +35,15 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// For this many backends; nothing is allocated later.
-    pub fn new(backends: usize) -> Balancer {
+    /// For no backend yet.
+    pub(in crate::pool) fn new() -> Balancer {
         Balancer {
-            turns: Turns::new(backends),
+            turns: Turns::new(),
             random: Random::new(),
         }
     }
 
-    /// Room for the members of a pool of that size, made before the lock is taken; gives back what to drop behind it.
+    /// Takes this list, which is empty, in place of a smaller one; gives the other back, to be dropped when no lock is held.
     pub(in crate::pool) fn swap_room(&mut self, mut members: Vec<Member>) -> Vec<Member> {
         if members.capacity() > self.turns.members.capacity() {
             members.extend_from_slice(&self.turns.members);
@@ -145,9 +145,9 @@ impl Turn {
 }
 
 impl Turns {
-    fn new(backends: usize) -> Turns {
+    fn new() -> Turns {
         Turns {
-            members: Vec::with_capacity(backends),
+            members: Vec::new(),
             total: 1,
             left: 0,
         }
@@ -346,7 +346,7 @@ mod tests {
     impl Bench {
         fn new(backends: usize) -> Bench {
             Bench {
-                turns: Turns::new(backends),
+                turns: Turns::new(),
                 of_each: of_each(backends),
             }
         }
@@ -497,7 +497,7 @@ mod tests {
             masks in prop::collection::vec(any::<u64>(), 1..50), key in any::<u64>()
         ) {
             let all = candidates(&weights);
-            let mut balancer = Balancer::new(weights.len());
+            let mut balancer = Balancer::new();
             let of_each = of_each(weights.len());
             for mask in masks {
                 for method in [Method::RoundRobin, Method::LeastConnections, Method::RandomTwo, Method::SourceHash] {
@@ -545,7 +545,7 @@ mod tests {
 
     /// Sends `requests` with `held` exchanges in flight at once, the oldest ending first.
     fn spread(method: Method, weights: &[u32], held: usize, requests: usize) -> Vec<usize> {
-        let mut balancer = Balancer::new(weights.len());
+        let mut balancer = Balancer::new();
         let of_each = of_each(weights.len());
         let mut all = candidates(weights);
         let mut open = std::collections::VecDeque::new();
@@ -607,7 +607,7 @@ mod tests {
     fn least_connections_gives_a_slow_backend_less() {
         let mut set = candidates(&[1, 1, 1]);
         set[0].in_flight = 5;
-        let mut balancer = Balancer::new(3);
+        let mut balancer = Balancer::new();
         let of_each = of_each(3);
         for _ in 0..20 {
             let mut left = set.clone();

@@ -56,7 +56,7 @@ impl Shared {
         Shared {
             started: Instant::now(),
             state: Mutex::new(State {
-                balancer: Balancer::new(0),
+                balancer: Balancer::new(),
                 last_walk: BackendId::default(),
                 candidates: Vec::new(),
             }),

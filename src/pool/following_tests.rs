@@ -15,7 +15,7 @@ use crate::pool::tests::{
     backends, balance, by_cookie, down, health, hits, pool, tried, up, wish, with_cookie,
 };
 use crate::pool::trace::Decision;
-use crate::pool::{Choice, Event, Tried};
+use crate::pool::{CHOICES_MAX, Choice, Event, Tried};
 
 /// The pool of this list, in place of another.
 fn next(previous: &Pool, list: Vec<BackendSettings>) -> Pool {
@@ -371,7 +371,7 @@ fn walks_at_the_same_time_go_on_together_over_a_change() {
     (0..30).for_each(|place| down(&first, place));
     let walk = |pool: &Pool| {
         let mut tried = Tried::default();
-        tried.choices = super::super::CHOICES_MAX;
+        tried.choices = CHOICES_MAX;
         match pool.choose(&wish(), &mut tried, None) {
             Choice::Backend { in_flight, .. } => in_flight.name.to_string(),
             other => panic!("{other:?}"),
