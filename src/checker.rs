@@ -6,6 +6,7 @@
 //! exchange is checked `down_interval` later, one that died under it at once: the pool rings the bell. What a check
 //! sends is in `checks/probe.rs`; what its verdict means, in `pool/health.rs`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::checks::probe::{Probe, Rest, Verdict, may_send_echoes};
-use crate::http::HeadLimits;
+use crate::checks::probe::{Probe, Rest, Verdict};
+use crate::live::{Follower, Live, Snapshot};
 use crate::net::thread;
 use crate::net::waker::{Bell, timespec};
-use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::settings::{HealthCheckSettings, Kind};
+use crate::pool::state::BackendId;
 
 /// To wake so much later than planned is to have been held up.
 const STALL_MIN: Duration = Duration::from_millis(500);
@@ -32,42 +33,17 @@ const STALL_MIN: Duration = Duration::from_millis(500);
 pub(crate) struct Checker {
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
-    /// None where there is nothing to check.
     thread: Option<JoinHandle<()>>,
 }
 
 impl Checker {
-    /// Starts the thread, which makes at most `at_once` checks at once and reads heads of answers within `limits`; its
-    /// first round begins at once. An error says why
-    /// checks cannot be made here at all.
-    pub(crate) fn start(
-        pool: &Arc<Pool>,
-        settings: &HealthCheckSettings,
-        limits: &HeadLimits,
-        at_once: usize,
-    ) -> io::Result<Checker> {
+    /// Starts the thread; its first round begins at once. Where nothing is to be checked it sleeps.
+    pub(crate) fn start(live: &Arc<Live>) -> io::Result<Checker> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        let any_is_checked = pool.backends().iter().any(|each| each.settings.check);
-        if settings.kind == Kind::None || !any_is_checked {
-            return Ok(Checker {
-                bell,
-                stop,
-                thread: None,
-            });
-        }
-        if settings.kind == Kind::Icmp {
-            may_send_echoes()?;
-        }
-        pool.wake_checker_with(Arc::clone(&bell));
-        let mut rounds = Rounds::new(
-            Arc::clone(pool),
-            settings.clone(),
-            *limits,
-            at_once,
-            Arc::clone(&bell),
-            Arc::clone(&stop),
-        );
+        let follower = Follower::new(live.clone(), Arc::clone(&bell));
+        follower.pool.wake_checker_with(Arc::clone(&bell));
+        let mut rounds = Rounds::new(follower, Arc::clone(&bell), Arc::clone(&stop));
         let thread = thread::start("checker", move || rounds.run())?;
         Ok(Checker {
             bell,
@@ -89,14 +65,15 @@ impl Drop for Checker {
 }
 
 struct Rounds {
-    pool: Arc<Pool>,
-    settings: HealthCheckSettings,
-    limits: HeadLimits,
-    at_once: usize,
+    follower: Follower,
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
+    /// Those by which the slots were planned.
+    settings: HealthCheckSettings,
     /// By backend.
     slots: Vec<Slot>,
+    /// Those whose socket is ready, by slot.
+    ready: Vec<bool>,
 }
 
 /// What the thread takes for one backend beside what a running check takes.
@@ -104,6 +81,7 @@ pub(crate) const BYTES_EACH: usize = size_of::<Slot>() + 3 * size_of::<(PollFd<'
 
 /// The checks of one backend.
 struct Slot {
+    backend: BackendId,
     /// When the next check begins, or began.
     due: Instant,
     /// The part of the first interval after which the second check begins: (place + 1) / number of backends.
@@ -118,63 +96,87 @@ struct Slot {
 }
 
 impl Rounds {
-    fn new(
-        pool: Arc<Pool>,
-        settings: HealthCheckSettings,
-        limits: HeadLimits,
-        at_once: usize,
-        bell: Arc<Bell>,
-        stop: Arc<AtomicBool>,
-    ) -> Rounds {
-        let due = Instant::now();
-        let number = u32::try_from(pool.backends().len()).unwrap_or(u32::MAX);
-        let slot = |place| Slot {
-            due,
-            first_share: Some((place, number)),
-            probe: None,
-            rest: None,
-            without_address: false,
-            asked: None,
-        };
-        let slots = (1..=number).map(slot).collect();
-        Rounds {
-            pool,
-            settings,
-            limits,
-            at_once,
+    fn new(follower: Follower, bell: Arc<Bell>, stop: Arc<AtomicBool>) -> Rounds {
+        let mut rounds = Rounds {
+            settings: follower.config.health_check.clone(),
+            follower,
             bell,
             stop,
-            slots,
-        }
+            slots: Vec::new(),
+            ready: Vec::new(),
+        };
+        rounds.set_slots();
+        rounds
     }
 
     fn run(&mut self) {
-        let mut ready = vec![false; self.slots.len()];
         let mut now = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
-            self.go_on(now, &mut ready);
+            if self.follower.look() {
+                self.set_slots();
+            }
+            self.go_on(now);
             self.begin_due(now);
-            now = self.wait(now, &mut ready);
+            now = self.wait(now);
+        }
+    }
+
+    /// A slot for each backend that is there now. One that was there before keeps its own; checks of those that are gone
+    /// end here.
+    fn set_slots(&mut self) {
+        let due = Instant::now();
+        let backends = self.follower.pool.backends();
+        let number = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let mut kept: BTreeMap<BackendId, Slot> = std::mem::take(&mut self.slots)
+            .into_iter()
+            .map(|slot| (slot.backend, slot))
+            .collect();
+        let slots = (1..=number).zip(backends).map(|(place, backend)| {
+            kept.remove(&backend.id).unwrap_or_else(|| Slot {
+                backend: backend.id,
+                due,
+                first_share: Some((place, number)),
+                probe: None,
+                rest: None,
+                without_address: false,
+                asked: None,
+            })
+        });
+        self.slots = slots.collect();
+        self.ready = vec![false; self.slots.len()];
+        let settings = &self.follower.config.health_check;
+        if self.settings != *settings {
+            self.settings.clone_from(settings);
+            self.slots
+                .iter_mut()
+                .for_each(|slot| slot.plan_anew(settings, due));
         }
     }
 
     /// Carries the running checks on.
-    fn go_on(&mut self, now: Instant, ready: &mut [bool]) {
-        let backends = self.pool.backends();
-        for ((slot, backend), ready) in self.slots.iter_mut().zip(backends).zip(ready) {
+    fn go_on(&mut self, now: Instant) {
+        let snapshot: &Snapshot = &self.follower;
+        let backends = snapshot.pool.backends();
+        let slots = self.slots.iter_mut().zip(backends);
+        for ((slot, backend), ready) in slots.zip(&mut self.ready) {
             let is_ready = std::mem::take(ready);
             slot.close_rest(now);
-            slot.go_on(&self.pool, backend, &self.settings, now, is_ready);
+            slot.go_on(snapshot, backend, now, is_ready);
         }
     }
 
     /// Begins the checks that are due, as many as may run.
     fn begin_due(&mut self, now: Instant) {
-        let backends = self.pool.backends();
+        let snapshot: &Snapshot = &self.follower;
+        let settings = &snapshot.config.health_check;
+        if settings.kind == Kind::None {
+            return;
+        }
+        let backends = snapshot.pool.backends();
         let mut due = Vec::new();
         let slots = self.slots.iter_mut().zip(backends).enumerate();
         for (place, (slot, backend)) in slots {
-            if backend.settings.check && slot.is_due(backend, &self.settings, now) {
+            if backend.settings.check && slot.is_due(backend, settings, now) {
                 due.push((!backend.is_healthy(), slot.due, place));
             }
         }
@@ -184,12 +186,12 @@ impl Rounds {
             let (slot, backend) = (&mut self.slots[place], &backends[place]);
             // The end of its own last check makes room.
             open -= slot.open();
-            if open < self.at_once {
+            if open < snapshot.descriptors.checks {
                 // The time for a name runs from when the check was due.
                 let begun = if awaits_name(backend) { slot.due } else { now };
                 slot.rest = None;
-                slot.probe = Some(Probe::new(&self.settings, &self.limits, begun));
-                slot.go_on(&self.pool, backend, &self.settings, now, false);
+                slot.probe = Some(Probe::new(settings, &snapshot.head_limits, begun));
+                slot.go_on(snapshot, backend, now, false);
             }
             open += slot.open();
         }
@@ -197,16 +199,18 @@ impl Rounds {
 
     /// Waits for the bell, a socket or the next time that something is due, and marks the slots whose socket is ready.
     /// Gives the time.
-    fn wait(&mut self, before: Instant, ready: &mut [bool]) -> Instant {
+    fn wait(&mut self, before: Instant) -> Instant {
+        let snapshot: &Snapshot = &self.follower;
+        let settings = &snapshot.config.health_check;
         let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
         let mut places = Vec::new();
-        let mut wake_at = before + self.settings.interval;
-        let slots = self.slots.iter().zip(self.pool.backends()).enumerate();
+        let mut wake_at = before + settings.interval;
+        let slots = self.slots.iter().zip(snapshot.pool.backends()).enumerate();
         for (place, (slot, backend)) in slots {
-            if !backend.settings.check {
+            if !backend.settings.check || settings.kind == Kind::None {
                 continue;
             }
-            if let Some(at) = slot.wake_at(backend, &self.settings, before) {
+            if let Some(at) = slot.wake_at(backend, settings, before) {
                 wake_at = wake_at.min(at);
             }
             for (fd, flags) in slot.interests() {
@@ -226,7 +230,7 @@ impl Rounds {
             return before;
         }
         for (fd, place) in fds[1..].iter().zip(places) {
-            ready[place] |= !fd.revents().is_empty();
+            self.ready[place] |= !fd.revents().is_empty();
         }
         if now.saturating_duration_since(wake_at) > STALL_MIN {
             // The process was paused, or had no processor: no backend was late.
@@ -238,6 +242,14 @@ impl Rounds {
 }
 
 impl Slot {
+    /// What runs by other settings than those that hold now is given up, and what was planned by them comes earlier.
+    fn plan_anew(&mut self, settings: &HealthCheckSettings, now: Instant) {
+        if self.probe.take().is_some() {
+            self.due = now;
+        }
+        self.due = self.due.min(now + settings.interval);
+    }
+
     /// Closes the connection of the last check once it may be closed.
     fn close_rest(&mut self, now: Instant) {
         if self.rest.as_mut().is_some_and(|rest| rest.advance(now)) {
@@ -270,15 +282,14 @@ impl Slot {
         }
     }
 
-    /// Carries a running check on.
-    fn go_on(
-        &mut self,
-        pool: &Pool,
-        backend: &Backend,
-        settings: &HealthCheckSettings,
-        now: Instant,
-        ready: bool,
-    ) {
+    /// Carries a running check on, unless the backend is no longer checked.
+    fn go_on(&mut self, snapshot: &Snapshot, backend: &Backend, now: Instant, ready: bool) {
+        let Snapshot { pool, config, .. } = snapshot;
+        let settings = &config.health_check;
+        if !backend.settings.check || settings.kind == Kind::None {
+            (self.probe, self.rest) = (None, None);
+            return;
+        }
         let Some(verdict) = self
             .probe
             .as_mut()
@@ -369,17 +380,16 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
     use crate::checks::messages::PROXY_LOCAL;
+    use crate::checks::probe::may_send_echoes;
+    use crate::live::tests::snapshot_of;
     use crate::pool::Event;
+    use crate::pool::Pool;
     use crate::pool::backend::tests::settings as backend_settings;
     use crate::pool::settings::Method;
     use crate::pool::settings::StatusRanges;
     use crate::pool::settings::{Host, HttpCheck};
     use crate::pool::tests::{LONG, balance, health, until};
 
-    const LIMITS: HeadLimits = HeadLimits {
-        head_bytes_max: 16384,
-        fields_max: 100,
-    };
     const AT_ONCE: usize = 64;
 
     fn tcp() -> HealthCheckSettings {
@@ -415,6 +425,22 @@ mod tests {
         };
         let backends = addresses.iter().map(backend).collect();
         Arc::new(Pool::new(backends, &balance(Method::RoundRobin), settings))
+    }
+
+    fn live(pool: &Arc<Pool>, settings: &HealthCheckSettings, at_once: usize) -> Arc<Live> {
+        let snapshot = snapshot_of(Arc::clone(pool), settings.clone(), at_once);
+        Arc::new(Live::new(snapshot).unwrap())
+    }
+
+    fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {
+        Checker::start(&live(pool, settings, AT_ONCE))
+    }
+
+    /// Rounds whose turns the test takes.
+    fn rounds(pool: &Arc<Pool>, settings: &HealthCheckSettings, at_once: usize) -> Rounds {
+        let bell = Arc::new(Bell::new().unwrap());
+        let follower = Follower::new(live(pool, settings, at_once), Arc::clone(&bell));
+        Rounds::new(follower, bell, Arc::default())
     }
 
     fn listen() -> (TcpListener, SocketAddr) {
@@ -477,11 +503,53 @@ mod tests {
     }
 
     #[test]
+    fn the_checks_of_a_backend_go_on_where_the_list_changes() {
+        let [a, b, c, new] = [1, 2, 3, 4].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let first = pool(&[a, b, c], &tcp());
+        let mut rounds = rounds(&first, &tcp(), AT_ONCE);
+        let planned = Instant::now() + LONG;
+        for (slot, seconds) in rounds.slots.iter_mut().zip(1..) {
+            slot.due = planned + Duration::from_secs(seconds);
+        }
+        let list = pool(&[c, new, a], &tcp());
+        let settings = list.backends().iter().map(|each| each.settings.clone());
+        let balance = balance(Method::RoundRobin);
+        let next = Pool::following(Some(&first), settings.collect(), &balance, &tcp());
+        let next = snapshot_of(Arc::new(next), tcp(), AT_ONCE);
+        rounds.follower.live().publish(next);
+        assert!(rounds.follower.look());
+        rounds.set_slots();
+        let dues: Vec<Instant> = rounds.slots.iter().map(|slot| slot.due).collect();
+        assert_eq!(dues[0], planned + Duration::from_secs(3));
+        assert!(dues[1] <= Instant::now(), "a new one is checked at once");
+        assert_eq!(dues[2], planned + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_check_by_settings_that_no_longer_hold_is_made_again() {
+        let (mut rounds, _listener) = hanging(1, &http(), AT_ONCE);
+        let begin = rounds.slots[0].due;
+        rounds.begin_due(begin);
+        assert_eq!(running(&rounds), [0]);
+        let settings = HealthCheckSettings {
+            timeout: LONG / 2,
+            ..http()
+        };
+        let pool = Arc::clone(&rounds.follower.pool);
+        let next = snapshot_of(pool, settings, AT_ONCE);
+        rounds.follower.live().publish(next);
+        rounds.follower.look();
+        rounds.set_slots();
+        assert!(running(&rounds).is_empty());
+        assert!(rounds.slots[0].due <= Instant::now());
+    }
+
+    #[test]
     fn the_first_check_is_at_start_and_a_backend_that_comes_back_is_used_again() {
         let (up, up_address) = listen();
         let (down, down_address) = deaf();
         let pool = pool(&[up_address, down_address], &tcp());
-        let _checker = Checker::start(&pool, &tcp(), &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &tcp()).unwrap();
         up.accept().unwrap();
         until(|| !healthy(&pool, 1));
         assert!(healthy(&pool, 0));
@@ -495,7 +563,7 @@ mod tests {
         let (address, told) = server(|| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
         let (_deaf, deaf_address) = deaf();
         let pool = pool(&[hanging_address, address, deaf_address], &http());
-        let checker = Checker::start(&pool, &http(), &LIMITS, AT_ONCE).unwrap();
+        let checker = start(&pool, &http()).unwrap();
         for _ in 0..5 {
             told.recv_timeout(LONG).unwrap();
         }
@@ -509,12 +577,14 @@ mod tests {
     }
 
     /// Rounds whose turns the test takes, over backends that accept a connection and never answer.
-    fn hanging(number: usize, at_once: usize) -> (Rounds, TcpListener) {
+    fn hanging(
+        number: usize,
+        settings: &HealthCheckSettings,
+        at_once: usize,
+    ) -> (Rounds, TcpListener) {
         let (listener, address) = listen();
-        let pool = pool(&vec![address; number], &http());
-        let bell = Arc::new(Bell::new().unwrap());
-        let rounds = Rounds::new(pool, http(), LIMITS, at_once, bell, Arc::default());
-        (rounds, listener)
+        let pool = pool(&vec![address; number], settings);
+        (rounds(&pool, settings, at_once), listener)
     }
 
     fn running(rounds: &Rounds) -> Vec<usize> {
@@ -527,7 +597,7 @@ mod tests {
 
     #[test]
     fn no_more_checks_run_at_once_than_may_and_the_next_begins_when_one_ends() {
-        let (mut rounds, _listener) = hanging(10, 3);
+        let (mut rounds, _listener) = hanging(10, &http(), 3);
         let start = rounds.slots[0].due;
         rounds.begin_due(start);
         assert_eq!(running(&rounds), [0, 1, 2]);
@@ -535,18 +605,23 @@ mod tests {
         assert_eq!(running(&rounds), [0, 1, 2], "none has ended");
         // The time of all three is over, and they are due again later than the others.
         let over = start + LONG * 2;
-        rounds.go_on(over, &mut [false; 10]);
+        rounds.go_on(over);
         rounds.begin_due(over);
         assert_eq!(running(&rounds), [3, 4, 5]);
-        assert_eq!((0..10).filter(|&i| healthy(&rounds.pool, i)).count(), 7);
+        assert_eq!(
+            (0..10)
+                .filter(|&i| healthy(&rounds.follower.pool, i))
+                .count(),
+            7
+        );
     }
 
     #[test]
     fn backends_that_are_up_are_checked_before_those_that_are_down() {
-        let (mut rounds, _listener) = hanging(5, 2);
+        let (mut rounds, _listener) = hanging(5, &http(), 2);
         let start = rounds.slots[0].due;
         for place in [0, 1, 3] {
-            let pool = &rounds.pool;
+            let pool = &rounds.follower.pool;
             pool.probed(&pool.backends()[place], Err("not in this test"));
         }
         for place in [0, 1] {
@@ -573,8 +648,7 @@ mod tests {
         backends[3].url.host = Host::Ip(address.ip());
         backends[3].url.port = address.port();
         let pool = Arc::new(Pool::new(backends, &balance(Method::RoundRobin), &http()));
-        let bell = Arc::new(Bell::new().unwrap());
-        let mut rounds = Rounds::new(pool, http(), LIMITS, 1, bell, Arc::default());
+        let mut rounds = rounds(&pool, &http(), 1);
         let start = rounds.slots[0].due;
         rounds.begin_due(start);
         assert_eq!(running(&rounds), [3]);
@@ -582,30 +656,29 @@ mod tests {
         rounds.slots[3].due = start + 2 * LONG;
         rounds.slots[3].probe = None;
         rounds.begin_due(start + LONG);
-        let failed = (0..3).filter(|&place| !healthy(&rounds.pool, place));
+        let failed = (0..3).filter(|&place| !healthy(&rounds.follower.pool, place));
         assert_eq!(failed.count(), 3);
         assert!(running(&rounds).is_empty());
     }
 
     #[test]
     fn an_answer_that_arrived_while_the_process_was_paused_passes() {
-        let (mut rounds, listener) = hanging(1, 1);
+        let (mut rounds, listener) = hanging(1, &http(), 1);
         rounds.settings.timeout = Duration::from_secs(1);
         // As if nothing had run since.
         let paused_at = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
         rounds.slots[0].due = paused_at;
         rounds.begin_due(paused_at);
         let (mut stream, _) = listener.accept().unwrap();
-        let mut ready = [false];
-        let resumed_at = rounds.wait(paused_at, &mut ready);
-        rounds.go_on(resumed_at, &mut ready);
+        let resumed_at = rounds.wait(paused_at);
+        rounds.go_on(resumed_at);
         assert!(read_head(&mut stream).ends_with(b"\r\n\r\n"));
         stream
             .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
             .unwrap();
-        rounds.wait(resumed_at, &mut ready);
-        rounds.go_on(resumed_at + LONG, &mut ready);
-        assert!(healthy(&rounds.pool, 0) && running(&rounds).is_empty());
+        rounds.wait(resumed_at);
+        rounds.go_on(resumed_at + LONG);
+        assert!(healthy(&rounds.follower.pool, 0) && running(&rounds).is_empty());
     }
 
     #[test]
@@ -616,7 +689,7 @@ mod tests {
             ..http()
         };
         let pool = pool(&[address], &settings);
-        let _checker = Checker::start(&pool, &settings, &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &settings).unwrap();
         until(|| !healthy(&pool, 0));
     }
 
@@ -633,7 +706,7 @@ mod tests {
             format!("HTTP/1.1 {line}\r\n\r\n").into_bytes()
         });
         let pool = pool(&[address], &http());
-        let _checker = Checker::start(&pool, &http(), &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &http()).unwrap();
         until(|| !healthy(&pool, 0));
         good.store(true, Ordering::Release);
         until(|| healthy(&pool, 0));
@@ -651,7 +724,7 @@ mod tests {
                 ..http()
             },
         );
-        let _checker = Checker::start(&pool, &http(), &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &http()).unwrap();
         let (bytes, error) = told.recv_timeout(LONG).unwrap();
         assert!(error.is_none(), "{error:?}");
         let text = String::from_utf8(bytes).unwrap();
@@ -670,7 +743,7 @@ mod tests {
                 &balance(Method::RoundRobin),
                 &settings,
             ));
-            let _checker = Checker::start(&pool, &settings, &LIMITS, AT_ONCE).unwrap();
+            let _checker = start(&pool, &settings).unwrap();
             let (mut stream, _) = listener.accept().unwrap();
             let bytes = read_head(&mut stream);
             assert_eq!(bytes[..16], PROXY_LOCAL);
@@ -691,7 +764,7 @@ mod tests {
         };
         // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
         fail();
-        let _checker = Checker::start(&pool, &tcp(), &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &tcp()).unwrap();
         for _ in 0..3 {
             until(|| healthy(&pool, 0));
             listener.accept().unwrap();
@@ -709,15 +782,7 @@ mod tests {
         };
         let pool = pool(&[address], &settings);
         let backend = &pool.backends()[0];
-        let bell = Arc::new(Bell::new().unwrap());
-        let mut rounds = Rounds::new(
-            Arc::clone(&pool),
-            settings.clone(),
-            LIMITS,
-            AT_ONCE,
-            bell,
-            Arc::default(),
-        );
+        let mut rounds = rounds(&pool, &settings, AT_ONCE);
         let slot = &mut rounds.slots[0];
         let start = slot.due;
         let later = |seconds| start + Duration::from_secs(seconds);
@@ -751,7 +816,7 @@ mod tests {
             &tcp(),
         ));
         pool.backends()[0].set_addresses(vec![deaf_address, address]);
-        let _checker = Checker::start(&pool, &tcp(), &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &tcp()).unwrap();
         listener.accept().unwrap();
         until(|| pool.backends()[0].addresses()[0] == address);
         assert!(healthy(&pool, 0));
@@ -771,7 +836,7 @@ mod tests {
             &balance(Method::RoundRobin),
             &settings,
         ));
-        let _checker = Checker::start(&pool, &settings, &LIMITS, AT_ONCE).unwrap();
+        let _checker = start(&pool, &settings).unwrap();
         assert!(healthy(&pool, 0), "nobody knows yet");
         pool.backends()[0].lookup_failed();
         pool.wake_checker();
@@ -796,7 +861,7 @@ mod tests {
             ],
             &settings,
         );
-        match Checker::start(&pool, &settings, &LIMITS, AT_ONCE) {
+        match may_send_echoes().and_then(|()| start(&pool, &settings)) {
             Ok(_checker) => {
                 for backend in pool.backends() {
                     pool.report(backend, Event::NotHttp, &"its answer is not HTTP");
@@ -823,15 +888,7 @@ mod tests {
             ..tcp()
         };
         let pool = pool(&addresses, &settings);
-        let bell = Arc::new(Bell::new().unwrap());
-        let mut rounds = Rounds::new(
-            pool,
-            settings.clone(),
-            LIMITS,
-            AT_ONCE,
-            bell,
-            Arc::default(),
-        );
+        let mut rounds = rounds(&pool, &settings, AT_ONCE);
         let start = rounds.slots[0].due;
         for (place, slot) in rounds.slots.iter_mut().enumerate() {
             let expected = start + Duration::from_secs(10 * (place as u64 + 1));

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use log::LevelFilter;
 
+use crate::config::Source;
 use crate::text::escape::printable;
 use crate::text::words::{nearest, quoted};
 
@@ -35,6 +36,12 @@ const OPTIONS: &[Flag] = &[
         value: "N",
         wanted: "a number of choices, such as --explain 8",
         help: "with --check: also print the next N choices of backend",
+    },
+    Flag {
+        name: "--against",
+        value: "FILE",
+        wanted: "the configuration file that is in use, such as --against /etc/rondo.json",
+        help: "with --check: print what a reload from FILE would do",
     },
     Flag {
         name: "--schema",
@@ -87,7 +94,7 @@ const OPTIONS: &[Flag] = &[
 ];
 
 /// Options that are refused by name, because what they ask for is not built yet.
-const NOT_BUILT: [&str; 3] = ["--against", "--simulate", "--json"];
+const NOT_BUILT: [&str; 2] = ["--simulate", "--json"];
 
 /// What `--version` prints.
 pub const VERSION: &str = concat!("rondo ", env!("CARGO_PKG_VERSION"), "\n");
@@ -148,6 +155,8 @@ pub enum Command {
         source: Source,
         /// How many choices of backend to explain.
         explain: Option<usize>,
+        /// The file from which a reload is foretold.
+        against: Option<PathBuf>,
     },
     /// Balance over servers of our own until stopped.
     Demo {
@@ -165,30 +174,6 @@ pub enum Command {
     Help,
     /// Print [`VERSION`].
     Version,
-}
-
-/// Where the configuration comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A file.
-    File(PathBuf),
-    /// `--backends` and `--port`.
-    Flags {
-        /// URLs with commas between them.
-        backends: String,
-        /// The port as given.
-        port: String,
-    },
-}
-
-/// Displayed as the file's name on one line, or as the option.
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::File(path) => f.write_str(&printable(&path.to_string_lossy())),
-            Source::Flags { .. } => f.write_str("--backends"),
-        }
-    }
 }
 
 /// A wrong command line, displayed as one line.
@@ -354,8 +339,14 @@ impl Given {
         }
         let is_check = take("--check").is_some();
         let explain = take("--explain").map(|text| choices(&text)).transpose()?;
-        if explain.is_some() && !is_check {
-            return Err(error("--explain without --check", "add --check"));
+        let against = take("--against").map(PathBuf::from);
+        for (name, is_given) in [
+            ("--explain", explain.is_some()),
+            ("--against", against.is_some()),
+        ] {
+            if is_given && !is_check {
+                return Err(error(format!("{name} without --check"), "add --check"));
+            }
         }
         let source = match (take("--backends"), take("--port"), self.config) {
             (None, None, config) => Source::File(config.unwrap_or("config.json".into()).into()),
@@ -388,7 +379,11 @@ impl Given {
             }
         };
         Ok(if is_check {
-            Command::Check { source, explain }
+            Command::Check {
+                source,
+                explain,
+                against,
+            }
         } else {
             Command::Run { source, log }
         })
@@ -491,6 +486,7 @@ mod tests {
                 Command::Check {
                     source: file("--"),
                     explain: None,
+                    against: None,
                 },
             ),
             (
@@ -498,6 +494,7 @@ mod tests {
                 Command::Check {
                     source: file("config.json"),
                     explain: None,
+                    against: None,
                 },
             ),
             (
@@ -505,6 +502,7 @@ mod tests {
                 Command::Check {
                     source: file("a.json"),
                     explain: Some(8),
+                    against: None,
                 },
             ),
             (
@@ -519,6 +517,15 @@ mod tests {
                 Command::Check {
                     source: flags(),
                     explain: None,
+                    against: None,
+                },
+            ),
+            (
+                &["--check", "--against", "old.json", "new.json"],
+                Command::Check {
+                    source: file("new.json"),
+                    explain: None,
+                    against: Some("old.json".into()),
                 },
             ),
             (&["--demo"], Command::Demo { log: info }),
@@ -553,6 +560,7 @@ mod tests {
         let check = Command::Check {
             source: file("help"),
             explain: None,
+            against: None,
         };
         assert_eq!(parse_words(&["--check", "help"]), Ok(check));
     }
@@ -680,8 +688,8 @@ mod tests {
             ),
             (&["--simulate"], "--simulate is not built yet; leave it out"),
             (
-                &["--check", "--against", "old.json"],
-                "--against is not built yet; leave it out",
+                &["--against", "old.json"],
+                "--against without --check; add --check",
             ),
         ]);
     }

@@ -73,8 +73,8 @@ pub fn run() -> Result<(), DemoError> {
     for (index, port) in ORIGIN_PORTS.into_iter().enumerate() {
         origins.push(Origin::start(index + 1, port)?);
     }
-    let stop = watch_signals().map_err(DemoError::Server)?;
-    let start = |port| Server::start(configuration(port, &origins), stop.clone());
+    let commands = watch_signals().map_err(DemoError::Server)?;
+    let start = |port| Server::start(configuration(port, &origins), None, commands.clone());
     let server = match start(PORT) {
         Err(StartError::Listen(_, error)) if error.kind() == io::ErrorKind::AddrInUse => start(0),
         started => started,

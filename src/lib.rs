@@ -7,13 +7,13 @@
 //!
 //! | thread | file | what it does |
 //! |---|---|---|
-//! | main | `main.rs`, [`server`] | reads the configuration, starts the others, waits for a signal |
+//! | main | `main.rs`, [`server`] | reads the configuration, starts the others, does what it is told (stop, reload) |
 //! | listener | [`listener`] | accepts connections and hands each to the worker with the fewest |
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
 //! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
 //! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
 //! | access-log, event-log | [`log`] | write what the others put into bounded queues |
-//! | signals | [`signals`] | turns a signal into a message, and reaps orphans as PID 1 |
+//! | signals | [`signals`] | turns a signal into a command to the main thread, and reaps orphans as PID 1 |
 //!
 //! # Parts
 //!
@@ -29,6 +29,13 @@
 //! | [`text`] | escaping, numbers, times, words |
 //!
 //! What all of it takes at the most is added up in [`memory`].
+//!
+//! # How it changes while it runs
+//!
+//! All that can change stands in a [`live::Snapshot`], and nothing in that changes: the main thread publishes the next one,
+//! and each thread goes by it from its next round on. Backends are known by their identity ([`pool::state`]), which
+//! outlives snapshots; an exchange keeps the snapshot with which it began, and chooses in the newest. [`reload`] compares
+//! two configurations.
 //!
 //! # The way of a request
 //!
@@ -65,7 +72,7 @@
 //! # Layers
 //!
 //! Imports point one way (a test holds them to it), from the bottom: `text`, `net` < `http`, `log` < `pool` < `checks`,
-//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `resolver`, `signals` < `memory`, `server` < `demo`,
+//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `reload`, `resolver`, `signals` < `memory`, `server` < `demo`,
 //! `health_request` < `main`.
 
 #![forbid(unsafe_code)]
@@ -82,6 +89,7 @@ pub mod log;
 pub mod memory;
 #[doc(hidden)]
 pub mod pool;
+pub mod reload;
 pub mod server;
 
 mod checker;

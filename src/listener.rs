@@ -8,19 +8,22 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Proxy;
-use crate::live::Runtime;
+use crate::live::{Follower, Live};
+use crate::net::admission::Admission;
 use crate::net::clock::Clock;
 use crate::net::mailbox::MailboxSender;
-use crate::net::waker::timespec;
+use crate::net::waker::{Bell, timespec};
 
 /// The kernel cuts this down to `net.core.somaxconn`; std would ask for 128.
 const BACKLOG: i32 = 65_535;
@@ -87,56 +90,171 @@ fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the process drains. Whatever is in the backlog then is still taken.
-pub(crate) fn run(listener: &TcpListener, workers: &[MailboxSender], runtime: &Runtime) {
-    let mut last_look = Instant::now();
-    while runtime.draining_since().is_none() {
-        if runtime.admission.has_room() {
-            match accept_all(listener, workers, runtime) {
-                Ok(count) => {
-                    let before = std::mem::replace(&mut last_look, Instant::now());
-                    if !runtime.admission.has_room() {
-                        // Which clients wait now is for the next round to see.
-                    } else if last_look - before < RUSH * count {
-                        thread::sleep(GATHER);
-                    } else {
-                        wait(listener, runtime);
-                    }
-                }
-                Err(error) => pause(&error, runtime),
-            }
-        } else if has_newcomers(listener) {
-            runtime.admission.set_newcomers_wait(true);
-            make_room(workers, runtime);
-        } else {
-            runtime.admission.set_newcomers_wait(false);
-            wait(listener, runtime);
-        }
-    }
-    // Each error or refusal ends this: what cannot be taken now is reset by the close.
-    while accept_all(listener, workers, runtime).is_ok_and(|count| count > 0) {}
+/// What the listener's thread owns.
+pub(crate) struct Listener {
+    /// The sockets that are listened on: the live one last, before it those that a reload has replaced, until their
+    /// backlogs are empty.
+    sockets: Vec<TcpListener>,
+    /// A socket that replaces the live one.
+    replacements: Receiver<TcpListener>,
+    workers: Vec<MailboxSender>,
+    follower: Follower,
 }
 
-/// Accepts what is there, as long as there is room, and wakes the workers that got something. Gives how many came.
-fn accept_all(
-    listener: &TcpListener,
-    workers: &[MailboxSender],
-    runtime: &Runtime,
-) -> io::Result<u32> {
-    let result = hand_over_all(listener, workers, runtime);
-    workers.iter().for_each(MailboxSender::wake);
-    result
+/// What the others hold of the listener.
+#[derive(Debug)]
+pub(crate) struct ListenerHandle {
+    replacement: Sender<TcpListener>,
+    bell: Arc<Bell>,
+}
+
+impl ListenerHandle {
+    /// Listens on this socket from now on. What waits in the backlog of the one before is still taken.
+    pub(crate) fn replace(&self, socket: TcpListener) {
+        // It ends only with the process.
+        let _ = self.replacement.send(socket);
+        self.bell.ring();
+    }
+}
+
+impl Listener {
+    /// Accepts from `socket` for these workers.
+    pub(crate) fn new(
+        socket: TcpListener,
+        workers: Vec<MailboxSender>,
+        live: &Arc<Live>,
+    ) -> (Listener, ListenerHandle) {
+        let bell = live.admission.listener.clone();
+        let (replacement, replacements) = unbounded();
+        let listener = Listener {
+            sockets: vec![socket],
+            replacements,
+            workers,
+            follower: Follower::new(live.clone(), bell.clone()),
+        };
+        (listener, ListenerHandle { replacement, bell })
+    }
+
+    /// Accepts until the process drains. Whatever is in the backlog then is still taken.
+    pub(crate) fn run(&mut self) {
+        let mut last_look = Instant::now();
+        while self.follower.draining_since.is_none() {
+            self.sockets.extend(self.replacements.try_iter());
+            if self.admission().has_room() {
+                match self.accept_all() {
+                    Ok(count) => {
+                        let before = std::mem::replace(&mut last_look, Instant::now());
+                        if !self.admission().has_room() {
+                            // Which clients wait now is for the next round to see.
+                        } else if last_look - before < RUSH * count {
+                            thread::sleep(GATHER);
+                        } else {
+                            self.wait();
+                        }
+                    }
+                    Err(error) => self.pause(&error),
+                }
+            } else if self.has_newcomers() {
+                self.admission().set_newcomers_wait(true);
+                self.make_room();
+            } else {
+                self.admission().set_newcomers_wait(false);
+                self.wait();
+            }
+            self.follower.look();
+        }
+        // Each error or refusal ends this: what cannot be taken now is reset by the close.
+        while self.accept_all().is_ok_and(|count| count > 0) {}
+    }
+
+    fn admission(&self) -> &Admission {
+        &self.follower.live().admission
+    }
+
+    /// Accepts what is there, as long as there is room, and wakes the workers that got something. Gives how many came.
+    fn accept_all(&mut self) -> io::Result<u32> {
+        let mut count = 0;
+        let result = loop {
+            match hand_over_all(&self.sockets[0], &self.workers, self.admission()) {
+                // A replaced socket is closed once nothing waits on it.
+                Ok(Accepted::All(more)) if self.sockets.len() > 1 => {
+                    count += more;
+                    self.sockets.remove(0);
+                }
+                Ok(Accepted::All(more) | Accepted::Part(more)) => break Ok(count + more),
+                Err(error) => break Err(error),
+            }
+        };
+        self.workers.iter().for_each(MailboxSender::wake);
+        result
+    }
+
+    /// Waits for a new connection or for the bell.
+    fn wait(&self) {
+        let bell = &self.admission().listener;
+        let sockets = self
+            .sockets
+            .iter()
+            .map(|socket| PollFd::new(socket, PollFlags::IN));
+        let mut fds: Vec<_> = sockets.chain([PollFd::new(bell, PollFlags::IN)]).collect();
+        // Whatever it says, the caller looks for itself.
+        let _ = poll(&mut fds, None);
+        bell.silence();
+    }
+
+    /// Whether clients wait in the backlog.
+    fn has_newcomers(&self) -> bool {
+        self.sockets.iter().any(has_newcomers)
+    }
+
+    /// At the limit, with a client waiting: waits until a connection has closed, and asks for the longest idle one to be
+    /// closed if there is one that may be.
+    fn make_room(&self) {
+        let admission = self.admission();
+        admission.want_room();
+        if !admission.has_room() {
+            let now = Clock::new(self.follower.live().epoch).now();
+            let longest = self
+                .workers
+                .iter()
+                .filter_map(|worker| Some((worker.idle_ms(now)?, worker)))
+                .max_by_key(|(idle_ms, _)| *idle_ms);
+            if let Some((_, worker)) = longest {
+                worker.ask_for_room();
+            }
+            let next = self
+                .workers
+                .iter()
+                .filter_map(|worker| worker.may_close_in(now));
+            let patience = next.fold(ROOM_LOOK, Duration::min);
+            admission.listener.wait(patience);
+        }
+        // Taken back: a worker that has not closed a connection for it yet need not.
+        admission.take_wish_for_room();
+    }
+
+    /// Out of descriptors or memory: accepting again at once would only burn the processor.
+    fn pause(&self, error: &io::Error) {
+        log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
+        self.admission().listener.wait(PAUSE);
+    }
+}
+
+/// How many connections were accepted, and whether all were that waited.
+enum Accepted {
+    All(u32),
+    Part(u32),
 }
 
 fn hand_over_all(
-    listener: &TcpListener,
+    socket: &TcpListener,
     workers: &[MailboxSender],
-    runtime: &Runtime,
-) -> io::Result<u32> {
+    admission: &Admission,
+) -> io::Result<Accepted> {
     let mut count = 0;
-    while count < AT_ONCE_MAX && runtime.admission.has_room() {
-        match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok((socket, address)) => {
+    while count < AT_ONCE_MAX && admission.has_room() {
+        match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((client, address)) => {
                 let Some(address) = address.and_then(|address| SocketAddr::try_from(address).ok())
                 else {
                     continue;
@@ -144,74 +262,31 @@ fn hand_over_all(
                 // A client of an IPv4 network is one, whichever socket it came through.
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
-                    return Ok(count);
+                    return Ok(Accepted::Part(count));
                 };
                 count += 1;
-                runtime.admission.add();
+                admission.add();
                 // Before it can have an answer: the last newcomer's need not say that its connection ends.
-                if runtime.admission.newcomers_wait() {
-                    let others_wait = has_newcomers(listener);
-                    runtime.admission.set_newcomers_wait(others_wait);
+                if admission.newcomers_wait() {
+                    admission.set_newcomers_wait(has_newcomers(socket));
                 }
-                worker.send((TcpStream::from(socket), address));
+                worker.send((TcpStream::from(client), address));
             }
             Err(Errno::AGAIN) => {
-                runtime.admission.set_newcomers_wait(false);
-                return Ok(count);
+                admission.set_newcomers_wait(false);
+                return Ok(Accepted::All(count));
             }
             // This connection is gone or was filtered out; the next one may be fine.
             Err(Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(count)
+    Ok(Accepted::Part(count))
 }
 
-/// Waits for a new connection or for the bell.
-fn wait(listener: &TcpListener, runtime: &Runtime) {
-    let bell = &runtime.admission.listener;
-    // Whatever it says, the caller looks for itself.
-    let _ = poll(
-        &mut [
-            PollFd::new(bell, PollFlags::IN),
-            PollFd::new(listener, PollFlags::IN),
-        ],
-        None,
-    );
-    bell.silence();
-}
-
-/// Whether clients wait in the backlog.
-fn has_newcomers(listener: &TcpListener) -> bool {
+/// Whether clients wait in the backlog of this socket.
+fn has_newcomers(socket: &TcpListener) -> bool {
     let at_once = timespec(Duration::ZERO);
-    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
     poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
-}
-
-/// At the limit, with a client waiting: waits until a connection has closed, and asks for the longest idle one to be
-/// closed if there is one that may be.
-fn make_room(workers: &[MailboxSender], runtime: &Runtime) {
-    let admission = &runtime.admission;
-    admission.want_room();
-    if !admission.has_room() {
-        let now = Clock::new(runtime.epoch).now();
-        let longest = workers
-            .iter()
-            .filter_map(|worker| Some((worker.idle_ms(now)?, worker)))
-            .max_by_key(|(idle_ms, _)| *idle_ms);
-        if let Some((_, worker)) = longest {
-            worker.ask_for_room();
-        }
-        let next = workers.iter().filter_map(|worker| worker.may_close_in(now));
-        let patience = next.fold(ROOM_LOOK, Duration::min);
-        admission.listener.wait(patience);
-    }
-    // Taken back: a worker that has not closed a connection for it yet need not.
-    admission.take_wish_for_room();
-}
-
-/// Out of descriptors or memory: accepting again at once would only burn the processor.
-fn pause(error: &io::Error, runtime: &Runtime) {
-    log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
-    runtime.admission.listener.wait(PAUSE);
 }

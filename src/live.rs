@@ -1,7 +1,14 @@
-//! What all threads share: the configuration that is live, the backends, how many connections
-//! are open, and whether we are stopping.
+//! The snapshot that is live: what the process does at this moment.
+//!
+//! Nothing in a [`Snapshot`] changes. A reload, another list of backends, a stop: each is a new one, published by the main
+//! thread alone. Every other thread follows ([`Follower`]): it looks with one atomic load where it begins its next round,
+//! takes the lock only when there is something new, and is woken when there is. What outlives snapshots is in [`Live`]
+//! itself: clocks, the count of open connections, the record of decisions.
+//!
+//! Read next: reload.rs, how one snapshot follows another; worker.rs, `follow`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -10,53 +17,86 @@ use crate::http::HeadLimits;
 use crate::net::admission::Admission;
 use crate::net::clock::Millis;
 use crate::net::lock::lock;
+use crate::net::waker::Bell;
+use crate::pool::Pool;
 use crate::pool::trace::{Decision, Decisions};
 use crate::text::timestamp::since_epoch;
 
-use crate::pool::Pool;
-
-/// Shared by the listener, the workers, the checker and the server.
-#[derive(Debug)]
-pub(crate) struct Runtime {
+/// What is in force from one change to the next.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
     /// The configuration as used.
     pub config: Config,
     /// The backends and the choice among them.
     pub pool: Arc<Pool>,
     /// The bounds of a head, in the form in which `http` takes them.
     pub head_limits: HeadLimits,
-    /// When the process started; the workers' clocks count from here.
-    pub epoch: Instant,
     /// What each part may open.
     pub descriptors: DescriptorBudget,
+    /// Since when the process drains: what is in flight is finished, and nothing else is begun.
+    pub draining_since: Option<Instant>,
+}
+
+impl Snapshot {
+    /// What `config` describes, with a pool for it.
+    pub(crate) fn new(config: Config, pool: Pool, descriptors: DescriptorBudget) -> Snapshot {
+        Snapshot {
+            head_limits: config.limits.heads(),
+            pool: Arc::new(pool),
+            config,
+            descriptors,
+            draining_since: None,
+        }
+    }
+}
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// When the process started; the workers' clocks count from here.
+    pub epoch: Instant,
     /// The client connections that are open, and the limit.
     pub admission: Admission,
     epoch_unix_ms: u64,
     decisions: Mutex<Vec<Arc<Decisions>>>,
-    draining: Mutex<Option<Instant>>,
-    is_draining: AtomicBool,
+    /// Counts the snapshots. Written under the lock of `current`.
+    generation: AtomicUsize,
+    current: Mutex<Arc<Snapshot>>,
+    /// Rung for each new snapshot.
+    followers: Mutex<Vec<Arc<Bell>>>,
 }
 
-impl Runtime {
-    /// Prepares what `config` describes.
-    pub(crate) fn new(config: Config, descriptors: DescriptorBudget) -> std::io::Result<Self> {
-        let pool = Pool::new(
-            config.backends.clone(),
-            &config.balance,
-            &config.health_check,
-        );
-        let head_limits = config.limits.heads();
-        Ok(Self {
-            config,
-            pool: Arc::new(pool),
-            head_limits,
+impl Live {
+    /// Begins with this snapshot. An error: there is no eventfd to be had.
+    pub(crate) fn new(first: Snapshot) -> std::io::Result<Live> {
+        Ok(Live {
             epoch: Instant::now(),
-            admission: Admission::new(descriptors.clients)?,
-            descriptors,
+            admission: Admission::new(first.descriptors.clients)?,
             epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             decisions: Mutex::default(),
-            draining: Mutex::new(None),
-            is_draining: AtomicBool::new(false),
+            generation: AtomicUsize::new(0),
+            current: Mutex::new(Arc::new(first)),
+            followers: Mutex::default(),
         })
+    }
+
+    /// The snapshot that is live now.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        lock(&self.current).clone()
+    }
+
+    /// Makes `next` the snapshot that is live and wakes those who follow. Only the main thread does.
+    pub(crate) fn publish(&self, next: Snapshot) {
+        self.admission.set_max(next.descriptors.clients);
+        let next = Arc::new(next);
+        let mut current = lock(&self.current);
+        let last = std::mem::replace(&mut *current, next);
+        // After the snapshot: one who sees the number finds at least that snapshot under the lock.
+        self.generation.fetch_add(1, Ordering::Release);
+        drop(current);
+        // It may be the last one that has it, and frees its backends.
+        drop(last);
+        lock(&self.followers).iter().for_each(|bell| bell.ring());
     }
 
     /// The time of day at a moment of the workers' clocks, in milliseconds since 1970.
@@ -78,19 +118,152 @@ impl Runtime {
         all.sort_by_key(|decision| decision.at_unix_ms);
         all
     }
+}
 
-    /// Begins to drain: what is in flight is finished, and nothing else is begun.
-    pub(crate) fn drain(&self) {
-        let mut since = lock(&self.draining);
-        since.get_or_insert_with(Instant::now);
-        self.is_draining.store(true, Ordering::Release);
+/// One thread's view: the snapshot by which it goes until it looks again.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    live: Arc<Live>,
+    seen: usize,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Follower {
+    /// Begins with the snapshot that is live. `bell` is rung for each that follows; see `look`.
+    pub(crate) fn new(live: Arc<Live>, bell: Arc<Bell>) -> Follower {
+        // Before the first look: one that is published in between is seen now or rings.
+        lock(&live.followers).push(bell);
+        let current = lock(&live.current);
+        let (seen, snapshot) = (live.generation.load(Ordering::Relaxed), current.clone());
+        drop(current);
+        Follower {
+            live,
+            seen,
+            snapshot,
+        }
     }
 
-    /// Since when we drain, if we do.
-    pub(crate) fn draining_since(&self) -> Option<Instant> {
-        if !self.is_draining.load(Ordering::Acquire) {
-            return None;
+    /// Goes by the newest snapshot from now on; says whether it is another one. To be asked after the bell is silent and
+    /// before the thread waits for it.
+    pub(crate) fn look(&mut self) -> bool {
+        if self.live.generation.load(Ordering::Acquire) == self.seen {
+            return false;
         }
-        *lock(&self.draining)
+        let current = lock(&self.live.current);
+        self.seen = self.live.generation.load(Ordering::Relaxed);
+        let last = std::mem::replace(&mut self.snapshot, current.clone());
+        drop(current);
+        drop(last);
+        true
+    }
+
+    /// What all threads share.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// The snapshot itself, for one who keeps it.
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+}
+
+impl Deref for Follower {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::config::descriptor_budget;
+    use crate::pool::settings::HealthCheckSettings;
+
+    /// A process that runs this configuration.
+    pub(crate) fn live_of(config: Config) -> Arc<Live> {
+        let descriptors = descriptor_budget(u64::MAX, &config);
+        let pool = Pool::following(
+            None,
+            config.backends.clone(),
+            &config.balance,
+            &config.health_check,
+        );
+        Arc::new(Live::new(Snapshot::new(config, pool, descriptors)).unwrap())
+    }
+
+    /// A snapshot of this pool, with so many checks at once.
+    pub(crate) fn snapshot_of(
+        pool: Arc<Pool>,
+        health_check: HealthCheckSettings,
+        checks: usize,
+    ) -> Snapshot {
+        let text = r#"{"proxy": {"port": 0}, "backends": [{"url": "http://127.0.0.1:1"}]}"#;
+        let mut config = Config::from_text("test", text).unwrap();
+        config.health_check = health_check;
+        Snapshot {
+            head_limits: config.limits.heads(),
+            descriptors: DescriptorBudget {
+                checks,
+                ..descriptor_budget(u64::MAX, &config)
+            },
+            config,
+            pool,
+            draining_since: None,
+        }
+    }
+
+    fn config(clients: usize) -> Config {
+        let text = format!(
+            r#"{{"proxy": {{"port": 0, "max_connections": {clients}}}, "backends": [{{"url": "http://127.0.0.1:1"}}]}}"#
+        );
+        Config::from_text("test", &text).unwrap()
+    }
+
+    fn next(live: &Live, clients: usize) -> Snapshot {
+        let mut next = Snapshot::clone(&live.current());
+        next.config = config(clients);
+        next.descriptors.clients = clients;
+        next
+    }
+
+    #[test]
+    fn a_follower_goes_by_what_it_has_seen_until_it_looks_again() {
+        let live = live_of(config(1));
+        let mut follower = Follower::new(live.clone(), Arc::new(Bell::new().unwrap()));
+        assert!(!follower.look());
+        live.publish(next(&live, 2));
+        live.publish(next(&live, 3));
+        assert_eq!(follower.config.proxy.max_connections, 1);
+        assert!(follower.look() && !follower.look());
+        assert_eq!(follower.config.proxy.max_connections, 3);
+    }
+
+    #[test]
+    fn a_new_snapshot_rings_each_follower_and_sets_the_limit_of_connections() {
+        let live = live_of(config(1));
+        let bells = [(); 2].map(|()| Arc::new(Bell::new().unwrap()));
+        let _followers = bells.clone().map(|bell| Follower::new(live.clone(), bell));
+        live.admission.add();
+        assert!(!live.admission.has_room());
+        live.publish(next(&live, 2));
+        assert!(live.admission.has_room());
+        // Would wait for an hour each if they had not been rung.
+        for bell in bells {
+            bell.wait(std::time::Duration::from_secs(3600));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_ends_with_the_last_that_goes_by_it() {
+        let live = live_of(config(1));
+        let mut follower = Follower::new(live.clone(), Arc::new(Bell::new().unwrap()));
+        let first = Arc::downgrade(follower.snapshot());
+        live.publish(next(&live, 2));
+        assert!(first.upgrade().is_some());
+        follower.look();
+        assert!(first.upgrade().is_none());
     }
 }

@@ -7,15 +7,15 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use log::LevelFilter;
-use rondo::cli::{self, Command, Source, VERSION};
+use rondo::cli::{self, Command, VERSION};
 use rondo::config::{
-    Config, ConfigError, descriptor_budget, descriptor_limit, schema, summary, warnings,
+    Config, Source, descriptor_budget, descriptor_limit, schema, summary, warnings,
 };
 use rondo::health_request::{self, HealthError};
 use rondo::log::events;
 use rondo::memory::MemoryBound;
 use rondo::pool::explain::explain;
-use rondo::{demo, server};
+use rondo::{demo, reload, server};
 
 /// It cannot run, was stopped by a second signal, or a health request got no good answer.
 const CANNOT_RUN: u8 = 1;
@@ -36,11 +36,22 @@ fn main() -> ExitCode {
             Err(error @ HealthError::Url(_)) => fail(WRONG_INPUT, &error),
             Err(error) => fail(CANNOT_RUN, &error),
         },
-        Command::Check { source, explain } => match configuration(&source) {
-            Ok(config) => print(&check(&source, &config, explain.unwrap_or(0))),
-            Err(error) => fail(WRONG_INPUT, &error),
-        },
-        Command::Run { source, log } => match configuration(&source) {
+        Command::Check {
+            source,
+            explain,
+            against,
+        } => {
+            let old = against.map(|file| Config::read(&file)).transpose();
+            match old.and_then(|old| Ok((old, source.read()?))) {
+                Ok((old, config)) => {
+                    let mut text = check(&source, &config, explain.unwrap_or(0));
+                    text.extend(old.map(|old| reload::preview(&old, &config)));
+                    print(&text)
+                }
+                Err(error) => fail(WRONG_INPUT, &error),
+            }
+        }
+        Command::Run { source, log } => match source.read() {
             Ok(config) => with_event_log(log, || run(&source, config)),
             Err(error) => fail(WRONG_INPUT, &error),
         },
@@ -69,13 +80,6 @@ fn check(source: &Source, config: &Config, choices: usize) -> String {
         text.push('\n');
     }
     text
-}
-
-fn configuration(source: &Source) -> Result<Config, ConfigError> {
-    match source {
-        Source::File(path) => Config::read(path),
-        Source::Flags { backends, port } => Config::from_flags(backends, port),
-    }
 }
 
 fn run(source: &Source, config: Config) -> Result<(), server::StartError> {

@@ -2,12 +2,13 @@
 //!
 //! It has every name looked up at start, every 30 s and when a connect failed, each name once for all its backends; what
 //! is found it puts into the backends. A failed lookup changes nothing but the log: old addresses are better than none.
-//! Addresses and `localhost` are never looked up (`pool/settings.rs`), and without other names there is no such thread.
+//! Addresses and `localhost` are never looked up (`pool/settings.rs`), and without other names the thread sleeps.
 //!
 //! A lookup blocks its thread for as long as the C library likes (5 to 40 s where the name server is silent) and cannot
 //! be interrupted. So each has a short-lived thread of its own, a fixed number at a time, and names that were slow or
 //! failed the last time may not take all of them: a name whose server answers never waits for one whose server does not.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::live::{Follower, Live};
 use crate::net::thread;
 use crate::net::waker::Bell;
 use crate::pool::Pool;
@@ -45,32 +47,30 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// Starts the thread with the system's resolver; None where no name needs one.
-    pub(crate) fn start(pool: &Arc<Pool>) -> io::Result<Option<Resolver>> {
+    /// Starts the thread with the system's resolver. Where no name needs one it sleeps.
+    pub(crate) fn start(live: &Arc<Live>) -> io::Result<Resolver> {
         let system = |name: &str| {
             let found = (name, 0).to_socket_addrs()?;
             Ok(found.map(|address| address.ip()).collect())
         };
-        Resolver::start_with(pool, Arc::new(system), PAUSE_MIN)
+        Resolver::start_with(live, Arc::new(system), PAUSE_MIN)
     }
 
     /// Starts the thread with another way to look names up, and another pause between two lookups of one name.
     pub(crate) fn start_with(
-        pool: &Arc<Pool>,
+        live: &Arc<Live>,
         lookup: Lookup,
         pause_min: Duration,
-    ) -> io::Result<Option<Resolver>> {
-        let names = distinct_names(pool, Instant::now());
-        if names.is_empty() {
-            return Ok(None);
-        }
+    ) -> io::Result<Resolver> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        pool.wake_resolver_with(Arc::clone(&bell));
+        let follower = Follower::new(live.clone(), Arc::clone(&bell));
+        follower.pool.wake_resolver_with(Arc::clone(&bell));
         let (done, results) = bounded(LOOKUPS_MAX);
         let mut schedule = Schedule {
-            pool: Arc::clone(pool),
-            names,
+            names: Vec::new(),
+            running: 0,
+            follower,
             lookup,
             pause_min,
             done,
@@ -78,8 +78,9 @@ impl Resolver {
             bell: Arc::clone(&bell),
             stop: Arc::clone(&stop),
         };
+        schedule.set_names(Instant::now());
         thread::start("resolver", move || schedule.run())?;
-        Ok(Some(Resolver { bell, stop }))
+        Ok(Resolver { bell, stop })
     }
 }
 
@@ -90,18 +91,20 @@ impl Drop for Resolver {
     }
 }
 
-/// What a lookup found for the name at this place.
-type Found = (usize, io::Result<Vec<IpAddr>>);
+/// What a lookup found for this name.
+type Found = (String, io::Result<Vec<IpAddr>>);
 
 /// What the thread owns.
 struct Schedule {
-    pool: Arc<Pool>,
+    follower: Follower,
     names: Vec<Name>,
+    /// Lookups under way, those of names that no backend has any more included.
+    running: usize,
     lookup: Lookup,
     pause_min: Duration,
     done: Sender<Found>,
     results: Receiver<Found>,
-    /// Rung for a result, a failed connect and a stop.
+    /// Rung for a result, a failed connect, a new snapshot and a stop.
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
 }
@@ -125,10 +128,17 @@ struct Name {
 impl Schedule {
     fn run(&mut self) {
         while !self.stop.load(Ordering::Acquire) {
-            while let Ok((place, found)) = self.results.try_recv() {
-                self.names[place].take(found, self.pause_min);
+            if self.follower.look() {
+                self.set_names(Instant::now());
+            }
+            while let Ok((host, found)) = self.results.try_recv() {
+                self.running -= 1;
+                // No backend may have this name any more.
+                if let Some(name) = self.names.iter_mut().find(|name| name.host == host) {
+                    name.take(found, self.pause_min);
+                }
                 // A check may be waiting for this name, or may be worth making at once.
-                self.pool.wake_checker();
+                self.follower.pool.wake_checker();
             }
             let now = Instant::now();
             for name in &mut self.names {
@@ -145,9 +155,9 @@ impl Schedule {
 
     /// Begins the lookups that are due and find room: those that are not doubtful first, and the oldest of each kind.
     fn begin_lookups(&mut self, now: Instant) {
-        let under_way = || self.names.iter().filter(|name| name.begun.is_some());
-        let mut room = LOOKUPS_MAX.saturating_sub(under_way().count());
-        let doubtful = under_way().filter(|name| name.is_doubtful(now)).count();
+        let under_way = self.names.iter().filter(|name| name.begun.is_some());
+        let mut room = LOOKUPS_MAX.saturating_sub(self.running);
+        let doubtful = under_way.filter(|name| name.is_doubtful(now)).count();
         let mut doubtful_room = DOUBTFUL_MAX.saturating_sub(doubtful);
 
         let is_due = |name: &Name| name.begun.is_none() && name.due <= now;
@@ -169,6 +179,33 @@ impl Schedule {
         }
     }
 
+    /// The names of the backends that are there now. What is known of one that was there before goes on; one with another
+    /// backend is looked up at once.
+    fn set_names(&mut self, now: Instant) {
+        let mut known: HashMap<String, Name> = std::mem::take(&mut self.names)
+            .into_iter()
+            .map(|name| (name.host.clone(), name))
+            .collect();
+        self.names = distinct_names(&self.follower.pool, now);
+        for name in &mut self.names {
+            let Some(before) = known.remove(&name.host) else {
+                continue;
+            };
+            let is_pending = |backend: &Arc<Backend>| backend.is_lookup_pending();
+            let due = if name.backends.iter().any(is_pending) {
+                now
+            } else {
+                before.due
+            };
+            let backends = std::mem::take(&mut name.backends);
+            *name = Name {
+                backends,
+                due,
+                ..before
+            };
+        }
+    }
+
     fn begin(&mut self, place: usize, now: Instant) {
         let name = &mut self.names[place];
         name.begun = Some(now);
@@ -180,11 +217,13 @@ impl Schedule {
         );
         let started = thread::start("lookup", move || {
             // The resolver may have ended meanwhile.
-            let _ = done.send((place, lookup(&host)));
+            let found = lookup(&host);
+            let _ = done.send((host.clone(), found));
             bell.ring();
         });
-        if let Err(error) = started {
-            name.take(Err(error), self.pause_min);
+        match started {
+            Ok(_) => self.running += 1,
+            Err(error) => name.take(Err(error), self.pause_min),
         }
     }
 }
@@ -267,7 +306,7 @@ impl Name {
 /// The names of a pool's backends that need a lookup, each once (names are the same in either case, RFC 4343), in the
 /// order of the backends.
 fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
-    let mut places = std::collections::HashMap::new();
+    let mut places = HashMap::new();
     let mut names: Vec<Name> = Vec::new();
     for backend in pool.backends() {
         let Host::Name(host) = &backend.settings.url.host else {
@@ -304,6 +343,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
+    use crate::live::tests::snapshot_of;
     use crate::pool::Event;
     use crate::pool::settings::{Kind, Method};
     use crate::pool::tests::{LONG, balance, health, until};
@@ -381,10 +421,15 @@ mod tests {
         ))
     }
 
+    fn live(pool: &Arc<Pool>) -> Arc<Live> {
+        let snapshot = snapshot_of(Arc::clone(pool), health(Kind::None), 0);
+        Arc::new(Live::new(snapshot).unwrap())
+    }
+
     fn start(pool: &Arc<Pool>) -> (NameServer, Resolver) {
         let (server, lookup) = NameServer::new();
-        let resolver = Resolver::start_with(pool, lookup, Duration::ZERO);
-        (server, resolver.unwrap().unwrap())
+        let resolver = Resolver::start_with(&live(pool), lookup, Duration::ZERO);
+        (server, resolver.unwrap())
     }
 
     fn first(pool: &Pool, index: usize) -> Option<String> {
@@ -415,10 +460,24 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_thread_where_no_name_needs_one() {
-        let (_server, lookup) = NameServer::new();
-        let resolver = Resolver::start_with(&pool(&["localhost"]), lookup, Duration::ZERO);
-        assert!(resolver.unwrap().is_none());
+    fn a_name_that_comes_later_is_looked_up_and_what_is_known_of_the_others_goes_on() {
+        let first_pool = pool(&["a.example"]);
+        let live = live(&first_pool);
+        let (mut server, lookup) = NameServer::new();
+        let _resolver = Resolver::start_with(&live, lookup, LONG).unwrap();
+        server.answers("a.example", Ok(&["192.0.2.1"]));
+        until(|| first(&first_pool, 0).is_some());
+
+        let both = pool(&["a.example", "b.example"]);
+        let settings = both.backends().iter().map(|each| each.settings.clone());
+        let (balance, health) = (balance(Method::RoundRobin), health(Kind::None));
+        let next = Pool::following(Some(&first_pool), settings.collect(), &balance, &health);
+        let next = Arc::new(next);
+        live.publish(snapshot_of(Arc::clone(&next), health, 0));
+        server.answers("b.example", Ok(&["192.0.2.2"]));
+        until(|| first(&next, 1).is_some());
+        assert_eq!(first(&next, 0).as_deref(), Some("192.0.2.1:80"));
+        server.count_silent(0);
     }
 
     #[test]
@@ -523,7 +582,7 @@ mod tests {
         let pool = pool(&["a.example"]);
         let (mut server, lookup) = NameServer::new();
         let pause = Duration::from_millis(200);
-        let _resolver = Resolver::start_with(&pool, lookup, pause).unwrap().unwrap();
+        let _resolver = Resolver::start_with(&live(&pool), lookup, pause).unwrap();
         server.answers("a.example", Ok(&["192.0.2.1"]));
         until(|| first(&pool, 0).is_some());
         let answered = Instant::now();

@@ -5,26 +5,34 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, after, bounded};
 use log::Level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::checker::Checker;
-use crate::config::{Config, DescriptorBudget, descriptor_budget};
-use crate::listener;
-use crate::live::Runtime;
+use crate::checks::probe::may_send_echoes;
+use crate::config::{Config, DescriptorBudget, Source, descriptor_budget, warnings};
+use crate::listener::{self, Listener, ListenerHandle};
+use crate::live::{Follower, Live, Snapshot};
 use crate::log::access::AccessLog;
-use crate::net::mailbox::{Mailbox, mailbox};
+use crate::net::mailbox::{MailboxSender, mailbox};
+use crate::net::poller::Poller;
 use crate::net::thread;
+use crate::pool::Pool;
+use crate::pool::settings::{BackendSettings, Kind};
 use crate::pool::trace::Decision;
+use crate::reload::{Changes, ReloadError};
 use crate::resolver::Resolver;
 use crate::signals;
 use crate::text::words::counted;
 use crate::worker::Worker;
+
+pub use crate::signals::Command;
 
 /// How long a stop waits for an output that does not take the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -32,16 +40,19 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// A balancer that runs.
 #[derive(Debug)]
 pub struct Server {
-    runtime: Arc<Runtime>,
+    live: Arc<Live>,
+    /// What a reload reads.
+    file: Option<PathBuf>,
+    descriptor_limit: u64,
     local_address: SocketAddr,
-    stop: Receiver<()>,
-    mailboxes: Vec<Arc<Mailbox>>,
+    commands: Receiver<Command>,
+    listener: ListenerHandle,
     /// Closed when the last worker has ended.
     workers_done: Receiver<()>,
-    access_log: Option<AccessLog>,
+    access_log: AccessLog,
     /// They end when they are dropped.
     _checker: Checker,
-    _resolver: Option<Resolver>,
+    _resolver: Resolver,
 }
 
 /// Why the balancer cannot run.
@@ -79,61 +90,50 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Server {
-    /// Starts everything that `config` describes. When this returns, connections are accepted.
-    /// A message in `stop` ends it, see `wait`.
-    pub fn start(config: Config, stop: Receiver<()>) -> Result<Self, StartError> {
-        let limit = raise_descriptor_limit();
-        let descriptors = descriptor_budget(limit, &config);
-        warn_of_few_descriptors(limit, &descriptors, &config);
+    /// Starts everything that `config` describes. When this returns, connections are accepted. `file` is read again when
+    /// one of the `commands` says so; see `wait`.
+    pub fn start(
+        config: Config,
+        file: Option<&Path>,
+        commands: Receiver<Command>,
+    ) -> Result<Self, StartError> {
+        let descriptor_limit = raise_descriptor_limit();
+        let descriptors = descriptor_budget(descriptor_limit, &config);
+        warn_of_few_descriptors(descriptor_limit, &descriptors, &config);
+        may_check(&config).map_err(|error| StartError::System("health checks", error))?;
         let socket = listener::bind(&config.proxy)
             .map_err(|error| StartError::Listen(listener::wanted_address(&config.proxy), error))?;
         let local_address = socket
             .local_addr()
             .map_err(|error| StartError::System("the listening socket", error))?;
 
-        let log_format = config.proxy.access_log.format();
-        let access_log = log_format.map(|_| AccessLog::start()).transpose();
-        let access_log = access_log.map_err(|error| StartError::System("the access log", error))?;
-        let runtime = Runtime::new(config, descriptors)
+        let access_log =
+            AccessLog::start().map_err(|error| StartError::System("the access log", error))?;
+        let workers = config.proxy.workers;
+        let pool = Pool::following(
+            None,
+            config.backends.clone(),
+            &config.balance,
+            &config.health_check,
+        );
+        let live = Live::new(Snapshot::new(config, pool, descriptors))
             .map_err(|error| StartError::System("an eventfd", error))?;
-        let runtime = Arc::new(runtime);
+        let live = Arc::new(live);
 
-        let resolver = Resolver::start(&runtime.pool)
-            .map_err(|error| StartError::System("the resolver", error))?;
-        let checker = Checker::start(
-            &runtime.pool,
-            &runtime.config.health_check,
-            &runtime.head_limits,
-            descriptors.checks,
-        )
-        .map_err(|error| StartError::System("health checks", error))?;
-
-        let (done, workers_done) = bounded(0);
-        let (mut mailboxes, mut senders) = (Vec::new(), Vec::new());
-        for number in 1..=runtime.config.proxy.workers {
-            let (mailbox, sender) =
-                mailbox().map_err(|error| StartError::System("an eventfd", error))?;
-            let log = access_log.as_ref().map(AccessLog::writer).zip(log_format);
-            let mut worker = Worker::new(runtime.clone(), mailbox.clone(), log)
-                .map_err(|error| StartError::System("a poller", error))?;
-            let done = done.clone();
-            start(&format!("worker-{number}"), move || {
-                worker.run();
-                // Closed when this closure is dropped, after the worker's end.
-                let _ = &done;
-            })?;
-            mailboxes.push(mailbox);
-            senders.push(sender);
-        }
-        let accepting = runtime.clone();
-        start("listener", move || {
-            listener::run(&socket, &senders, &accepting);
-        })?;
+        let resolver =
+            Resolver::start(&live).map_err(|error| StartError::System("the resolver", error))?;
+        let checker =
+            Checker::start(&live).map_err(|error| StartError::System("health checks", error))?;
+        let (senders, workers_done) = start_workers(workers, &live, &access_log)?;
+        let (mut listener, handle) = Listener::new(socket, senders, &live);
+        start("listener", move || listener.run())?;
         Ok(Self {
-            runtime,
+            live,
+            file: file.map(Path::to_owned),
+            descriptor_limit,
             local_address,
-            stop,
-            mailboxes,
+            commands,
+            listener: handle,
             workers_done,
             access_log,
             _checker: checker,
@@ -148,37 +148,109 @@ impl Server {
 
     /// The last exchanges, explained, the oldest first.
     pub fn decisions(&self) -> Vec<Decision> {
-        self.runtime.decisions()
+        self.live.decisions()
     }
 
     /// Runs until it is asked to stop, then drains. Asked a second time, it ends the process at once.
     pub fn wait(self) {
-        let timeouts = &self.runtime.config.timeouts;
-        // An end without a message means that no signal can come any more.
-        let _ = self.stop.recv();
-        log::info!(
-            "stopping: {} connections open",
-            self.runtime.admission.count()
-        );
-        match self.stop.recv_timeout(timeouts.drain_delay) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => stop_at_once(),
+        // An end without a command means that no signal can come any more.
+        while let Ok(Command::Reload) = self.commands.recv() {
+            match self.reload() {
+                Ok(changes) => log::info!("reloaded: {changes}"),
+                Err(error) => log::error!("not reloaded, nothing has changed: {error}"),
+            }
         }
+        log::info!("stopping: {} connections open", self.live.admission.count());
+        let mut last = Snapshot::clone(&self.live.current());
+        self.wait_until_stopped_again(&after(last.config.timeouts.drain_delay));
         let since = Instant::now();
-        self.runtime.drain();
-        self.runtime.admission.listener.ring();
-        self.mailboxes
-            .iter()
-            .for_each(|mailbox| mailbox.bell.ring());
-        crossbeam_channel::select! {
-            recv(self.workers_done) -> _ => {}
-            recv(self.stop) -> _ => stop_at_once(),
-        }
+        last.draining_since = Some(since);
+        self.live.publish(last);
+        self.wait_until_stopped_again(&self.workers_done);
         log::info!("stopped after {} ms", since.elapsed().as_millis());
-        if let Some(access_log) = self.access_log {
-            access_log.stop(LAST_LINES);
+        self.access_log.stop(LAST_LINES);
+    }
+
+    /// Waits for `done`, a message or an end; ends the process if it is asked to stop before.
+    fn wait_until_stopped_again<T>(&self, done: &Receiver<T>) {
+        loop {
+            crossbeam_channel::select! {
+                recv(done) -> _ => return,
+                recv(self.commands) -> command => match command {
+                    Ok(Command::Reload) => log::error!(
+                        "not reloaded, nothing has changed: {}", ReloadError::Stopping
+                    ),
+                    Ok(Command::Stop) | Err(_) => stop_at_once(),
+                }
+            }
         }
     }
+
+    /// Reads the configuration again and goes by it, or changes nothing.
+    fn reload(&self) -> Result<Changes, ReloadError> {
+        let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
+        let config = Config::read(file).map_err(ReloadError::Config)?;
+        let last = self.live.current();
+        let changes = Changes::between(&last.config, &config);
+        if !changes.needs_restart.is_empty() {
+            return Err(ReloadError::NeedsRestart(changes.needs_restart));
+        }
+        may_check(&config).map_err(ReloadError::Checks)?;
+        let socket = changes
+            .moves_listener
+            .then(|| listener::bind(&config.proxy));
+        let socket = socket
+            .transpose()
+            .map_err(|error| ReloadError::Listen(listener::wanted_address(&config.proxy), error))?;
+        for warning in warnings(&config) {
+            log::warn!("warning: {warning}");
+        }
+        let descriptors = descriptor_budget(self.descriptor_limit, &config);
+        warn_of_few_descriptors(self.descriptor_limit, &descriptors, &config);
+        let (backends, balance) = (config.backends.clone(), &config.balance);
+        let pool = Pool::following(Some(&last.pool), backends, balance, &config.health_check);
+        self.live.publish(Snapshot::new(config, pool, descriptors));
+        if let Some(socket) = socket {
+            self.listener.replace(socket);
+        }
+        Ok(changes)
+    }
+}
+
+/// Starts the workers. Gives the ends of their mailboxes, and what is closed when the last of them has ended.
+fn start_workers(
+    count: usize,
+    live: &Arc<Live>,
+    access_log: &AccessLog,
+) -> Result<(Vec<MailboxSender>, Receiver<()>), StartError> {
+    let (done, all_done) = bounded(0);
+    let mut senders = Vec::new();
+    for number in 1..=count {
+        let no_eventfd = |error| StartError::System("an eventfd", error);
+        let (mailbox, sender) = mailbox().map_err(no_eventfd)?;
+        let poller =
+            Poller::new(&mailbox.bell).map_err(|error| StartError::System("a poller", error))?;
+        let follower = Follower::new(live.clone(), mailbox.bell.clone());
+        // Made here and not on its thread: what it keeps lies in no heap from which loads come and go (`net/room.rs`).
+        let mut worker = Worker::new(follower, mailbox, poller, access_log.writer());
+        let done = done.clone();
+        start(&format!("worker-{number}"), move || {
+            worker.run();
+            // Closed when this closure is dropped, after the worker's end.
+            let _ = &done;
+        })?;
+        senders.push(sender);
+    }
+    Ok((senders, all_done))
+}
+
+/// Whether checks of this kind can be made here at all.
+fn may_check(config: &Config) -> io::Result<()> {
+    let is_checked = |backend: &BackendSettings| backend.check;
+    if config.health_check.kind == Kind::Icmp && config.backends.iter().any(is_checked) {
+        may_send_echoes()?;
+    }
+    Ok(())
 }
 
 fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Config) {
@@ -204,12 +276,12 @@ fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Confi
 }
 
 /// Runs what `config`, which comes from `source`, describes until a signal asks to stop.
-pub fn run(config: Config, source: &dyn fmt::Display) -> Result<(), StartError> {
+pub fn run(config: Config, source: &Source) -> Result<(), StartError> {
     // Before any other thread of the balancer, so that no signal is lost.
-    let stop = watch_signals()?;
+    let commands = watch_signals()?;
     let workers = counted(config.proxy.workers, "worker");
     let backends = counted(config.backends.len(), "backend");
-    let server = Server::start(config, stop)?;
+    let server = Server::start(config, source.file(), commands)?;
     log::info!(
         "rondo {}: {source}: {workers}, {backends}, listening on {}",
         env!("CARGO_PKG_VERSION"),
@@ -219,8 +291,8 @@ pub fn run(config: Config, source: &dyn fmt::Display) -> Result<(), StartError> 
     Ok(())
 }
 
-/// A message for each signal that asks to stop, from now on.
-pub fn watch_signals() -> Result<Receiver<()>, StartError> {
+/// A command for each signal that has one, from now on.
+pub fn watch_signals() -> Result<Receiver<Command>, StartError> {
     signals::watch().map_err(|error| StartError::System("signals", error))
 }
 

@@ -12,8 +12,17 @@ use signal_hook::iterator::Signals;
 
 use crate::net::thread;
 
-/// A message for each SIGTERM, SIGINT and SIGQUIT from now on.
-pub(crate) fn watch() -> io::Result<Receiver<()>> {
+/// What the main thread is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Finish what is in flight and end; asked a second time, end at once.
+    Stop,
+    /// Read the configuration again.
+    Reload,
+}
+
+/// A command for each signal that has one, from now on.
+pub(crate) fn watch() -> io::Result<Receiver<Command>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let is_init = process::id() == 1;
     if is_init {
@@ -27,9 +36,6 @@ pub(crate) fn watch() -> io::Result<Receiver<()>> {
         }
         for signal in signals.forever() {
             match signal {
-                SIGHUP => log::warn!(
-                    "SIGHUP: this version does not reload; restart to apply a changed configuration"
-                ),
                 SIGUSR1 => {
                     log::info!("SIGUSR1: there is nothing to reopen, logs go to standard streams");
                 }
@@ -38,7 +44,12 @@ pub(crate) fn watch() -> io::Result<Receiver<()>> {
                 ),
                 SIGCHLD => reap_orphans(),
                 _ => {
-                    if sender.send(()).is_err() {
+                    let command = if signal == SIGHUP {
+                        Command::Reload
+                    } else {
+                        Command::Stop
+                    };
+                    if sender.send(command).is_err() {
                         return;
                     }
                 }

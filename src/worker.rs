@@ -7,7 +7,6 @@
 //! Read next: net/poller.rs and net/connection.rs, on which it stands; then exchange/mod.rs, what it does with a connection.
 
 use std::collections::VecDeque;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +14,13 @@ use std::time::Duration;
 use crate::config::Mode;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, First, Turn};
-use crate::live::Runtime;
-use crate::log::access::{AccessLogWriter, Format};
+use crate::live::{Follower, Snapshot};
+use crate::log::access::AccessLogWriter;
 use crate::net::admission::{PAUSE, SILENCE};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::idle_list::{IdleList, Kind};
 use crate::net::mailbox::{Accepted, Mailbox};
-use crate::net::poller::{Brought, EVENTS_MAX, Events, Readiness, Source};
+use crate::net::poller::{Brought, EVENTS_MAX, Events, Poller, Readiness, Source};
 use crate::net::room::{ITEMS_KEPT, fill_cache, merge_free};
 use crate::net::slab::{Key, Slab};
 use crate::net::timers::Alarms;
@@ -38,9 +37,6 @@ const ROOM_TRIES_MAX: usize = 64;
 /// How long an idle connection is kept open while the process drains, in case a request is on its way.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
-/// How often a worker looks whether it is done while the process drains.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
 /// How long memory must have been unused before it is given back.
 const UNUSED: Duration = Duration::from_secs(1);
 
@@ -53,31 +49,30 @@ pub(crate) struct Worker {
     queue: VecDeque<Key>,
     alarms: Alarms,
     idle: IdleList,
-    /// For how long one may be idle.
-    client_idle_ms: Millis,
+    follower: Follower,
     /// When memory that is not used is given back.
     give_back_at: Millis,
     context: Context,
 }
 
 impl Worker {
-    /// A worker that is fed through `mailbox`.
+    /// A worker that is fed through `mailbox`, whose bell wakes `poller`.
     pub(crate) fn new(
-        runtime: Arc<Runtime>,
+        follower: Follower,
         mailbox: Arc<Mailbox>,
-        access_log: Option<(AccessLogWriter, Format)>,
-    ) -> io::Result<Self> {
-        let client_idle_ms = Clock::after(0, runtime.config.timeouts.client_idle);
-        Ok(Self {
-            context: Context::new(runtime, &mailbox.bell, access_log)?,
+        poller: Poller,
+        access_log: AccessLogWriter,
+    ) -> Self {
+        Self {
+            context: Context::new(&follower, poller, access_log),
             mailbox,
             clients: Slab::default(),
             queue: VecDeque::with_capacity(ITEMS_KEPT),
             alarms: Alarms::default(),
             idle: IdleList::default(),
-            client_idle_ms,
+            follower,
             give_back_at: NEVER,
-        })
+        }
     }
 
     /// Works until the process drains and every connection has ended.
@@ -124,8 +119,16 @@ impl Worker {
         }
         self.mailbox.wake_up();
         self.context.clock.read();
-        // Before any request is answered: what is answered from now on says that the connection ends.
-        self.context.draining = self.context.runtime.draining_since().is_some();
+        // Before any request is answered: where the process drains, the answer says that the connection ends.
+        self.follow();
+    }
+
+    /// Goes by the snapshot that is live.
+    fn follow(&mut self) {
+        if self.follower.look() {
+            self.context.follow(self.follower.snapshot());
+            self.share_descriptors();
+        }
     }
 
     /// Notes what events say, and puts their connections into the queue.
@@ -160,20 +163,23 @@ impl Worker {
         let since = |kind| self.idle.oldest(kind).map_or(NEVER, |(_, since)| since);
         let (answered, silent) = (since(Kind::Answered), since(Kind::Silent));
         self.mailbox.publish_idle(answered, silent);
-        answered.min(silent).saturating_add(self.client_idle_ms)
+        answered.min(silent).saturating_add(self.client_idle_ms())
+    }
+
+    /// For how long a client may be idle.
+    fn client_idle_ms(&self) -> Millis {
+        Clock::after(0, self.context.snapshot.config.timeouts.client_idle)
     }
 
     /// How long nothing has to be done without an event. `None`: for ever.
     fn sleep_time(&self, idle_until: Millis) -> Option<Duration> {
-        if self.context.draining {
-            return Some(DRAIN_LOOK);
-        }
         let next = self
             .alarms
             .next()
             .min(idle_until)
             .min(self.give_back_at)
-            .min(self.context.backends.next_expiry());
+            .min(self.context.backends.next_expiry())
+            .min(self.next_of_drain());
         (next != NEVER)
             .then(|| Duration::from_millis(next.saturating_sub(self.context.clock.now())))
     }
@@ -227,7 +233,7 @@ impl Worker {
 
     /// What a new connection begins with.
     fn first(&self) -> First {
-        let proxy = &self.context.runtime.config.proxy;
+        let proxy = &self.context.snapshot.config.proxy;
         if proxy.accept_proxy_protocol || proxy.mode == Mode::Tcp {
             First::Preface
         } else {
@@ -278,9 +284,9 @@ impl Worker {
         self.idle.remove(key.index);
         if let Some((kind, since)) = idle_now {
             self.idle.touch(kind, key.index, since);
-            if self.context.runtime.admission.is_room_wanted() {
+            if self.context.live.admission.is_room_wanted() {
                 self.publish_idle();
-                self.context.runtime.admission.room_may_be_made();
+                self.context.live.admission.room_may_be_made();
             }
         }
     }
@@ -294,7 +300,7 @@ impl Worker {
             drop(client);
             self.share_descriptors();
             self.mailbox.closed_one();
-            self.context.runtime.admission.remove();
+            self.context.live.admission.remove();
         }
     }
 
@@ -315,7 +321,7 @@ impl Worker {
         if !self.mailbox.is_room_asked() {
             return;
         }
-        let admission = &self.context.runtime.clone().admission;
+        let admission = &self.context.live.clone().admission;
         for _ in 0..ROOM_TRIES_MAX {
             if !admission.is_room_wanted() {
                 return;
@@ -384,7 +390,7 @@ impl Worker {
             self.turn(key, Client::expire);
         }
         while let Some((key, since)) = self.longest_idle() {
-            if since.saturating_add(self.client_idle_ms) > now {
+            if since.saturating_add(self.client_idle_ms()) > now {
                 break;
             }
             self.close(key, CloseReason::IdleTimeout);
@@ -427,24 +433,46 @@ impl Worker {
 
     /// While the process drains: closes what is idle, and in the end everything. True: all is done.
     fn drain(&mut self, all_came: bool) -> bool {
-        let Some(since) = self.context.runtime.draining_since() else {
+        let Some((idle_until, until)) = self.drain_times() else {
             return false;
         };
-        let drain = self.context.runtime.config.timeouts.drain;
-        let clock = &self.context.clock;
-        let drained_ms = clock.settled().saturating_sub(clock.at(since));
-        let drained_for = Duration::from_millis(drained_ms);
-        if drained_for >= drain.min(DRAIN_IDLE) {
+        let now = self.context.clock.settled();
+        if idle_until <= now {
             while let Some((key, _)) = self.longest_idle() {
                 self.close(key, CloseReason::Stopping);
             }
         }
-        if drained_for >= drain {
+        if until <= now {
             for key in self.clients.keys() {
                 self.close(key, CloseReason::Stopping);
             }
         }
         all_came && self.clients.is_empty()
+    }
+
+    /// While the process drains: until when idle connections are kept, and until when all others.
+    fn drain_times(&self) -> Option<(Millis, Millis)> {
+        let Snapshot {
+            config,
+            draining_since,
+            ..
+        } = &**self.context.snapshot;
+        let since = self.context.clock.at((*draining_since)?);
+        let drain = config.timeouts.drain;
+        Some((
+            Clock::after(since, drain.min(DRAIN_IDLE)),
+            Clock::after(since, drain),
+        ))
+    }
+
+    /// When `drain` next has something to do that no event tells.
+    fn next_of_drain(&self) -> Millis {
+        let clock = &self.context.clock;
+        let times = self.drain_times().into_iter().flat_map(<[Millis; 2]>::from);
+        times
+            .filter(|time| *time > clock.settled())
+            .min()
+            .unwrap_or(NEVER)
     }
 }
 
@@ -455,7 +483,10 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::config::{Config, DescriptorBudget, descriptor_budget};
+    use crate::config::Config;
+    use crate::live::Live;
+    use crate::live::tests::live_of;
+    use crate::log::access::AccessLog;
     use crate::net::mailbox::{MailboxSender, mailbox};
 
     /// A worker whose turns the test takes, over a backend that refuses every connection: each request gets a 502, and
@@ -463,7 +494,7 @@ mod tests {
     struct Fixture {
         worker: Worker,
         listener: MailboxSender,
-        runtime: Arc<Runtime>,
+        live: Arc<Live>,
         events: Events,
         accepting: TcpListener,
         _refusing: socket2::Socket,
@@ -477,19 +508,18 @@ mod tests {
             refusing.bind(&any_port.into()).unwrap();
             let port = refusing.local_addr().unwrap().as_socket().unwrap().port();
             let text = format!(
-                r#"{{"proxy": {{"port": 0}}, "backends": [{{"url": "http://127.0.0.1:{port}/"}}]}}"#
+                r#"{{"proxy": {{"port": 0, "max_connections": 2, "access_log": false}},
+                    "backends": [{{"url": "http://127.0.0.1:{port}/"}}]}}"#
             );
-            let config = Config::from_text("test", &text).unwrap();
-            let budget = DescriptorBudget {
-                clients: 2,
-                ..descriptor_budget(u64::MAX, &config)
-            };
-            let runtime = Arc::new(Runtime::new(config, budget).unwrap());
+            let live = live_of(Config::from_text("test", &text).unwrap());
             let (mailbox, listener) = mailbox().unwrap();
+            let follower = Follower::new(live.clone(), mailbox.bell.clone());
+            let poller = Poller::new(&mailbox.bell).unwrap();
+            let log = AccessLog::start().unwrap().writer();
             Fixture {
-                worker: Worker::new(runtime.clone(), mailbox, None).unwrap(),
+                worker: Worker::new(follower, mailbox, poller, log),
                 listener,
-                runtime,
+                live,
                 events: Events::default(),
                 accepting: TcpListener::bind(any_port).unwrap(),
                 _refusing: refusing,
@@ -501,7 +531,7 @@ mod tests {
             let client = TcpStream::connect(self.accepting.local_addr().unwrap()).unwrap();
             let (stream, address) = self.accepting.accept().unwrap();
             stream.set_nonblocking(true).unwrap();
-            self.runtime.admission.add();
+            self.live.admission.add();
             self.worker.open((stream, address));
             client
         }
@@ -530,7 +560,7 @@ mod tests {
         }
 
         fn ask_for_room(&mut self) {
-            self.runtime.admission.want_room();
+            self.live.admission.want_room();
             self.listener.ask_for_room();
             self.worker.make_room();
         }
@@ -546,7 +576,7 @@ mod tests {
         fixture.ask_for_room();
         assert_eq!(first.read(&mut [0]).unwrap(), 0);
         assert_eq!(fixture.worker.clients.len(), 1);
-        assert!(fixture.runtime.admission.has_room());
+        assert!(fixture.live.admission.has_room());
     }
 
     #[test]
@@ -590,7 +620,7 @@ mod tests {
         fixture.ask_for_room();
         assert_eq!(fixture.worker.clients.len(), 2);
         // Would wait for an hour if it had not been rung.
-        let bell = &fixture.runtime.admission.listener;
+        let bell = &fixture.live.admission.listener;
         bell.wait(Duration::from_secs(3600));
     }
 

@@ -4,8 +4,8 @@ use crate::config::Config;
 use crate::net::pipes::PIPES_MAX;
 use crate::pool::settings::Kind;
 
-/// What the process itself has open: three standard streams, the listener, two ends of the signals' pipe, an output of
-/// the access log, four wake-ups, and one to spare.
+/// What the process itself has open: three standard streams, the listener, two ends of the signals' pipe, three wake-ups;
+/// and three to spare, one of them for the listener that a reload opens before it closes the old one.
 const DESCRIPTORS_OWN: u64 = 12;
 /// A worker's poller and wake-up.
 const DESCRIPTORS_OF_WORKER: u64 = 2;

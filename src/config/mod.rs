@@ -20,6 +20,7 @@ pub use self::error::ConfigError;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
 pub use self::schema::schema;
+pub use self::source::Source;
 pub use self::summary::summary;
 pub use self::timeouts::Timeouts;
 pub use self::warnings::warnings;
@@ -29,6 +30,7 @@ mod backends;
 mod balance;
 mod budget;
 pub(crate) mod document;
+mod effective;
 mod error;
 mod health_check;
 mod hints;
@@ -36,6 +38,7 @@ pub(crate) mod key;
 mod limits;
 mod proxy;
 mod schema;
+mod source;
 mod summary;
 mod timeouts;
 pub(crate) mod url;
@@ -118,6 +121,8 @@ pub struct Config {
     pub limits: Limits,
     /// None: there is no admin interface.
     pub admin: Option<Admin>,
+    /// The value of each key by its path, but for those of `backends`.
+    values: Vec<(String, serde_json::Value)>,
 }
 
 impl Config {
@@ -164,6 +169,8 @@ impl Config {
             timeouts: Timeouts::read(&top)?,
             limits: Limits::read(&top)?,
             admin: Admin::read(&top)?,
+            // Without `$schema`, which is ignored.
+            values: effective::values(&top, &KEYS[1..])?,
             proxy,
         };
         top.refuse_not_built("admin")?;

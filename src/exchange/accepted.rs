@@ -47,7 +47,7 @@ impl Accepted {
 
     /// Reads the PROXY protocol header if there must be one, and goes on to what is served here.
     pub(super) fn advance(&mut self, client: &mut ClientSide, cx: &mut Context) -> Next {
-        if cx.runtime.config.proxy.accept_proxy_protocol
+        if cx.snapshot.config.proxy.accept_proxy_protocol
             && let Err(next) = self.read_proxy_header(client, cx)
         {
             return next;
@@ -86,7 +86,7 @@ impl Accepted {
                 Err(_) => return Err(Next::Close(CloseReason::ClientGone)),
             }
         }
-        self.until = Clock::after(self.since, cx.runtime.config.timeouts.client_head);
+        self.until = Clock::after(self.since, cx.snapshot.config.timeouts.client_head);
         Err(Next::Wait)
     }
 }

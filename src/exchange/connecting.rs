@@ -41,20 +41,22 @@ pub(super) fn connect(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut
         };
     }
     if exchange.route.backend.is_none() {
-        let persistence_cookie = cx.runtime.pool.cookie_name();
+        let persistence_cookie = cx.snapshot.pool.cookie_name();
         let wish = Wish {
             client: exchange.client(client.address.ip()),
             cookie: persistence_cookie.and_then(|name| exchange.request.cookie(name.as_bytes())),
-            tries_left: exchange.route.tries < cx.runtime.config.balance.tries,
+            tries_left: exchange.route.tries < exchange.settings.config.balance.tries,
         };
         let (tried, decision) = (&mut exchange.route.tried, &mut exchange.decision);
-        match cx.runtime.pool.choose(&wish, tried, Some(decision)) {
+        match cx.snapshot.pool.choose(&wish, tried, Some(decision)) {
             Choice::Backend {
                 in_flight,
                 set_cookie,
             } => {
                 exchange.moments.chosen = cx.clock.now_us();
-                exchange.route.enter(in_flight, set_cookie, cx);
+                let timeout = exchange.settings.config.timeouts.connect;
+                let connect_until = Clock::after(cx.clock.now(), timeout);
+                exchange.route.enter(in_flight, set_cookie, connect_until);
             }
             Choice::Unavailable => {
                 log_failure(client, exchange, Some(503), &UNAVAILABLE, cx);
@@ -142,14 +144,14 @@ pub(super) fn connect_timed_out(
 
 impl Route {
     /// Turns to the backend that was chosen.
-    fn enter(&mut self, backend: InFlight, set_cookie: bool, cx: &Context) {
+    fn enter(&mut self, backend: InFlight, set_cookie: bool, connect_until: Millis) {
         self.attempts += 1;
         self.set_cookie = set_cookie;
         self.needs_fresh = false;
         self.next_address = 0;
         self.addresses = None;
         self.address = None;
-        self.connect_until = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.connect);
+        self.connect_until = connect_until;
         self.backend = Some(backend);
     }
 
@@ -201,7 +203,7 @@ impl Route {
                 backend.address_worked(address);
             }
             let reason = &"a client's exchange connected";
-            cx.runtime.pool.report(backend, Event::Connected, reason);
+            cx.snapshot.pool.report(backend, Event::Connected, reason);
         }
     }
 

@@ -1,30 +1,34 @@
 //! What a worker lends to the exchange whose turn it is.
 
-use std::io;
 use std::sync::Arc;
 
 use crate::config::Mode;
 use crate::exchange::backend_connections::BackendConnections;
 use crate::exchange::relay::{OUT_BYTES_KEPT, Tools};
 use crate::exchange::request_id::RequestIds;
-use crate::exchange::state::Exchange;
-use crate::live::Runtime;
-use crate::log::access::{AccessLogWriter, Format};
+use crate::exchange::state::{Exchange, Settings};
+use crate::live::{Follower, Live, Snapshot};
+use crate::log::access::AccessLogWriter;
 use crate::net::clock::Clock;
 use crate::net::pipes::Pipes;
 use crate::net::poller::Poller;
-use crate::net::waker::Bell;
 use crate::pool::trace::Decisions;
 use crate::text::timestamp::HttpDate;
 
 /// Exchanges kept for the next request; more are given back to the allocator.
 pub(crate) const SPARE_MAX: usize = 256;
 
-/// A worker's resources. They belong to one thread; only `runtime` is shared.
+/// A snapshot with a count of its own for each worker: to count in the shared one for each exchange would have all workers
+/// write to one cache line.
+pub(crate) type OwnCount = Arc<Arc<Snapshot>>;
+
+/// A worker's resources. They belong to one thread; only `live` is shared.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// The configuration, the backends, the state of the process.
-    pub runtime: Arc<Runtime>,
+    /// What all threads share.
+    pub live: Arc<Live>,
+    /// The snapshot by which this batch of events goes; an exchange keeps the one with which it began.
+    pub snapshot: OwnCount,
     /// Where sockets are registered.
     pub poller: Poller,
     /// The time, as of this batch of events.
@@ -39,10 +43,8 @@ pub(crate) struct Context {
     pub request_ids: RequestIds,
     /// The last exchanges, explained.
     pub decisions: Arc<Decisions>,
-    /// Where access lines go, and how they are written.
-    pub access_log: Option<(AccessLogWriter, Format)>,
-    /// Whether the process is stopping.
-    pub draining: bool,
+    /// Where access lines go.
+    pub access_log: AccessLogWriter,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
     spare: Vec<Box<Exchange>>,
     /// The fewest spare exchanges since the last time that memory was given back: so many are not needed.
@@ -50,46 +52,58 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The resources of one worker, which `bell` wakes.
-    pub(crate) fn new(
-        runtime: Arc<Runtime>,
-        bell: &Bell,
-        access_log: Option<(AccessLogWriter, Format)>,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            poller: Poller::new(bell)?,
-            clock: Clock::new(runtime.epoch),
+    /// The resources of one worker, which waits with `poller`.
+    pub(crate) fn new(follower: &Follower, poller: Poller, access_log: AccessLogWriter) -> Self {
+        let (live, snapshot) = (follower.live(), follower.snapshot());
+        Self {
+            poller,
+            clock: Clock::new(live.epoch),
             date: HttpDate::default(),
             tools: Tools {
-                pipes: Pipes::new(runtime.descriptors.pipes),
+                pipes: Pipes::new(snapshot.descriptors.pipes),
                 ..Tools::default()
             },
-            backends: BackendConnections::new(runtime.descriptors.idle, &runtime.pool),
+            backends: BackendConnections::new(snapshot.descriptors.idle, &snapshot.pool),
             request_ids: RequestIds::default(),
             access_log,
-            draining: false,
-            decisions: runtime.new_decisions(),
+            decisions: live.new_decisions(),
             spare: Vec::with_capacity(SPARE_MAX),
             spare_min: 0,
-            runtime,
-        })
+            live: live.clone(),
+            snapshot: OwnCount::new(snapshot.clone()),
+        }
+    }
+
+    /// Goes by another snapshot from now on. What is under way keeps its own.
+    pub(crate) fn follow(&mut self, snapshot: &Arc<Snapshot>) {
+        self.tools.pipes.set_max(snapshot.descriptors.pipes);
+        self.backends
+            .follow(&snapshot.pool, snapshot.descriptors.idle);
+        self.snapshot = OwnCount::new(snapshot.clone());
+    }
+
+    /// Whether the process is stopping.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.snapshot.draining_since.is_some()
     }
 
     /// Whether a connection is closed after its answer: the process stops, or other clients wait for a place.
     pub(crate) fn closes_after_answer(&self) -> bool {
-        self.draining || self.runtime.admission.newcomers_wait()
+        self.is_draining() || self.live.admission.newcomers_wait()
     }
 
     /// Whether there are no requests, only connections to pass on.
     pub(crate) fn is_tcp(&self) -> bool {
-        self.runtime.config.proxy.mode == Mode::Tcp
+        self.snapshot.config.proxy.mode == Mode::Tcp
     }
 
-    /// An unused exchange, as new.
+    /// An unused exchange, as new, with the settings of this moment.
     pub(crate) fn take_exchange(&mut self) -> Box<Exchange> {
         let spare = self.spare.pop();
         self.spare_min = self.spare_min.min(self.spare.len());
-        spare.unwrap_or_default()
+        let mut exchange = spare.unwrap_or_default();
+        exchange.settings = Settings::of(&self.snapshot);
+        exchange
     }
 
     /// Takes an exchange back when it is over, with everything that it had borrowed.

@@ -40,10 +40,10 @@ pub(super) fn fail(
         match row.event {
             Some(event @ (Event::Died | Event::NotHttp)) if is_first => {
                 route.has_blamed = true;
-                cx.runtime.pool.report(backend, event, &failure);
+                cx.snapshot.pool.report(backend, event, &failure);
             }
             Some(event @ Event::ConnectFailed) => {
-                cx.runtime.pool.report(backend, event, &failure);
+                cx.snapshot.pool.report(backend, event, &failure);
             }
             _ => {}
         }
@@ -149,7 +149,8 @@ impl Exchange {
     fn try_same_backend_again(&mut self, cx: &Context) {
         self.route.needs_fresh = true;
         // The old connection may have kept the request longer than a connect may take.
-        self.route.connect_until = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.connect);
+        self.route.connect_until =
+            Clock::after(cx.clock.now(), self.settings.config.timeouts.connect);
         if let Some(backend) = &self.route.backend {
             self.decision.chosen(backend.id, Rule::SameAgain);
             self.moments.chosen = cx.clock.now_us();
@@ -164,7 +165,7 @@ impl Exchange {
         let Some(backend) = &self.route.backend else {
             return cx.backends.close(lent);
         };
-        let limits = &cx.runtime.config.limits;
+        let limits = &self.settings.config.limits;
         let connection = &mut lent.connection;
         let ended_exactly = self.route.reusable
             // That one has been told the address of this client.
@@ -175,7 +176,7 @@ impl Exchange {
             // A read that filled its buffer, or a splice, has not seen that nothing follows.
             && (!connection.is_readable() || connection.is_silent());
         if ended_exactly {
-            let expires = Clock::after(cx.clock.now(), cx.runtime.config.timeouts.backend_idle);
+            let expires = Clock::after(cx.clock.now(), self.settings.config.timeouts.backend_idle);
             cx.backends
                 .park(lent, backend, limits.idle_backend_connections, expires);
         } else {

@@ -24,11 +24,10 @@ use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
 use crate::http::reply::CONTINUE;
 use crate::http::{Grammar, HeadError, Scheme, Version};
-use crate::live::Runtime;
 use crate::net::clock::Clock;
 use crate::net::connection::{Connection, Received};
 use crate::net::errno::is_our_shortage;
-use crate::pool::Event;
+use crate::pool::{Event, Pool};
 use crate::text::timestamp::HttpDate;
 
 /// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
@@ -80,7 +79,7 @@ fn forward_request(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Co
         return Side::Rests;
     }
     let now = cx.clock.now();
-    let timeouts = &cx.runtime.config.timeouts;
+    let timeouts = &exchange.settings.config.timeouts;
     let before = (exchange.request_relay.taken(), lent.connection.sent());
     let flow =
         exchange
@@ -172,7 +171,7 @@ fn read_response_head(
     match client.connection.flush() {
         Ok(true) => {}
         Ok(false) => {
-            let timeout = cx.runtime.config.timeouts.client_write;
+            let timeout = exchange.settings.config.timeouts.client_write;
             exchange
                 .response_wait
                 .set(WaitFor::ClientWrite, cx.clock.now(), timeout, false);
@@ -227,7 +226,7 @@ fn await_response_head(client: &mut ClientSide, exchange: &mut Exchange, cx: &Co
         exchange.response_wait.set(
             WaitFor::ResponseHead,
             now,
-            cx.runtime.config.timeouts.response_head,
+            exchange.settings.config.timeouts.response_head,
             false,
         );
         if client.connection.has_ended() {
@@ -264,7 +263,7 @@ pub(super) fn send_continue(
     exchange: &mut Exchange,
     cx: &mut Context,
 ) -> Step {
-    let timeout = cx.runtime.config.timeouts.client_body;
+    let timeout = exchange.settings.config.timeouts.client_body;
     exchange
         .request_wait
         .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
@@ -289,7 +288,7 @@ fn forward_response_body(
         return Side::Rests;
     };
     let now = cx.clock.now();
-    let timeouts = &cx.runtime.config.timeouts;
+    let timeouts = &exchange.settings.config.timeouts;
     let relay = &mut exchange.response_relay;
     let before = (relay.taken(), client.connection.sent());
     let flow = relay.advance(&mut lent.connection, &mut client.connection, &mut cx.tools);
@@ -364,13 +363,13 @@ impl Exchange {
     ) -> Result<bool, Trouble> {
         let closes = cx.closes_after_answer();
         let Context {
-            runtime,
+            snapshot,
             tools: Tools { scratch, out, .. },
             date,
             clock,
             ..
         } = cx;
-        let limits = &runtime.head_limits;
+        let limits = &self.settings.head_limits;
         let grammar = self.route.response_grammar();
         if self.heard == Heard::Switch {
             return self.pass_upgrade_on(client, out);
@@ -390,7 +389,8 @@ impl Exchange {
                 return self.pass_upgrade_on(client, out);
             }
             let rest = &backend.buffered()[used..];
-            let body_used = self.pass_on(rest, client, out, runtime, closes, (date, clock))?;
+            let body_used =
+                self.pass_on(rest, client, out, &snapshot.pool, closes, (date, clock))?;
             backend.consume_buffered(used + body_used);
             return Ok(true);
         }
@@ -410,8 +410,14 @@ impl Exchange {
                     backend.consume(used, scratch);
                     return self.pass_upgrade_on(client, out);
                 }
-                let body_used =
-                    self.pass_on(&bytes[used..], client, out, runtime, closes, (date, clock))?;
+                let body_used = self.pass_on(
+                    &bytes[used..],
+                    client,
+                    out,
+                    &snapshot.pool,
+                    closes,
+                    (date, clock),
+                )?;
                 backend.consume(used + body_used, scratch);
                 return Ok(true);
             }
@@ -426,7 +432,7 @@ impl Exchange {
         rest: &[u8],
         client: &mut Connection,
         out: &mut Vec<u8>,
-        runtime: &Runtime,
+        pool: &Pool,
         closes: bool,
         (date, clock): (&mut HttpDate, &Clock),
     ) -> Result<usize, Trouble> {
@@ -480,7 +486,8 @@ impl Exchange {
             trailers,
         };
         write_response(&self.response, &how, out);
-        let mut translator = BodyTranslator::new(body, writer, u64::MAX, &runtime.head_limits);
+        let mut translator =
+            BodyTranslator::new(body, writer, u64::MAX, &self.settings.head_limits);
         translator.read_as(self.route.response_grammar());
         if trailers {
             translator.leave_out_trailers(self.response.connection_options());
@@ -495,7 +502,7 @@ impl Exchange {
         let translated = self.response_relay.translate(rest, out);
         if let Some(backend) = &mut self.route.backend {
             let reason = &"it answered a client's request";
-            runtime.pool.report(backend, Event::Answered, reason);
+            pool.report(backend, Event::Answered, reason);
             if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
                 backend.give_back();
             }

@@ -46,7 +46,7 @@ impl Exchange {
     pub(super) fn record_request(&mut self, peer: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
         self.moments.understood = now;
-        let at_unix_ms = cx.runtime.unix_ms(cx.clock.now());
+        let at_unix_ms = cx.live.unix_ms(cx.clock.now());
         let client = self.client(peer);
         let request_id = self.request.request_id().unwrap_or(&self.request_id);
         self.decision
@@ -123,7 +123,7 @@ pub(super) fn log_failure(
     cx: &mut Context,
 ) {
     let backend = exchange.route.last_backend();
-    let pool = &cx.runtime.pool;
+    let pool = &cx.snapshot.pool;
     let limit = backend.map_or(pool.unavailable_lines(), |backend| &backend.failure_lines);
     let Some(held_back) = limit.pass(cx.clock.now()) else {
         return;
@@ -174,7 +174,7 @@ pub(super) fn record(
     if moments.understood != 0 {
         cx.decisions.push(&exchange.decision);
     }
-    let Some((writer, format)) = &mut cx.access_log else {
+    let Some(format) = exchange.settings.config.proxy.access_log.format() else {
         return;
     };
     let backend = exchange.route.last_backend();
@@ -194,7 +194,7 @@ pub(super) fn record(
         reason,
         details,
     };
-    writer.write(*format, &line);
+    cx.access_log.write(format, &line);
 }
 
 /// An event line about a failed exchange.

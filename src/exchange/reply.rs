@@ -66,7 +66,7 @@ pub(super) fn send_reply(
         Ok(true) => {}
         Ok(false) => {
             let progress = before != client.connection.sent();
-            let timeout = cx.runtime.config.timeouts.client_write;
+            let timeout = exchange.settings.config.timeouts.client_write;
             exchange
                 .response_wait
                 .set(WaitFor::ClientWrite, cx.clock.now(), timeout, progress);
@@ -87,7 +87,7 @@ impl Exchange {
             self.request.body(),
             Writer::Plain,
             u64::MAX,
-            &cx.runtime.head_limits,
+            &self.settings.head_limits,
         ));
         cx.tools.out.clear();
         if let Ok((used, _)) = self

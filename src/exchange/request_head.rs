@@ -40,7 +40,7 @@ pub(super) fn read_request_head(
     exchange: &mut Exchange,
     cx: &mut Context,
 ) -> Step {
-    let limits = &cx.runtime.head_limits;
+    let limits = &exchange.settings.head_limits;
     // What a pipelining client sent behind its last request comes first.
     let buffered = client.connection.buffered();
     if !buffered.is_empty() {
@@ -59,7 +59,7 @@ pub(super) fn read_request_head(
         let received = client.connection.receive(scratch, limits.input_bytes_max());
         let bytes = match received {
             Ok(Received::Bytes(bytes)) => bytes,
-            Ok(Received::Wait) => return await_rest_of_head(client, exchange, cx),
+            Ok(Received::Wait) => return await_rest_of_head(client, exchange),
             Ok(Received::End) => return head_broke_off(client, exchange, cx),
             Err(_) => return abandon(CloseReason::ClientGone),
         };
@@ -80,12 +80,12 @@ pub(super) fn read_request_head(
 }
 
 /// The head is not whole: its time runs from its first byte, and no trickle stretches it.
-fn await_rest_of_head(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
+fn await_rest_of_head(client: &mut ClientSide, exchange: &mut Exchange) -> Step {
     if client.connection.buffered().is_empty() {
         // The event was about something else than bytes.
         return Step::Over(End::NoRequest);
     }
-    let timeout = cx.runtime.config.timeouts.client_head;
+    let timeout = exchange.settings.config.timeouts.client_head;
     exchange
         .request_wait
         .set(WaitFor::ClientHead, exchange.started, timeout, false);
@@ -130,9 +130,9 @@ fn has_only_empty_lines(client: &ClientSide) -> bool {
 /// The head is whole.
 fn begin(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
     exchange.request_wait = Wait::default();
-    let closes = !exchange.request.keep_alive() || cx.draining;
+    let closes = !exchange.request.keep_alive() || cx.is_draining();
     exchange.persistence.close_if(closes);
-    let proxy = &cx.runtime.config.proxy;
+    let proxy = &exchange.settings.config.proxy;
     let mut told = Forwarded::default();
     exchange.is_trusted = proxy.trust_forwarded.trusts(client.address.ip());
     if exchange.is_trusted {
@@ -143,7 +143,10 @@ fn begin(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> 
     let scheme = told.scheme.or(client.scheme).or(proxy.forwarded_proto);
     exchange.scheme = scheme.unwrap_or_default();
     exchange.record_request(client.address.ip(), cx);
-    match (exchange.request.body(), cx.runtime.config.limits.body_bytes) {
+    match (
+        exchange.request.body(),
+        exchange.settings.config.limits.body_bytes,
+    ) {
         (Body::Length(length), Some(max)) if length > max => {
             return refuse(client, exchange, 413, "the request's body is too long", cx);
         }

@@ -31,7 +31,7 @@ pub(super) fn send_request(
     let (Some(backend), Some(lent)) = (&route.backend, &mut route.connection) else {
         return Step::Go(Stage::Connecting);
     };
-    let config = &cx.runtime.config;
+    let config = &exchange.settings.config;
     let how = RequestForwarding {
         peer: client.address.ip(),
         trusted: exchange.is_trusted,
@@ -69,7 +69,7 @@ pub(super) fn send_request(
         body,
         writer,
         data_max,
-        &cx.runtime.head_limits,
+        &exchange.settings.head_limits,
     ));
     let result = match request_relay.translate(client.connection.buffered(), out) {
         Ok((used, plain)) => {

@@ -1,17 +1,20 @@
 //! What an exchange holds, and the words of the spine for where it stands.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
 use crate::exchange::close_reason::CloseReason;
+use crate::exchange::context::OwnCount;
 use crate::exchange::failure::Failure;
 use crate::exchange::record::Moments;
 use crate::exchange::relay::Relay;
 use crate::exchange::request_id::REQUEST_ID_LEN;
 use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead, Scheme};
+use crate::live::Snapshot;
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::pipes::Pipes;
@@ -88,10 +91,30 @@ pub(super) enum After {
     Close(CloseReason),
 }
 
+/// The snapshot with which an exchange began: its limits and time-outs stay what they were then.
+#[derive(Debug, Default)]
+pub(crate) struct Settings(Option<OwnCount>);
+
+impl Settings {
+    pub(super) fn of(snapshot: &OwnCount) -> Settings {
+        Settings(Some(snapshot.clone()))
+    }
+}
+
+impl Deref for Settings {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        let snapshot = self.0.as_ref();
+        snapshot.expect("an exchange has its settings from its beginning to its end")
+    }
+}
+
 /// One request and its response. Kept and used again: its buffers grow to what requests need and
 /// stay.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
+    pub(super) settings: Settings,
     pub(super) request: RequestHead,
     /// Whether what the peer says about the client is believed.
     pub(super) is_trusted: bool,
@@ -313,6 +336,7 @@ impl Exchange {
         // Each field by name, so that none can be forgotten, and in place, since this is done for
         // every request: building a new value and moving it in cost 900 instructions more.
         let Self {
+            settings,
             request,
             is_trusted,
             client,
@@ -339,6 +363,8 @@ impl Exchange {
             continued,
             heard,
         } = self;
+        // It may be the last that holds it.
+        *settings = Settings::default();
         route.clear(backends);
         for relay in [request_relay, response_relay] {
             relay.release_pipe(pipes);

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::config::{Config, descriptor_budget};
+use crate::config::Config;
 use crate::exchange::context::Context;
 use crate::exchange::{Client, CloseReason, First, State, Turn};
-use crate::live::Runtime;
-use crate::net::poller::{Events, Source};
+use crate::live::Follower;
+use crate::live::tests::live_of;
+use crate::log::access::AccessLog;
+use crate::net::poller::{Events, Poller, Source};
 use crate::net::slab::{Key, Slab};
 use crate::net::syscalls::failing::{Call, fail_next, has_failed};
 use crate::net::waker::Bell;
@@ -45,9 +47,10 @@ impl Table {
             backends.join(",")
         );
         let config = Config::from_text("test", &text).unwrap();
-        let descriptors = descriptor_budget(u64::MAX, &config);
-        let runtime = Arc::new(Runtime::new(config, descriptors).unwrap());
-        let cx = Context::new(runtime, &Bell::new().unwrap(), None).unwrap();
+        let bell = Arc::new(Bell::new().unwrap());
+        let follower = Follower::new(live_of(config), bell.clone());
+        let log = AccessLog::start().unwrap().writer();
+        let cx = Context::new(&follower, Poller::new(&bell).unwrap(), log);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -113,7 +116,7 @@ impl Table {
 
     /// No exchange has said anything against a backend.
     fn expect_no_blame(&self) {
-        for backend in self.cx.runtime.pool.backends() {
+        for backend in self.cx.snapshot.pool.backends() {
             assert!(backend.is_healthy() && !backend.take_check_wish());
             assert_eq!(backend.in_flight(), 0);
         }

@@ -85,7 +85,7 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
         + exchange.response_relay.taken()
         + client.sent()
         + backend.sent();
-    let timeouts = &cx.runtime.config.timeouts;
+    let timeouts = &exchange.settings.config.timeouts;
     let (what, timeout) = if client.has_ended() || backend.has_ended() {
         let timeout = timeouts.tunnel_half_closed.min(timeouts.tunnel_idle);
         (WaitFor::HalfTunnel, timeout)

@@ -9,9 +9,7 @@
 //! line looks like is in `log/line.rs`.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{Thread, park, park_timeout};
@@ -38,6 +36,19 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often a worker that waits looks whether the output has become full.
 const WAIT_LOOK: Duration = Duration::from_millis(1);
+
+/// Standard output as it is. `io::Stdout` looks for line ends and flushes at each: a system call per line.
+struct Unbuffered;
+
+impl Write for Unbuffered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(io::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// The log as a whole: gives out writers, and stops the thread.
 #[derive(Debug)]
@@ -86,12 +97,8 @@ impl fmt::Debug for Shared {
 impl AccessLog {
     /// Starts the thread that writes to standard output.
     pub(crate) fn start() -> io::Result<AccessLog> {
-        // `io::Stdout` looks for line ends and flushes at each: a system call per line. The file is a second descriptor
-        // of the same output.
-        let output = Arc::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
-        let asked = Arc::clone(&output);
-        let lines = Output::new(output, turn());
-        AccessLog::start_with(lines, move || has_room(&*asked), BATCH_INTERVAL)
+        let lines = Output::new(Unbuffered, turn());
+        AccessLog::start_with(lines, || has_room(io::stdout()), BATCH_INTERVAL)
     }
 
     /// Another writer, for one worker.
@@ -301,6 +308,7 @@ mod tests {
     use crossbeam_channel::Sender;
 
     use super::*;
+    use std::fs::File;
 
     /// Passes on what is written, each write once there is room in the channel.
     struct Pipe(Arc<Sender<Vec<u8>>>);

@@ -6,6 +6,7 @@
 //!
 //! Read next: listener.rs, which waits; worker.rs, `make_room`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 /// The number of open client connections, and the listener that may be waiting for it to fall.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// How many there may be.
-    pub max: usize,
     /// Wakes the listener.
-    pub listener: Bell,
+    pub listener: Arc<Bell>,
+    /// How many there may be.
+    max: AtomicUsize,
     count: AtomicUsize,
     /// The listener waits for room.
     room_wanted: AtomicBool,
@@ -36,17 +37,22 @@ impl Admission {
     /// Admits at most `max` connections at once.
     pub(crate) fn new(max: usize) -> std::io::Result<Self> {
         Ok(Self {
-            max,
-            listener: Bell::new()?,
+            listener: Arc::new(Bell::new()?),
+            max: AtomicUsize::new(max),
             count: AtomicUsize::new(0),
             room_wanted: AtomicBool::new(false),
             newcomers_wait: AtomicBool::new(false),
         })
     }
 
-    /// Whether another connection may be accepted. Only the listener adds, so the answer holds.
+    /// Admits at most `max` from now on. A lower limit closes nothing.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::SeqCst);
+    }
+
+    /// Whether another connection may be accepted. Only the listener adds, so the answer holds, until the limit changes.
     pub(crate) fn has_room(&self) -> bool {
-        self.count.load(Ordering::SeqCst) < self.max
+        self.count.load(Ordering::SeqCst) < self.max.load(Ordering::SeqCst)
     }
 
     /// How many are open.

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub(crate) type Accepted = (TcpStream, SocketAddr);
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     /// Wakes the worker.
-    pub bell: Bell,
+    pub bell: Arc<Bell>,
     receiver: Receiver<Accepted>,
     sleeps: AtomicBool,
     /// Connections handed over and not yet closed.
@@ -78,15 +79,27 @@ fn low_bits(moment: Millis) -> u32 {
 /// The listener's end of a mailbox. When it is gone, no more connections will come.
 #[derive(Debug)]
 pub(crate) struct MailboxSender {
-    mailbox: std::sync::Arc<Mailbox>,
     sender: Sender<Accepted>,
+    mailbox: Arc<Mailbox>,
+    // Fields are dropped in their order: when this one rings, the sender is gone.
+    _last_ring: RingOnDrop,
+}
+
+/// Tells the worker that its listener has ended.
+#[derive(Debug)]
+struct RingOnDrop(Arc<Bell>);
+
+impl Drop for RingOnDrop {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
 }
 
 /// A mailbox and the end to put things into.
-pub(crate) fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> {
+pub(crate) fn mailbox() -> io::Result<(Arc<Mailbox>, MailboxSender)> {
     let (sender, receiver) = bounded(WAITING_MAX);
-    let mailbox = std::sync::Arc::new(Mailbox {
-        bell: Bell::new()?,
+    let mailbox = Arc::new(Mailbox {
+        bell: Arc::new(Bell::new()?),
         receiver,
         sleeps: AtomicBool::new(false),
         load: AtomicUsize::new(0),
@@ -94,7 +107,12 @@ pub(crate) fn mailbox() -> io::Result<(std::sync::Arc<Mailbox>, MailboxSender)> 
         silent_since: Since(AtomicU32::new(Since::NONE)),
         room_asked: AtomicBool::new(false),
     });
-    Ok((mailbox.clone(), MailboxSender { mailbox, sender }))
+    let sender = MailboxSender {
+        sender,
+        mailbox: mailbox.clone(),
+        _last_ring: RingOnDrop(mailbox.bell.clone()),
+    };
+    Ok((mailbox, sender))
 }
 
 impl MailboxSender {

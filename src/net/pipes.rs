@@ -49,6 +49,12 @@ impl Pipes {
         }
     }
 
+    /// At most `max` from now on. Those that are in use stay open until they are given back.
+    pub(crate) fn set_max(&mut self, max: usize) {
+        self.max = max;
+        self.spare.truncate(max);
+    }
+
     #[cfg(test)]
     pub(crate) fn lent(&self) -> usize {
         self.lent
@@ -79,7 +85,7 @@ impl Pipes {
     /// Takes a pipe back. One with bytes in it is closed: they belong to a body that broke off.
     pub(crate) fn put_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
-        if pipe.holds == 0 {
+        if pipe.holds == 0 && self.spare.len() + self.lent < self.max {
             self.spare.push(pipe);
         }
     }

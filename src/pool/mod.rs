@@ -20,6 +20,7 @@ pub mod explain;
 mod following;
 pub(crate) mod hash;
 pub(crate) mod health;
+pub(crate) mod moved;
 pub(crate) mod persist;
 mod roster;
 pub mod settings;

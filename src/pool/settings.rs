@@ -59,6 +59,38 @@ pub struct BackendSettings {
     pub disabled: bool,
 }
 
+impl BackendSettings {
+    /// The keys whose values differ.
+    pub(crate) fn keys_that_differ(&self, other: &BackendSettings) -> Vec<&'static str> {
+        let BackendSettings {
+            name: _,
+            url,
+            weight,
+            backup,
+            max_connections,
+            check,
+            lenient,
+            send_proxy_protocol,
+            disabled,
+        } = self;
+        let rows = [
+            ("url", *url != other.url),
+            ("weight", *weight != other.weight),
+            ("backup", *backup != other.backup),
+            ("max_connections", *max_connections != other.max_connections),
+            ("check", *check != other.check),
+            ("lenient", *lenient != other.lenient),
+            (
+                "send_proxy_protocol",
+                *send_proxy_protocol != other.send_proxy_protocol,
+            ),
+            ("IsDead", *disabled != other.disabled),
+        ];
+        let differing = rows.into_iter().filter(|(_, differs)| *differs);
+        differing.map(|(key, _)| key).collect()
+    }
+}
+
 /// The parts of `http://host[:port][/base/path]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendUrl {

@@ -11,7 +11,9 @@ const LAYERS: &[&[&str]] = &[
     &["checks", "config"],
     &["cli", "live"],
     &["exchange"],
-    &["checker", "listener", "resolver", "signals", "worker"],
+    &[
+        "checker", "listener", "reload", "resolver", "signals", "worker",
+    ],
     &["memory", "server"],
     &["demo", "health_request"],
     &["main"],

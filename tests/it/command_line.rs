@@ -53,7 +53,7 @@ fn a_wrong_command_line_gets_one_line_and_exit_status_2() {
         (&["--simulate"], "--simulate is not built yet"),
         (
             &["--check", "--against", "old.json"],
-            "--against is not built yet",
+            "old.json: cannot be read",
         ),
         (&["-x"], "-x"),
         (&["--prot", "8080"], "--prot"),
@@ -102,6 +102,16 @@ fn a_wrong_command_line_gets_one_line_and_exit_status_2() {
         assert_eq!(finished.code, 2, "{arguments:?}: {finished:?}");
         expect_one_line_and_2(&finished, &[part]);
     }
+}
+
+#[test]
+fn check_against_another_file_says_what_a_reload_would_do() {
+    // The one file that is there, against itself.
+    let arguments = ["--check", "--against", "config.json", "config.json"];
+    let finished = run_with_config(&arguments, ARTICLE);
+    assert_eq!(finished.code, 0, "{finished:?}");
+    let last = finished.stdout.lines().last().unwrap();
+    assert_eq!(last, "reload        backends: 4 kept");
 }
 
 #[test]

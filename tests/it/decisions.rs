@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use rondo::config::Config;
 use rondo::pool::settings::Method;
 use rondo::pool::trace::{Decision, Outcome, Rule, Stage, Verdict};
-use rondo::server::Server;
+use rondo::server::{Command, Server};
 
 use crate::support::backend::Addressed;
 use crate::support::{Origin, Refusing};
@@ -32,7 +32,7 @@ fn recorded_by(trust: &str, backends: &str, request: &str) -> (Decision, String)
              "health_check": {{ "kind": "none" }}, "backends": [{backends}] }}"#
     );
     let (stop, stopped) = crossbeam_channel::unbounded();
-    let server = Server::start(Config::from_text("test", &text).unwrap(), stopped).unwrap();
+    let server = Server::start(Config::from_text("test", &text).unwrap(), None, stopped).unwrap();
     let response = exchange(server.local_address(), request);
     // The answer may be there before the record is; the next exchange on the only worker is not.
     exchange(
@@ -40,7 +40,7 @@ fn recorded_by(trust: &str, backends: &str, request: &str) -> (Decision, String)
         "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     );
     let decisions = server.decisions();
-    stop.send(()).unwrap();
+    stop.send(Command::Stop).unwrap();
     server.wait();
     (decisions[0], response)
 }

@@ -205,7 +205,7 @@ fn other_signals_never_end_it_and_each_is_logged() {
     let origin = Origin::start("one");
     let mut proxy = Proxy::over(&[&origin]).start();
     for (signal, said) in [
-        (Signal::HUP, Some("SIGHUP: this version does not reload")),
+        (Signal::HUP, Some("reloaded: backends: 1 kept")),
         (Signal::USR1, Some("SIGUSR1: there is nothing to reopen")),
         (Signal::USR2, Some("SIGUSR2: this version does not replace")),
         (Signal::PIPE, None),

@@ -43,6 +43,7 @@ mod properties;
 mod proxy_protocol;
 mod reasons;
 mod regressions;
+mod reload;
 mod replies;
 mod retries;
 mod round_robin;

@@ -27,31 +27,6 @@ fn localhost_works_as_in_the_articles_file() {
 }
 
 #[test]
-fn addresses_and_localhost_never_touch_the_resolver() {
-    let origin = Origin::start("one");
-    let port = origin.address().port();
-    let has_resolver = |proxy: &Proxy| proxy.thread_names().iter().any(|name| name == "resolver");
-    for (url, looked_up) in [
-        (format!("http://127.0.0.1:{port}/"), false),
-        (format!("http://[::1]:{port}/"), false),
-        (format!("http://localhost:{port}/"), false),
-        (format!("http://app.localhost:{port}/"), false),
-        (NOWHERE.to_owned(), true),
-    ] {
-        let proxy = Proxy::over(&[&origin])
-            .set("backends.0.url", url.as_str())
-            .start();
-        if looked_up {
-            // A thread gives itself its name, so it may come a moment later.
-            eventually("the resolver runs", || has_resolver(&proxy));
-        } else {
-            proxy.client().get("/");
-            assert!(!has_resolver(&proxy), "{url}");
-        }
-    }
-}
-
-#[test]
 fn a_name_that_does_not_resolve_is_a_backend_that_is_down_and_no_refusal_to_start() {
     let origin = Origin::start("one");
     let proxy = Proxy::over(&[&origin, &origin])

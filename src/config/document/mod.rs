@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::config::key::Key;
 use crate::text::words::{SHOWN_CHARS_MAX, quoted, shortened};
 
-pub(crate) use self::object::Object;
+pub(crate) use self::object::{Object, parse_duration};
 pub(crate) use crate::config::error::ConfigError;
 
 mod comments;
@@ -242,6 +242,11 @@ impl<'a> Node<'a> {
             },
             _ => shortened(self.raw),
         }
+    }
+
+    /// Its text as JSON.
+    pub(crate) fn json(&self) -> &str {
+        self.raw
     }
 
     fn child_path(&self, key: &str) -> String {

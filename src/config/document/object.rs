@@ -89,6 +89,11 @@ impl<'a> Object<'a> {
         self.values[row].clone().or_else(default)
     }
 
+    /// The path of a key.
+    pub(crate) fn path_of(&self, key: &str) -> String {
+        self.node.child_path(key)
+    }
+
     /// What the key takes, to follow "must be".
     pub(crate) fn wanted(&self, key: &str) -> String {
         self.keys[self.row(key)].takes.wanted()
@@ -210,7 +215,7 @@ fn not_built(node: &Node<'_>) -> ConfigError {
     node.error("is not built yet", "leave it out")
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {

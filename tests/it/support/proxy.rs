@@ -15,6 +15,8 @@ use std::time::Instant;
 
 /// A running proxy; killed when dropped.
 pub(crate) struct Proxy {
+    /// As it was last written to its file.
+    config: Value,
     child: Child,
     address: SocketAddr,
     events: Lines,
@@ -26,6 +28,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Plan {
     config: Value,
     arguments: Vec<String>,
+    /// By `--backends` and `--port`.
+    is_without_file: bool,
     /// What a shell does before it becomes the proxy.
     shell: Option<String>,
     stdout: Option<Stdio>,
@@ -56,6 +60,7 @@ impl Proxy {
                 "health_check": { "kind": "none" },
             }),
             arguments: Vec::new(),
+            is_without_file: false,
             shell: None,
             stdout: None,
             after_start: Events::Read,
@@ -124,6 +129,43 @@ impl Proxy {
             .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
             .map(|name| name.trim_end().to_owned())
             .collect()
+    }
+
+    /// Changes its configuration, has it read again, and gives the event line that says what came of it.
+    #[track_caller]
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Value)) -> String {
+        let mut config = self.config.clone();
+        change(&mut config);
+        let outcome = self.reload_text(&config.to_string());
+        if !outcome.contains("not reloaded") {
+            self.config = config;
+        }
+        outcome
+    }
+
+    /// The same with another text in its file.
+    #[track_caller]
+    pub(crate) fn reload_text(&mut self, text: &str) -> String {
+        // As an editor does it, and a careful script: no half of it is ever read.
+        let new = self.directory.0.join("config.new");
+        fs::write(&new, text).expect("the temporary directory takes a file");
+        fs::rename(new, self.directory.0.join("config.json")).expect("both are in one directory");
+        let outcomes = |proxy: &Proxy| {
+            let mut outcomes = proxy.events();
+            outcomes.retain(|line| line.contains("reloaded"));
+            outcomes
+        };
+        let before = outcomes(self).len();
+        self.signal(Signal::HUP);
+        eventually("the configuration is read again", || {
+            outcomes(self).len() > before
+        });
+        outcomes(self).swap_remove(before)
+    }
+
+    /// Its configuration file.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.directory.0.join("config.json")
     }
 
     /// Asks it to stop, as a service manager would.
@@ -286,6 +328,12 @@ impl Plan {
         self
     }
 
+    /// Run by options instead of a file.
+    pub(crate) fn without_a_file(mut self) -> Plan {
+        self.is_without_file = true;
+        self
+    }
+
     /// One worker: the order of everything is the test's.
     pub(crate) fn one_worker(self) -> Plan {
         self.set("proxy.workers", 1)
@@ -357,9 +405,18 @@ impl Plan {
                 shell
             }
         };
+        if self.is_without_file {
+            let urls = self.config["backends"].as_array().expect("it is a list");
+            let urls: Vec<&str> = urls
+                .iter()
+                .filter_map(|each| each["url"].as_str())
+                .collect();
+            command.args(["--port", "0", "--backends", &urls.join(",")]);
+        } else {
+            command.arg(&file);
+        }
         let mut child = command
             .args(&self.arguments)
-            .arg(&file)
             .current_dir(&directory.0)
             .stdin(Stdio::null())
             .stdout(self.stdout.unwrap_or_else(Stdio::piped))
@@ -379,6 +436,7 @@ impl Plan {
             .and_then(|address| address.parse().ok())
             .unwrap_or_else(|| panic!("no address in {listening:?}"));
         Proxy {
+            config: self.config,
             child,
             address,
             events,

@@ -1,0 +1,73 @@
+//! How many clients a change of the backends moves where their addresses decide: by asking for some thousands of them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::pool::settings::{
+    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
+};
+use crate::pool::{Choice, Pool, Tried, Wish};
+
+/// Clients asked for: enough for whole per cents.
+const CLIENTS: u32 = 20_000;
+
+/// How many of a hundred clients are served by another backend by the second list than by the first.
+pub(crate) fn percent(
+    old: &[BackendSettings],
+    new: &[BackendSettings],
+    health: &HealthCheckSettings,
+) -> u64 {
+    let pools = [old, new].map(|backends| by_address(backends, health));
+    let moved: u32 = (0..CLIENTS)
+        .map(|number| {
+            let client = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number));
+            let [before, after] = pools.each_ref().map(|pool| name_for(pool, client));
+            u32::from(before != after)
+        })
+        .sum();
+    rounded(100 * u64::from(moved), CLIENTS.into())
+}
+
+/// `a` / `b` to the nearest; `b` is not 0.
+pub(crate) fn rounded(a: u64, b: u64) -> u64 {
+    (2 * a + b) / (2 * b)
+}
+
+fn by_address(backends: &[BackendSettings], health: &HealthCheckSettings) -> Pool {
+    let balance = BalanceSettings {
+        method: Method::SourceHash,
+        persistence: Persistence::None,
+        tries: 1,
+    };
+    Pool::new(backends.to_vec(), &balance, health)
+}
+
+fn name_for(pool: &Pool, client: IpAddr) -> Option<String> {
+    let wish = Wish {
+        client,
+        cookie: None,
+        tries_left: true,
+    };
+    match pool.choose(&wish, &mut Tried::default(), None) {
+        Choice::Backend { in_flight, .. } => Some(in_flight.settings.name.clone()),
+        Choice::Unavailable | Choice::Exhausted => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::backend::tests::settings;
+    use crate::pool::settings::Kind;
+    use crate::pool::tests::health;
+
+    #[test]
+    fn a_backend_that_leaves_moves_its_own_clients_and_a_new_one_takes_its_share() {
+        let all = ["a", "b", "c", "d"].map(settings);
+        let percent = |old: &[BackendSettings], new: &[BackendSettings]| {
+            super::percent(old, new, &health(Kind::None))
+        };
+        assert_eq!(percent(&all, &all[1..]), 25);
+        assert_eq!(percent(&all[1..], &all), 25);
+        assert_eq!(percent(&all, &all), 0);
+    }
+}
