@@ -7,7 +7,7 @@
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::state::{ClientSide, Exchange};
+use crate::exchange::state::{Busy, ClientSide, Stage};
 use crate::http::Scheme;
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Received;
@@ -31,7 +31,7 @@ pub(super) enum Next {
     /// A request.
     Idle,
     /// A backend, in tcp mode.
-    Connect(Box<Exchange>),
+    Connect(Box<Busy>),
     /// The connection ends without a word: what connected is not the proxy that may connect here, or is gone.
     Close(CloseReason),
 }
@@ -55,11 +55,13 @@ impl Accepted {
         if !cx.is_tcp() {
             return Next::Idle;
         }
-        let mut exchange = cx.take_exchange();
+        let mut busy = cx.take_exchange();
+        busy.stage = Stage::Choosing;
+        let exchange = &mut busy.exchange;
         exchange.begin_at(self.since, self.since_us, client.connection.sent());
         exchange.request_id = cx.request_ids.next_id();
         exchange.record_request(client.address.ip(), cx);
-        Next::Connect(exchange)
+        Next::Connect(busy)
     }
 
     fn read_proxy_header(&mut self, client: &mut ClientSide, cx: &mut Context) -> Result<(), Next> {

@@ -6,7 +6,7 @@ use crate::config::Mode;
 use crate::exchange::backend_connections::BackendConnections;
 use crate::exchange::relay::{OUT_BYTES_KEPT, Tools};
 use crate::exchange::request_id::RequestIds;
-use crate::exchange::state::{Exchange, Settings};
+use crate::exchange::state::{Busy, Settings};
 use crate::live::{Follower, Live, Snapshot};
 use crate::log::access::AccessLogWriter;
 use crate::net::clock::Clock;
@@ -46,7 +46,7 @@ pub(crate) struct Context {
     /// Where access lines go.
     pub access_log: AccessLogWriter,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
-    spare: Vec<Box<Exchange>>,
+    spare: Vec<Box<Busy>>,
     /// The fewest spare exchanges since the last time that memory was given back: so many are not needed.
     spare_min: usize,
 }
@@ -98,19 +98,19 @@ impl Context {
     }
 
     /// An unused exchange, as new, with the settings of this moment.
-    pub(crate) fn take_exchange(&mut self) -> Box<Exchange> {
+    pub(crate) fn take_exchange(&mut self) -> Box<Busy> {
         let spare = self.spare.pop();
         self.spare_min = self.spare_min.min(self.spare.len());
-        let mut exchange = spare.unwrap_or_default();
-        exchange.settings = Settings::of(&self.snapshot);
-        exchange
+        let mut busy = spare.unwrap_or_default();
+        busy.exchange.settings = Settings::of(&self.snapshot);
+        busy
     }
 
     /// Takes an exchange back when it is over, with everything that it had borrowed.
-    pub(crate) fn put_back(&mut self, mut exchange: Box<Exchange>) {
-        exchange.clear(&mut self.backends, &mut self.tools.pipes);
+    pub(crate) fn put_back(&mut self, mut busy: Box<Busy>) {
+        busy.clear(&mut self.backends, &mut self.tools.pipes);
         if self.spare.len() < SPARE_MAX {
-            self.spare.push(exchange);
+            self.spare.push(busy);
         }
     }
 

@@ -4,78 +4,123 @@
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::failure::{Failure, Next};
+use crate::exchange::failure::{Failure, Next, Row};
 use crate::exchange::record::{log_failure, record};
+use crate::exchange::relay::RelayError;
 use crate::exchange::reply::reply;
-use crate::exchange::state::ClientSide;
+use crate::exchange::state::{After, BackendSide, Busy, Chosen, ClientSide, End};
 use crate::exchange::state::{
-    After, End, Exchange, LastFailure, Persistence, RequestSide, ResponseSide, Stage, Step,
+    Exchange, LastFailure, Persistence, RequestSide, ResponseSide, Stage, Step, Trouble,
 };
 use crate::net::clock::Clock;
+use crate::net::errno::is_our_shortage;
 use crate::pool::Event;
 use crate::pool::trace::Rule;
 
 /// What the log says of a request for which no backend may be asked.
 pub(super) const UNAVAILABLE: &str = "no backend may take it";
 
+/// Acts on what made an exchange leave its backend.
+pub(super) fn leave(
+    client: &mut ClientSide,
+    stage: &mut Stage,
+    exchange: &mut Exchange,
+    trouble: Trouble,
+    cx: &mut Context,
+) -> Step {
+    match trouble {
+        Trouble::Close(reason) => Step::Close(reason),
+        Trouble::Refused(status, reason) => {
+            if let Some(backend) = stage.take_backend() {
+                cx.backends.close(backend.lent);
+                exchange.tries.left = Some(backend.chosen.place);
+            }
+            refuse(client, exchange, status, reason, cx)
+        }
+        // What the client got must not pass for complete: its connection is cut.
+        Trouble::Broke(error) => {
+            let backend = stage.chosen().map(|chosen| &*chosen.place);
+            log_failure(client, exchange, backend, None, &error, cx);
+            match error {
+                RelayError::Source(error) if is_our_shortage(&error) => {
+                    Step::Close(CloseReason::OurShortage)
+                }
+                _ => Step::Close(CloseReason::BackendBrokeOff),
+            }
+        }
+        Trouble::Failed(failure) => {
+            let Some(backend) = stage.take_backend() else {
+                return give_up(client, exchange, cx);
+            };
+            let row = failure.row(backend.age(), exchange.request_state(&backend));
+            cx.backends.close(backend.lent);
+            fail(client, stage, exchange, (backend.chosen, failure, row), cx)
+        }
+    }
+}
+
 /// Acts on a failure: another try, or an answer of our own.
 pub(super) fn fail(
     client: &mut ClientSide,
+    stage: &mut Stage,
     exchange: &mut Exchange,
-    failure: Failure,
+    (chosen, failure, row): (Chosen, Failure, Row),
     cx: &mut Context,
 ) -> Step {
-    let row = failure.row(exchange.route.age(), exchange.request_state());
     exchange.record_outcome(row.outcome, cx.clock.now_us());
-    let route = &mut exchange.route;
-    route.tries += u32::from(row.costs_try);
-    if let Some(backend) = &route.backend {
-        log::debug!(
-            "{}: backend {:?}: {failure}",
-            client.address,
-            backend.settings.name
-        );
+    let backend = &chosen.place;
+    log::debug!(
+        "{}: backend {:?}: {failure}",
+        client.address,
+        backend.settings.name
+    );
+    let tries = &mut exchange.tries;
+    tries.used += u32::from(row.costs_try);
+    match row.event {
         // One request may kill each backend that serves it: it is blamed on one of them.
-        let is_first = !route.has_blamed;
-        match row.event {
-            Some(event @ (Event::Died | Event::NotHttp)) if is_first => {
-                route.has_blamed = true;
-                cx.snapshot.pool.report(backend, event, &failure);
-            }
-            Some(event @ Event::ConnectFailed) => {
-                cx.snapshot.pool.report(backend, event, &failure);
-            }
-            _ => {}
+        Some(event @ (Event::Died | Event::NotHttp)) if !tries.has_blamed => {
+            tries.has_blamed = true;
+            cx.snapshot.pool.report(backend, event, &failure);
         }
-        route.last_failure = Some(LastFailure {
-            backend: backend.backend(),
-            failure,
-            status: row.status,
-            reason: row.reason,
-        });
+        Some(event @ Event::ConnectFailed) => cx.snapshot.pool.report(backend, event, &failure),
+        _ => {}
     }
-    route.close_connection(&mut cx.backends);
-    match row.next {
-        Next::Answer => return give_up(client, exchange, cx),
-        Next::OtherBackend => route.leave(),
-        Next::SameBackend => exchange.try_same_backend_again(cx),
-    }
+    tries.last_failure = Some(LastFailure {
+        failure,
+        status: row.status,
+        reason: row.reason,
+    });
+    *stage = match row.next {
+        Next::Answer => {
+            tries.left = Some(chosen.place);
+            return give_up(client, exchange, cx);
+        }
+        Next::OtherBackend => {
+            tries.leave(chosen.place);
+            Stage::Choosing
+        }
+        Next::SameBackend => {
+            exchange.decision.chosen(backend.id, Rule::SameAgain);
+            exchange.moments.chosen = cx.clock.now_us();
+            Stage::Again(chosen)
+        }
+    };
     exchange.rewind(&mut client.connection, cx);
-    Step::Go(Stage::Connecting)
+    Step::Again
 }
 
 /// Answers with the status of the last failure.
 pub(super) fn give_up(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
-    let Some(&LastFailure {
+    let Some(LastFailure {
         failure,
         status,
         reason,
-        ..
-    }) = exchange.route.last_failure.as_ref()
+    }) = exchange.tries.last_failure
     else {
         return reply(client, exchange, 502, Some(UNAVAILABLE), cx);
     };
-    log_failure(client, exchange, Some(status), &failure, cx);
+    let backend = exchange.tries.left.as_deref();
+    log_failure(client, exchange, backend, Some(status), &failure, cx);
     reply(client, exchange, status, Some(reason), cx)
 }
 
@@ -99,9 +144,12 @@ pub(super) fn refuse(
 
 /// Both sides are done: the backend's connection is kept for the next exchange if it may be,
 /// and the client's goes on to its next request.
-pub(super) fn finish(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> After {
-    record(client, exchange, None, cx);
-    exchange.keep_backend_connection(cx);
+pub(super) fn finish(client: &mut ClientSide, busy: &mut Busy, cx: &mut Context) -> After {
+    record(client, busy, None, cx);
+    let exchange = &busy.exchange;
+    if let Some(backend) = busy.stage.take_backend() {
+        keep_connection(backend, exchange, cx);
+    }
     let request_is_whole = exchange.request_relay.has_read_all();
     if exchange.persistence.is_kept() && request_is_whole {
         After::NextRequest
@@ -116,14 +164,39 @@ pub(super) fn finish(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
     }
 }
 
+/// Keeps the backend's connection after an exchange that ended exactly; closes any other.
+fn keep_connection(mut backend: BackendSide, exchange: &Exchange, cx: &mut Context) {
+    let limits = &exchange.settings.config.limits;
+    let place = &backend.chosen.place;
+    let connection = &mut backend.lent.connection;
+    let ended_exactly = backend.reusable
+        // That one has been told the address of this client.
+        && !place.settings.send_proxy_protocol
+        && exchange.request_side == RequestSide::Sent
+        && connection.buffered().is_empty()
+        && !connection.has_ended()
+        // A read that filled its buffer, or a splice, has not seen that nothing follows.
+        && (!connection.is_readable() || connection.is_silent());
+    if ended_exactly {
+        let expires = Clock::after(
+            cx.clock.now(),
+            exchange.settings.config.timeouts.backend_idle,
+        );
+        cx.backends.park(
+            backend.lent,
+            place,
+            limits.idle_backend_connections,
+            expires,
+        );
+    } else {
+        cx.backends.close(backend.lent);
+    }
+}
+
 /// An answer of our own has gone out.
-pub(super) fn finish_reply(
-    client: &ClientSide,
-    exchange: &mut Exchange,
-    cx: &mut Context,
-) -> After {
-    record(client, exchange, None, cx);
-    if exchange.persistence.is_kept() {
+pub(super) fn finish_reply(client: &ClientSide, busy: &mut Busy, cx: &mut Context) -> After {
+    record(client, busy, None, cx);
+    if busy.exchange.persistence.is_kept() {
         After::NextRequest
     } else {
         After::Linger
@@ -131,56 +204,14 @@ pub(super) fn finish_reply(
 }
 
 /// The exchange is cut short with its connection: what was under way is written down.
-pub(super) fn cut(
-    client: &mut ClientSide,
-    exchange: &mut Exchange,
-    reason: CloseReason,
-    cx: &mut Context,
-) {
-    if exchange.persistence == Persistence::EndsBody && exchange.response_side == ResponseSide::Body
-    {
+pub(super) fn cut(client: &mut ClientSide, busy: &mut Busy, reason: CloseReason, cx: &mut Context) {
+    let Exchange {
+        persistence,
+        response_side,
+        ..
+    } = &busy.exchange;
+    if *persistence == Persistence::EndsBody && *response_side == ResponseSide::Body {
         client.connection.reset_on_close();
     }
-    record(client, exchange, Some(reason), cx);
-}
-
-impl Exchange {
-    /// The next try goes to the same backend, over a fresh connection.
-    fn try_same_backend_again(&mut self, cx: &Context) {
-        self.route.needs_fresh = true;
-        // The old connection may have kept the request longer than a connect may take.
-        self.route.connect_until =
-            Clock::after(cx.clock.now(), self.settings.config.timeouts.connect);
-        if let Some(backend) = &self.route.backend {
-            self.decision.chosen(backend.id, Rule::SameAgain);
-            self.moments.chosen = cx.clock.now_us();
-        }
-    }
-
-    /// Keeps the backend's connection after an exchange that ended exactly; closes any other.
-    fn keep_backend_connection(&mut self, cx: &mut Context) {
-        let Some(mut lent) = self.route.connection.take() else {
-            return;
-        };
-        let Some(backend) = &self.route.backend else {
-            return cx.backends.close(lent);
-        };
-        let limits = &self.settings.config.limits;
-        let connection = &mut lent.connection;
-        let ended_exactly = self.route.reusable
-            // That one has been told the address of this client.
-            && !backend.settings.send_proxy_protocol
-            && self.request_side == RequestSide::Sent
-            && connection.buffered().is_empty()
-            && !connection.has_ended()
-            // A read that filled its buffer, or a splice, has not seen that nothing follows.
-            && (!connection.is_readable() || connection.is_silent());
-        if ended_exactly {
-            let expires = Clock::after(cx.clock.now(), self.settings.config.timeouts.backend_idle);
-            cx.backends
-                .park(lent, backend, limits.idle_backend_connections, expires);
-        } else {
-            cx.backends.close(lent);
-        }
-    }
+    record(client, busy, Some(reason), cx);
 }

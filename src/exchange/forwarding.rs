@@ -11,14 +11,11 @@ use std::time::Duration;
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::ending::{fail, refuse};
 use crate::exchange::failure::Failure;
-use crate::exchange::record::log_failure;
 use crate::exchange::relay::{Flow, Relay, RelayError, Tools};
-use crate::exchange::state::ClientSide;
-use crate::exchange::state::{
-    End, Exchange, Heard, Persistence, RequestSide, ResponseSide, Route, Stage, Step, Wait, WaitFor,
-};
+use crate::exchange::sending::send_request;
+use crate::exchange::state::{BackendSide, Chosen, ClientSide, End, Exchange, Heard, Persistence};
+use crate::exchange::state::{RequestSide, ResponseSide, Step, To, Trouble, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{ClientConnection, ResponseForwarding, write_interim, write_response};
@@ -37,57 +34,80 @@ const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// What became of one side in one turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     /// It waits, or has ended.
     Rests,
     /// It could go on at once.
     Yields,
-    /// The whole exchange turns to something else.
-    Leaves(Step),
+    /// A tunnel follows.
+    Switches,
+}
+
+/// What was taken of a response's head.
+enum Taken {
+    /// Nothing whole is there yet.
+    Nothing,
+    /// An interim response.
+    Interim,
+    /// The final one, with as much of the body as came with it.
+    Final,
+    /// A 101 that was asked for.
+    Upgrade,
 }
 
 /// Carries both sides as far as they go.
-pub(super) fn forward(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
-    let mut yields = false;
-    match forward_request(client, exchange, cx) {
-        Side::Rests => {}
-        Side::Yields => yields = true,
-        Side::Leaves(step) => return step,
+pub(super) fn forward(
+    client: &mut ClientSide,
+    backend: &mut BackendSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Result<Step, Trouble> {
+    if exchange.request_side == RequestSide::Unsent {
+        send_request(client, backend, exchange, cx)?;
+        if cx.is_tcp() {
+            return Ok(Step::Go(To::Tunnel));
+        }
     }
-    match forward_response(client, exchange, cx) {
-        Side::Rests => {}
-        Side::Yields => yields = true,
-        Side::Leaves(step) => return step,
+    let request = forward_request(client, backend, exchange, cx)?;
+    let response = forward_response(client, backend, exchange, cx)?;
+    if response == Side::Switches {
+        return Ok(Step::Go(To::Tunnel));
     }
     if exchange.response_side == ResponseSide::Done
         && (exchange.request_side != RequestSide::Sending || exchange.waives_request_body())
     {
-        return Step::Over(End::Forwarded);
+        return Ok(Step::Over(End::Forwarded));
     }
     if client.connection.is_broken() {
-        return Step::Close(CloseReason::ClientGone);
+        return Ok(Step::Close(CloseReason::ClientGone));
     }
-    if yields { Step::Yield } else { Step::Wait }
+    if request == Side::Yields || response == Side::Yields {
+        return Ok(Step::Yield);
+    }
+    Ok(Step::Wait)
 }
 
 /// The request side: what is left of the head, then the body.
-fn forward_request(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Side {
-    let Some(lent) = &mut exchange.route.connection else {
-        return Side::Rests;
-    };
+fn forward_request(
+    client: &mut ClientSide,
+    backend: &mut BackendSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Result<Side, Trouble> {
     if exchange.request_side != RequestSide::Sending {
-        return Side::Rests;
+        return Ok(Side::Rests);
     }
+    let connection = &mut backend.lent.connection;
     let now = cx.clock.now();
     let timeouts = &exchange.settings.config.timeouts;
-    let before = (exchange.request_relay.taken(), lent.connection.sent());
-    let flow =
-        exchange
-            .request_relay
-            .advance(&mut client.connection, &mut lent.connection, &mut cx.tools);
-    let progress = before != (exchange.request_relay.taken(), lent.connection.sent());
+    let before = (exchange.request_relay.taken(), connection.sent());
+    let flow = exchange
+        .request_relay
+        .advance(&mut client.connection, connection, &mut cx.tools);
+    let progress = before != (exchange.request_relay.taken(), connection.sent());
     if !exchange.held.is_empty() {
-        let is_sent = lent.connection.sent() != exchange.route.sent_before;
+        let is_sent = connection.sent() != backend.sent_before;
         let has_more = exchange.request_relay.taken() > exchange.held.len() as u64;
         // It is not sent again, whatever comes.
         if has_more || is_sent && !exchange.request.is_idempotent() {
@@ -106,116 +126,97 @@ fn forward_request(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Co
         Ok(Flow::Done) => {
             exchange.request_side = RequestSide::Sent;
             *wait = Wait::default();
-            Side::Rests
         }
         Ok(Flow::Yield) => {
             // It goes on: what it last waited for has come.
             *wait = Wait::default();
-            Side::Yields
+            return Ok(Side::Yields);
         }
         Ok(Flow::WaitSource) if expected && !has_begun => {
             wait.set(WaitFor::ClientBodyExpected, now, CONTINUE_AFTER, progress);
-            Side::Rests
         }
         Ok(Flow::WaitSource) => {
             wait.set(WaitFor::ClientBody, now, timeouts.client_body, progress);
-            Side::Rests
         }
         Ok(Flow::WaitSink) => {
             wait.set(WaitFor::BackendWrite, now, timeouts.response_body, progress);
-            Side::Rests
         }
-        Err(RelayError::Sink(error)) if is_our_shortage(&error) => Side::Leaves(if has_begun {
-            Step::Close(CloseReason::OurShortage)
-        } else {
-            fail(client, exchange, Failure::of_connection(&error), cx)
-        }),
+        Err(RelayError::Sink(error)) if is_our_shortage(&error) => {
+            return Err(if has_begun {
+                Trouble::Close(CloseReason::OurShortage)
+            } else {
+                Trouble::Failed(Failure::of_connection(&error))
+            });
+        }
         // The backend takes no more, but may have answered before: that answer counts.
         Err(RelayError::Sink(_)) => {
             exchange.request_side = RequestSide::Refused;
             *wait = Wait::default();
-            lent.connection.expect_input();
-            Side::Rests
+            connection.expect_input();
         }
-        Err(RelayError::Source(error)) => Side::Leaves(Step::Close(CloseReason::of_client(&error))),
+        Err(RelayError::Source(error)) => return Err(Trouble::of_client(&error)),
         Err(RelayError::Body(_)) if has_begun => {
-            Side::Leaves(Step::Close(CloseReason::BadRequestBody))
+            return Err(Trouble::Close(CloseReason::BadRequestBody));
         }
         Err(RelayError::Body(error)) => {
-            Side::Leaves(refuse(client, exchange, error.status(), error.reason(), cx))
+            return Err(Trouble::Refused(error.status(), error.reason()));
         }
     }
+    Ok(Side::Rests)
 }
 
 /// The response side: interim responses, the head, the body.
-fn forward_response(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Side {
-    loop {
-        let side = match exchange.response_side {
-            ResponseSide::Head => read_response_head(client, exchange, cx),
-            ResponseSide::Body => Some(forward_response_body(client, exchange, cx)),
-            ResponseSide::Done => Some(Side::Rests),
-        };
-        if let Some(side) = side {
-            return side;
-        }
+fn forward_response(
+    client: &mut ClientSide,
+    backend: &mut BackendSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Result<Side, Trouble> {
+    match exchange.response_side {
+        ResponseSide::Head => match read_response_head(client, backend, exchange, cx)? {
+            Taken::Nothing => Ok(Side::Rests),
+            // A backend may send interim responses without end: the others' turn comes after each.
+            Taken::Interim => Ok(Side::Yields),
+            Taken::Upgrade => Ok(Side::Switches),
+            Taken::Final => forward_response_body(client, backend, exchange, cx),
+        },
+        ResponseSide::Body => forward_response_body(client, backend, exchange, cx),
+        ResponseSide::Done => Ok(Side::Rests),
     }
 }
 
-/// Reads a response head and passes it on. `None`: there is more to do.
+/// Reads a response head and passes it on.
 fn read_response_head(
     client: &mut ClientSide,
+    backend: &mut BackendSide,
     exchange: &mut Exchange,
     cx: &mut Context,
-) -> Option<Side> {
+) -> Result<Taken, Trouble> {
     // Interim responses do not pile up for a client that does not take them.
-    match client.connection.flush() {
-        Ok(true) => {}
-        Ok(false) => {
-            let timeout = exchange.settings.config.timeouts.client_write;
-            exchange
-                .response_wait
-                .set(WaitFor::ClientWrite, cx.clock.now(), timeout, false);
-            return Some(Side::Rests);
-        }
-        Err(error) => {
-            return Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))));
-        }
+    if !client
+        .connection
+        .flush()
+        .map_err(|error| Trouble::of_client(&error))?
+    {
+        let timeout = exchange.settings.config.timeouts.client_write;
+        exchange
+            .response_wait
+            .set(WaitFor::ClientWrite, cx.clock.now(), timeout, false);
+        return Ok(Taken::Nothing);
     }
-    let Some(mut lent) = exchange.route.connection.take() else {
-        return Some(Side::Rests);
-    };
-    let taken = exchange.take_response_head(&mut lent.connection, &mut client.connection, cx);
-    exchange.route.connection = Some(lent);
+    let taken = exchange.take_response_head(backend, &mut client.connection, cx);
     if let Some(status) = exchange.status {
         exchange.record_answer(status, cx.clock.now_us());
     }
-    match taken {
-        Ok(true)
-            if exchange.response.status() == 101
-                && exchange.response_side == ResponseSide::Done =>
-        {
-            exchange.begin_tunnel();
-            Some(Side::Leaves(Step::Go(Stage::Tunnel)))
-        }
-        // A backend may send interim responses without end: the others' turn comes after each.
-        Ok(true) if exchange.response_side == ResponseSide::Head => {
-            await_response_head(client, exchange, cx);
-            Some(Side::Yields)
-        }
-        Ok(true) => None,
-        Ok(false) => Some(await_response_head(client, exchange, cx)),
-        Err(Trouble::Failed(failure)) => Some(Side::Leaves(fail(client, exchange, failure, cx))),
-        Err(Trouble::BodyBroke(error)) => {
-            Some(Side::Leaves(response_broke(client, exchange, &error, cx)))
-        }
-        Err(Trouble::Client(error)) => {
-            Some(Side::Leaves(Step::Close(CloseReason::of_client(&error))))
-        }
+    let taken = taken?;
+    if matches!(taken, Taken::Nothing | Taken::Interim) {
+        await_response_head(client, exchange, cx);
     }
+    Ok(taken)
 }
 
-/// Nothing of the response is there yet.
-fn await_response_head(client: &mut ClientSide, exchange: &mut Exchange, cx: &Context) -> Side {
+/// Nothing of the final response is there yet.
+fn await_response_head(client: &ClientSide, exchange: &mut Exchange, cx: &Context) {
     let now = cx.clock.now();
     if exchange.request_side == RequestSide::Sending {
         // The backend may wait for the rest of the request: no time runs against it.
@@ -237,24 +238,6 @@ fn await_response_head(client: &mut ClientSide, exchange: &mut Exchange, cx: &Co
             };
         }
     }
-    Side::Rests
-}
-
-/// The body of a response broke off after its head had been passed on: the client's connection
-/// is cut, so that what it got cannot pass for complete.
-fn response_broke(
-    client: &mut ClientSide,
-    exchange: &mut Exchange,
-    error: &RelayError,
-    cx: &mut Context,
-) -> Step {
-    log_failure(client, exchange, None, error, cx);
-    match error {
-        RelayError::Source(error) if is_our_shortage(error) => {
-            Step::Close(CloseReason::OurShortage)
-        }
-        _ => Step::Close(CloseReason::BackendBrokeOff),
-    }
 }
 
 /// The client may be waiting for a 100 (Continue) that the backend does not send (RFC 9110 10.1.1).
@@ -269,11 +252,11 @@ pub(super) fn send_continue(
         .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
     // The backend has said it meanwhile; or it has answered, and this would lie in the midst of that.
     if exchange.continued || exchange.status.is_some() {
-        return Step::Go(Stage::Forwarding);
+        return Step::Again;
     }
     exchange.continued = true;
     match client.connection.send(CONTINUE, &[]) {
-        Ok(()) => Step::Go(Stage::Forwarding),
+        Ok(()) => Step::Again,
         Err(error) => Step::Close(CloseReason::of_client(&error)),
     }
 }
@@ -281,17 +264,19 @@ pub(super) fn send_continue(
 /// Passes the body on.
 fn forward_response_body(
     client: &mut ClientSide,
+    backend: &mut BackendSide,
     exchange: &mut Exchange,
     cx: &mut Context,
-) -> Side {
-    let Some(lent) = &mut exchange.route.connection else {
-        return Side::Rests;
-    };
+) -> Result<Side, Trouble> {
     let now = cx.clock.now();
     let timeouts = &exchange.settings.config.timeouts;
     let relay = &mut exchange.response_relay;
     let before = (relay.taken(), client.connection.sent());
-    let flow = relay.advance(&mut lent.connection, &mut client.connection, &mut cx.tools);
+    let flow = relay.advance(
+        &mut backend.lent.connection,
+        &mut client.connection,
+        &mut cx.tools,
+    );
     let progress = before != (relay.taken(), client.connection.sent());
     if let Err(error) = &flow {
         log::debug!("{}: response body: {error}", client.address);
@@ -304,7 +289,7 @@ fn forward_response_body(
         }
         Ok(Flow::Yield) => {
             *wait = Wait::default();
-            return Side::Yields;
+            return Ok(Side::Yields);
         }
         // A client that has closed its sending side may be gone altogether, and an answer that
         // is silent would never find out.
@@ -325,42 +310,58 @@ fn forward_response_body(
             wait.set(WaitFor::ClientWrite, now, timeouts.client_write, progress);
         }
         Err(RelayError::Sink(error)) => {
-            return Side::Leaves(Step::Close(CloseReason::of_client(&error)));
+            return Err(Trouble::of_client(&error));
         }
-        Err(error) => return Side::Leaves(response_broke(client, exchange, &error, cx)),
+        Err(error) => return Err(Trouble::Broke(error)),
     }
-    Side::Rests
+    Ok(Side::Rests)
 }
 
-/// Why a response head could not be passed on.
-enum Trouble {
-    /// There is none that can be forwarded.
-    Failed(Failure),
-    /// It has been passed on, and its body is malformed.
-    BodyBroke(RelayError),
-    /// The client does not take it.
-    Client(io::Error),
+impl Trouble {
+    /// The client does not take its response, or broke off its request.
+    fn of_client(error: &io::Error) -> Self {
+        Trouble::Close(CloseReason::of_client(error))
+    }
 }
 
-impl Route {
+impl Chosen {
+    /// The value of the cookie that binds the client to this backend, where it must be set.
+    fn set_cookie(&self, scheme: Scheme) -> Option<&[u8]> {
+        if self.set_cookie {
+            self.place.set_cookie(scheme == Scheme::Https)
+        } else {
+            None
+        }
+    }
+
     /// How the backend's answers are read.
     fn response_grammar(&self) -> Grammar {
-        match &self.backend {
-            Some(backend) if backend.settings.lenient => Grammar::LenientResponse,
-            _ => Grammar::Response,
+        if self.place.settings.lenient {
+            Grammar::LenientResponse
+        } else {
+            Grammar::Response
         }
     }
+}
+
+/// What a worker lends for passing a head on, beside the buffer in which the head lies.
+struct Means<'a> {
+    out: &'a mut Vec<u8>,
+    pool: &'a Pool,
+    date: &'a mut HttpDate,
+    clock: &'a Clock,
+    /// Whether the client's connection is closed after the answer.
+    closes: bool,
 }
 
 impl Exchange {
-    /// Takes one response head from the backend and passes it on, with as much of the body as came
-    /// with it. False: nothing whole is there yet.
+    /// Takes one response head from the backend and passes it on.
     fn take_response_head(
         &mut self,
-        backend: &mut Connection,
+        backend: &mut BackendSide,
         client: &mut Connection,
         cx: &mut Context,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<Taken, Trouble> {
         let closes = cx.closes_after_answer();
         let Context {
             snapshot,
@@ -370,12 +371,26 @@ impl Exchange {
             ..
         } = cx;
         let limits = &self.settings.head_limits;
-        let grammar = self.route.response_grammar();
+        let BackendSide {
+            chosen,
+            lent,
+            reusable,
+            ..
+        } = backend;
+        let backend = &mut lent.connection;
         if self.heard == Heard::Switch {
             return self.pass_upgrade_on(client, out);
         }
+        let grammar = chosen.response_grammar();
         let refused = |bytes: &[u8], error: HeadError| {
             Trouble::Failed(Failure::of_head(error.reason(), bytes))
+        };
+        let mut means = Means {
+            out,
+            pool: &snapshot.pool,
+            date,
+            clock,
+            closes,
         };
         let buffered = backend.buffered();
         if !buffered.is_empty()
@@ -386,18 +401,17 @@ impl Exchange {
         {
             if self.response.status() == 101 {
                 backend.consume_buffered(used);
-                return self.pass_upgrade_on(client, out);
+                return self.pass_upgrade_on(client, means.out);
             }
             let rest = &backend.buffered()[used..];
-            let body_used =
-                self.pass_on(rest, client, out, &snapshot.pool, closes, (date, clock))?;
+            let (taken, body_used) = self.pass_on(rest, client, chosen, reusable, &mut means)?;
             backend.consume_buffered(used + body_used);
-            return Ok(true);
+            return Ok(taken);
         }
         loop {
             let bytes = match backend.receive(scratch, limits.input_bytes_max()) {
                 Ok(Received::Bytes(bytes)) => bytes,
-                Ok(Received::Wait) => return Ok(false),
+                Ok(Received::Wait) => return Ok(Taken::Nothing),
                 Ok(Received::End) => return Err(Trouble::Failed(Failure::Ended(None))),
                 Err(error) => return Err(Trouble::Failed(Failure::of_connection(&error))),
             };
@@ -408,18 +422,13 @@ impl Exchange {
             {
                 if self.response.status() == 101 {
                     backend.consume(used, scratch);
-                    return self.pass_upgrade_on(client, out);
+                    return self.pass_upgrade_on(client, means.out);
                 }
-                let body_used = self.pass_on(
-                    &bytes[used..],
-                    client,
-                    out,
-                    &snapshot.pool,
-                    closes,
-                    (date, clock),
-                )?;
+                let rest = &bytes[used..];
+                let (taken, body_used) =
+                    self.pass_on(rest, client, chosen, reusable, &mut means)?;
                 backend.consume(used + body_used, scratch);
-                return Ok(true);
+                return Ok(taken);
             }
             backend.consume(0, scratch);
         }
@@ -431,11 +440,17 @@ impl Exchange {
         &mut self,
         rest: &[u8],
         client: &mut Connection,
-        out: &mut Vec<u8>,
-        pool: &Pool,
-        closes: bool,
-        (date, clock): (&mut HttpDate, &Clock),
-    ) -> Result<usize, Trouble> {
+        chosen: &mut Chosen,
+        reusable: &mut bool,
+        means: &mut Means<'_>,
+    ) -> Result<(Taken, usize), Trouble> {
+        let Means {
+            out,
+            pool,
+            date,
+            clock,
+            closes,
+        } = means;
         out.clear();
         if self.response.is_interim() {
             self.heard = Heard::Interim;
@@ -444,25 +459,25 @@ impl Exchange {
             let is_continue = self.response.status() == 100;
             if self.request.version() == Version::Http11 && !(is_continue && self.continued) {
                 write_interim(&self.response, out);
-                client.send(out, &[]).map_err(Trouble::Client)?;
+                client
+                    .send(out, &[])
+                    .map_err(|error| Trouble::of_client(&error))?;
             }
             self.continued |= is_continue;
             self.response.clear();
-            return Ok(0);
+            return Ok((Taken::Interim, 0));
         }
         let body = self.response.body(self.request.is_head());
         let (framing, writer) = self.frame_for_client(body);
         let request_is_whole = self.request_relay.has_read_all();
-        self.route.reusable = self.response.keep_alive() && body != Body::UntilClose;
+        *reusable = self.response.keep_alive() && body != Body::UntilClose;
         // A client that was told to wait before its body may send it or not; there is no way to know.
         let unasked =
             self.request.expects_continue() && !self.continued && self.request_relay.taken() == 0;
         self.persistence.close_if(
-            closes
+            *closes
                 || (!request_is_whole
-                    && (!self.route.reusable
-                        || unasked
-                        || self.request_side == RequestSide::Refused)),
+                    && (!*reusable || unasked || self.request_side == RequestSide::Refused)),
         );
         if framing == Body::UntilClose {
             self.persistence = Persistence::EndsBody;
@@ -472,23 +487,19 @@ impl Exchange {
             (true, Version::Http10) => ClientConnection::KeepAliveExplicit,
             (true, Version::Http11) => ClientConnection::KeepAlive,
         };
-        let set_cookie = match (&self.route.backend, self.route.set_cookie) {
-            (Some(backend), true) => backend.set_cookie(self.scheme == Scheme::Https),
-            _ => None,
-        };
         let trailers = matches!(writer, Writer::Chunked { trailers: true });
         let how = ResponseForwarding {
             body: framing,
             keep_length_field: body == Body::None,
             connection,
-            set_cookie,
+            set_cookie: chosen.set_cookie(self.scheme),
             date: (!self.response.has_date()).then(|| &date.at(clock.now())[..]),
             trailers,
         };
         write_response(&self.response, &how, out);
         let mut translator =
             BodyTranslator::new(body, writer, u64::MAX, &self.settings.head_limits);
-        translator.read_as(self.route.response_grammar());
+        translator.read_as(chosen.response_grammar());
         if trailers {
             translator.leave_out_trailers(self.response.connection_options());
         }
@@ -500,29 +511,29 @@ impl Exchange {
         self.response_side = ResponseSide::Body;
         self.response_wait = Wait::default();
         let translated = self.response_relay.translate(rest, out);
-        if let Some(backend) = &mut self.route.backend {
-            let reason = &"it answered a client's request";
-            pool.report(backend, Event::Answered, reason);
-            if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
-                backend.give_back();
-            }
+        let reason = &"it answered a client's request";
+        pool.report(&chosen.place, Event::Answered, reason);
+        if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
+            chosen.place.give_back();
         }
         // Of a malformed body the client gets what was right, as it would if it had come later.
         let (used, plain) = translated
             .as_ref()
             .map_or((0, &[][..]), |(used, plain)| (*used, *plain));
-        client.send(out, plain).map_err(Trouble::Client)?;
-        translated.map_err(|error| Trouble::BodyBroke(error.into()))?;
-        Ok(used)
+        client
+            .send(out, plain)
+            .map_err(|error| Trouble::of_client(&error))?;
+        translated.map_err(|error| Trouble::Broke(error.into()))?;
+        Ok((Taken::Final, used))
     }
 
-    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2). False: it waits until the request's body has gone out, for a
-    /// client changes the protocol only behind its whole request (RFC 9110 7.8).
+    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2). Before that the request's body goes out, for a client
+    /// changes the protocol only behind its whole request (RFC 9110 7.8).
     fn pass_upgrade_on(
         &mut self,
         client: &mut Connection,
         out: &mut Vec<u8>,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<Taken, Trouble> {
         let asked = self
             .response
             .upgrade()
@@ -532,9 +543,9 @@ impl Exchange {
             return Err(Trouble::Failed(Failure::RefusedHead(reason)));
         }
         match self.request_side {
-            RequestSide::Sending => {
+            RequestSide::Unsent | RequestSide::Sending => {
                 self.heard = Heard::Switch;
-                return Ok(false);
+                return Ok(Taken::Nothing);
             }
             RequestSide::Sent => {}
             RequestSide::Refused => {
@@ -552,11 +563,12 @@ impl Exchange {
             trailers: false,
         };
         write_response(&self.response, &how, out);
-        client.send(out, &[]).map_err(Trouble::Client)?;
+        client
+            .send(out, &[])
+            .map_err(|error| Trouble::of_client(&error))?;
         self.status = Some(101);
-        self.response_side = ResponseSide::Done;
         self.response_wait = Wait::default();
-        Ok(true)
+        Ok(Taken::Upgrade)
     }
 
     /// Whether the client was never told to send its body, and needs not: its connection ends with the answer.

@@ -4,11 +4,12 @@
 //! same time, is added up here from the constants by which the code is bound.
 
 use crate::config::{Config, DescriptorBudget, Mode};
+use crate::exchange::Client;
 use crate::exchange::backend_connections::BackendConnections;
 use crate::exchange::context::SPARE_MAX;
 use crate::exchange::relay::{OUT_BYTES_KEPT, SCRATCH_BYTES};
 use crate::exchange::request_head::REQUEST_READ_BYTES;
-use crate::exchange::{Client, Exchange};
+use crate::exchange::state::Busy;
 use crate::http::chunked::encoded_bytes_max;
 use crate::http::forward::{request_bytes_max, response_bytes_max};
 use crate::http::head::KEPT_BYTES;
@@ -66,7 +67,7 @@ pub(crate) fn connection_bytes_max(config: &Config) -> usize {
     let parts = parts(config);
     let connection = Slab::<Client>::BYTES_EACH + DOUBLED * LISTED_BYTES;
     let tried = DOUBLED * config.backends.len().div_ceil(8);
-    let exchange = size_of::<Exchange>() + tried + BackendConnections::BYTES_EACH;
+    let exchange = size_of::<Busy>() + tried + BackendConnections::BYTES_EACH;
     // The request's head is kept until the end, for another try and for the log; the backend may take nothing of what
     // is written from it, and nothing of the body behind that. While a head arrives there is less.
     let request = parts.head + parts.request_head + parts.request_body;
@@ -88,7 +89,7 @@ pub(crate) fn worker_bytes_max(config: &Config, budget: &DescriptorBudget) -> us
     let tools = SCRATCH_BYTES + OUT_BYTES_KEPT.max(DOUBLED * out);
     // A head that has just become whole lies in two places until its turn is over.
     let turn = 2 * parts.head;
-    let spare = SPARE_MAX.min(budget.clients) * (size_of::<Exchange>() + 2 * KEPT_BYTES);
+    let spare = SPARE_MAX.min(budget.clients) * (size_of::<Busy>() + 2 * KEPT_BYTES);
     let blocks = Slab::<Client>::BLOCK_BYTES + BackendConnections::BLOCK_BYTES;
     tools + turn + spare + blocks + ITEMS_KEPT * LISTED_BYTES + Decisions::BYTES
 }

@@ -1,17 +1,19 @@
 //! One client connection and the exchange on it: the spine of the program.
 //!
 //! ```text
-//! Idle -> RequestHead -> Connecting -> Forwarding -> Idle | Lingering
-//!    Forwarding -> Connecting (another try)
+//! Idle -> RequestHead -> Choosing -> Opening -> Forwarding -> Idle | Lingering
+//!    Choosing -> Forwarding (over an idle connection)
+//!    Opening, Forwarding -> Choosing (another backend), Again (the same one) -> Opening
 //!    any of them -> Reply (an answer of our own) -> Idle | Lingering
 //!    Forwarding (101) -> Tunnel
-//! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Connecting -> Tunnel
+//! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Choosing -> Opening -> Forwarding -> Tunnel
 //! ```
 //!
-//! The state of a connection is a value that owns what it needs, and `advance` is the one `match` on it; a stage is a
-//! function of the client's side, the exchange and what the worker lends. `Forwarding` is full duplex: the
-//! request side and the response side each have a state of their own there, since a response may
-//! begin, and end, while the request's body is still going out.
+//! The state of a connection is a value that owns what it needs, and so is the stage of an exchange: `advance` is the
+//! one `match` on each. A stage is a function of the client's side, the backend's side where it has one, the exchange
+//! and what the worker lends; `ending` acts on what it cannot go on from. `Forwarding` is full duplex: the request side
+//! and the response side each have a state of their own there, since a response may begin, and end, while the request's
+//! body is still going out.
 //!
 //! Nothing here blocks. A step that needs a peer sets the exchange down with a deadline and
 //! returns; the worker takes it up again at the next event.
@@ -44,10 +46,11 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::exchange::accepted::{Accepted, Next};
 use crate::exchange::context::Context;
-use crate::exchange::ending::{cut, fail, finish, finish_reply, refuse};
+use crate::exchange::ending::{cut, finish, finish_reply};
 use crate::exchange::failure::Failure;
 use crate::exchange::lingering::Lingering;
-use crate::exchange::state::{After, ClientSide, End, Exchange, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::{After, Busy, ClientSide, End, Stage, Step, To};
+use crate::exchange::state::{Trouble, Wait, WaitFor};
 use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Connection;
 use crate::net::idle_list::Kind;
@@ -78,7 +81,7 @@ enum State {
     /// No request has begun.
     Idle { since: Millis },
     /// A request is under way.
-    Busy(Stage, Box<Exchange>),
+    Busy(Box<Busy>),
     /// Our side is closed; what still arrives is thrown away.
     Lingering(Lingering),
 }
@@ -133,39 +136,30 @@ impl Client {
         for _ in 0..STEPS_MAX {
             match &mut self.state {
                 State::Idle { since } => {
-                    let Some(exchange) = request_head::await_request(&self.side, *since, cx) else {
+                    let Some(busy) = request_head::await_request(&self.side, *since, cx) else {
                         return Turn::Waiting;
                     };
-                    self.state = State::Busy(Stage::RequestHead, exchange);
+                    self.state = State::Busy(busy);
                 }
-                State::Busy(stage, exchange) => {
-                    let client = &mut self.side;
-                    let step = match stage {
-                        Stage::RequestHead => request_head::read_request_head(client, exchange, cx),
-                        Stage::Connecting => connecting::connect(client, exchange, cx),
-                        Stage::Forwarding => forwarding::forward(client, exchange, cx),
-                        Stage::Reply => reply::send_reply(client, exchange, cx),
-                        Stage::Tunnel => tunnel::tunnel(client, exchange, cx),
-                    };
-                    match step {
-                        Step::Go(next) => *stage = next,
-                        Step::Wait => return Turn::Waiting,
-                        Step::Yield => return Turn::Again,
-                        Step::Close(reason) => return self.close(reason, cx),
-                        Step::Over(end) => {
-                            if let Some(turn) = self.end_exchange(end, cx) {
-                                return turn;
-                            }
+                State::Busy(busy) => match busy.advance(&mut self.side, cx) {
+                    Step::Go(to) => busy.go(to),
+                    Step::Again => {}
+                    Step::Wait => return Turn::Waiting,
+                    Step::Yield => return Turn::Again,
+                    Step::Close(reason) => return self.close(reason, cx),
+                    Step::Over(end) => {
+                        if let Some(turn) = self.end_exchange(end, cx) {
+                            return turn;
                         }
                     }
-                }
+                },
                 State::Accepted(accepted) => {
                     self.state = match accepted.advance(&mut self.side, cx) {
                         Next::Wait => return Turn::Waiting,
                         Next::Idle => State::Idle {
                             since: cx.clock.now(),
                         },
-                        Next::Connect(exchange) => State::Busy(Stage::Connecting, exchange),
+                        Next::Connect(busy) => State::Busy(busy),
                         Next::Close(reason) => return self.close(reason, cx),
                     };
                 }
@@ -183,15 +177,15 @@ impl Client {
     /// Ends the exchange under way. `Some`: there is no more to do on the connection now.
     fn end_exchange(&mut self, end: End, cx: &mut Context) -> Option<Turn> {
         // Taken out first: what panics from here on does not come to it again.
-        let mut exchange = self.take_exchange(cx.clock.now())?;
-        let (client, idle_since) = (&mut self.side, exchange.idle_since);
+        let mut busy = self.take_exchange(cx.clock.now())?;
+        let (client, idle_since) = (&mut self.side, busy.exchange.idle_since);
         let after = match end {
-            End::Forwarded => finish(client, &mut exchange, cx),
-            End::Replied => finish_reply(client, &mut exchange, cx),
+            End::Forwarded => finish(client, &mut busy, cx),
+            End::Replied => finish_reply(client, &mut busy, cx),
             End::NoRequest => After::SameWait,
             End::Abandoned(reason) => After::Close(reason),
         };
-        cx.put_back(exchange);
+        cx.put_back(busy);
         match after {
             After::NextRequest => None,
             After::SameWait => {
@@ -208,9 +202,9 @@ impl Client {
     }
 
     /// Takes the exchange under way, if there is one, off the connection, which waits for the next one.
-    fn take_exchange(&mut self, now: Millis) -> Option<Box<Exchange>> {
+    fn take_exchange(&mut self, now: Millis) -> Option<Box<Busy>> {
         match std::mem::replace(&mut self.state, State::Idle { since: now }) {
-            State::Busy(_, exchange) => Some(exchange),
+            State::Busy(busy) => Some(busy),
             State::Accepted(_) | State::Idle { .. } | State::Lingering(_) => None,
         }
     }
@@ -218,9 +212,9 @@ impl Client {
     /// The end of the connection, whatever its state: logs what was under way and gives back
     /// everything borrowed.
     pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
-        if let Some(mut exchange) = self.take_exchange(cx.clock.now()) {
-            cut(&mut self.side, &mut exchange, reason, cx);
-            cx.put_back(exchange);
+        if let Some(mut busy) = self.take_exchange(cx.clock.now()) {
+            cut(&mut self.side, &mut busy, reason, cx);
+            cx.put_back(busy);
         }
         log::debug!("{}: {}", self.side.address, reason.text());
         Turn::Closed(reason)
@@ -242,11 +236,12 @@ impl Client {
             State::Idle { .. } => Turn::Waiting,
             State::Accepted(_) => self.close(CloseReason::NoProxyHeader, cx),
             State::Lingering(_) => self.close(CloseReason::LingerTimeout, cx),
-            State::Busy(stage, exchange) => match time_out(&mut self.side, exchange, now, cx) {
-                Step::Go(next) => {
-                    *stage = next;
+            State::Busy(busy) => match busy.time_out(&mut self.side, now, cx) {
+                Step::Go(to) => {
+                    busy.go(to);
                     self.advance(cx)
                 }
+                Step::Again => self.advance(cx),
                 Step::Wait | Step::Yield => Turn::Again,
                 Step::Close(reason) => self.close(reason, cx),
                 Step::Over(end) => self.end_exchange(end, cx).unwrap_or(Turn::Again),
@@ -260,10 +255,7 @@ impl Client {
         match &self.state {
             State::Accepted(accepted) => accepted.until,
             State::Idle { .. } => NEVER,
-            State::Busy(_, exchange) => exchange
-                .request_wait
-                .until
-                .min(exchange.response_wait.until),
+            State::Busy(busy) => busy.deadline(),
             State::Lingering(lingering) => lingering.until,
         }
     }
@@ -274,11 +266,7 @@ impl Client {
         match &mut self.state {
             State::Idle { .. } => {}
             State::Accepted(accepted) => later(&mut accepted.until),
-            State::Busy(_, exchange) => {
-                later(&mut exchange.request_wait.until);
-                later(&mut exchange.response_wait.until);
-                later(&mut exchange.route.connect_until);
-            }
+            State::Busy(busy) => busy.postpone(by),
             State::Lingering(lingering) => later(&mut lingering.until),
         }
     }
@@ -302,10 +290,10 @@ impl Client {
 
     /// Passes on what an event said about the backend's socket.
     pub(crate) fn note_backend(&mut self, readiness: Readiness) {
-        if let State::Busy(_, exchange) = &mut self.state
-            && let Some(lent) = &mut exchange.route.connection
+        if let State::Busy(busy) = &mut self.state
+            && let Some(connection) = busy.stage.connection()
         {
-            lent.connection.note(readiness);
+            connection.note(readiness);
         }
     }
 
@@ -313,9 +301,10 @@ impl Client {
     /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
     /// more write is tried, and what it takes is progress.
     fn try_late_writes(&mut self, now: Millis) -> bool {
-        let State::Busy(_, exchange) = &mut self.state else {
+        let State::Busy(busy) = &mut self.state else {
             return false;
         };
+        let Busy { stage, exchange } = &mut **busy;
         let writes = |wait: Wait| {
             let write = matches!(
                 wait.what,
@@ -330,46 +319,74 @@ impl Client {
             return false;
         }
         self.side.connection.try_output();
-        if let Some(lent) = &mut exchange.route.connection {
-            lent.connection.try_output();
+        if let Some(connection) = stage.connection() {
+            connection.try_output();
         }
         true
     }
 }
 
-/// Acts on the first wait that is over.
-fn time_out(
-    client: &mut ClientSide,
-    exchange: &mut Exchange,
-    now: Millis,
-    cx: &mut Context,
-) -> Step {
-    let wait = match (exchange.request_wait, exchange.response_wait) {
-        (wait, _) if wait.is_over(now) => wait.what,
-        (_, wait) => wait.what,
-    };
-    let has_begun = exchange.status.is_some();
-    match wait {
-        WaitFor::Nothing => Step::Wait,
-        WaitFor::ClientHead => request_head::head_timed_out(client, exchange, cx),
-        WaitFor::ClientBody if !has_begun => {
-            let reason = CloseReason::ClientBodyTimeout.text();
-            refuse(client, exchange, 408, reason, cx)
+impl Busy {
+    /// Goes on in the stage that it is in.
+    fn advance(&mut self, client: &mut ClientSide, cx: &mut Context) -> Step {
+        let Self { stage, exchange } = self;
+        match stage {
+            Stage::RequestHead => request_head::read_request_head(client, exchange, cx),
+            Stage::Choosing => connecting::choose(client, stage, exchange, cx),
+            Stage::Again(_) | Stage::Opening(_) => connecting::connect(client, stage, exchange, cx),
+            Stage::Forwarding(backend) => {
+                match forwarding::forward(client, backend, exchange, cx) {
+                    Ok(step) => step,
+                    Err(trouble) => ending::leave(client, stage, exchange, trouble, cx),
+                }
+            }
+            Stage::Reply => reply::send_reply(client, exchange, cx),
+            Stage::Tunnel(backend) => tunnel::tunnel(client, backend, exchange, cx),
         }
-        WaitFor::ClientBody => Step::Close(CloseReason::ClientBodyTimeout),
-        WaitFor::ClientBodyExpected => forwarding::send_continue(client, exchange, cx),
-        WaitFor::ClientWrite => Step::Close(CloseReason::ClientWriteTimeout),
-        WaitFor::Connect => connecting::connect_timed_out(client, exchange, cx),
-        WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
-            fail(client, exchange, Failure::HeadTimeout, cx)
+    }
+
+    /// On to another stage.
+    fn go(&mut self, to: To) {
+        match to {
+            To::Backend => self.stage = Stage::Choosing,
+            To::Reply => self.stage = Stage::Reply,
+            To::Tunnel => self.begin_tunnel(),
         }
-        WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
-            let reason = CloseReason::BackendTimeout;
-            record::log_failure(client, exchange, None, &reason.text(), cx);
-            Step::Close(reason)
+    }
+
+    /// Acts on the first wait that is over.
+    fn time_out(&mut self, client: &mut ClientSide, now: Millis, cx: &mut Context) -> Step {
+        let Self { stage, exchange } = self;
+        if let Stage::Opening(_) = stage {
+            return connecting::connect_timed_out(client, stage, exchange, cx);
         }
-        WaitFor::HalfClosed => Step::Close(CloseReason::ClientGone),
-        WaitFor::Tunnel | WaitFor::HalfTunnel => Step::Close(CloseReason::TunnelTimeout),
+        let wait = match (exchange.request_wait, exchange.response_wait) {
+            (wait, _) if wait.is_over(now) => wait.what,
+            (_, wait) => wait.what,
+        };
+        let has_begun = exchange.status.is_some();
+        let trouble = match wait {
+            WaitFor::Nothing => return Step::Wait,
+            WaitFor::ClientHead => return request_head::head_timed_out(client, exchange, cx),
+            WaitFor::ClientBodyExpected => return forwarding::send_continue(client, exchange, cx),
+            WaitFor::ClientBody if !has_begun => {
+                Trouble::Refused(408, CloseReason::ClientBodyTimeout.text())
+            }
+            WaitFor::ClientBody => Trouble::Close(CloseReason::ClientBodyTimeout),
+            WaitFor::ClientWrite => Trouble::Close(CloseReason::ClientWriteTimeout),
+            WaitFor::BackendWrite | WaitFor::ResponseHead if !has_begun => {
+                Trouble::Failed(Failure::HeadTimeout)
+            }
+            WaitFor::BackendWrite | WaitFor::ResponseHead | WaitFor::ResponseBody => {
+                let reason = CloseReason::BackendTimeout;
+                let backend = stage.chosen().map(|chosen| &*chosen.place);
+                record::log_failure(client, exchange, backend, None, &reason.text(), cx);
+                Trouble::Close(reason)
+            }
+            WaitFor::HalfClosed => Trouble::Close(CloseReason::ClientGone),
+            WaitFor::Tunnel | WaitFor::HalfTunnel => Trouble::Close(CloseReason::TunnelTimeout),
+        };
+        ending::leave(client, stage, exchange, trouble, cx)
     }
 }
 

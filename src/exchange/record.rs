@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::state::ClientSide;
-use crate::exchange::state::{Exchange, Route};
+use crate::exchange::state::{Busy, ClientSide, Exchange};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::net::room::FIRST_BYTES;
@@ -102,27 +101,17 @@ impl Exchange {
     }
 }
 
-impl Route {
-    /// The backend at hand, or else the last one that failed.
-    fn last_backend(&self) -> Option<&Backend> {
-        let failed = self.last_failure.as_ref();
-        self.backend
-            .as_deref()
-            .or_else(|| failed.map(|last| &*last.backend))
-    }
-}
-
 /// Writes an event line about an exchange that failed through no fault of the client, unless
-/// there was one about the same backend a moment ago. `status`: what the client gets; none where
+/// there was one about the same `backend` a moment ago. `status`: what the client gets; none where
 /// an answer that had begun is cut.
 pub(super) fn log_failure(
     client: &ClientSide,
     exchange: &Exchange,
+    backend: Option<&Backend>,
     status: Option<u16>,
     cause: &dyn fmt::Display,
     cx: &mut Context,
 ) {
-    let backend = exchange.route.last_backend();
     let pool = &cx.snapshot.pool;
     let limit = backend.map_or(pool.unavailable_lines(), |backend| &backend.failure_lines);
     let Some(held_back) = limit.pass(cx.clock.now()) else {
@@ -143,7 +132,7 @@ pub(super) fn log_failure(
 /// with it, if it did.
 pub(super) fn record(
     client: &ClientSide,
-    exchange: &mut Exchange,
+    Busy { stage, exchange }: &mut Busy,
     close: Option<CloseReason>,
     cx: &mut Context,
 ) {
@@ -177,7 +166,11 @@ pub(super) fn record(
     let Some(format) = exchange.settings.config.proxy.access_log.format() else {
         return;
     };
-    let backend = exchange.route.last_backend();
+    // The backend at hand, or else the last one that failed.
+    let at_hand = stage.chosen().map(|chosen| &chosen.place);
+    let backend = at_hand
+        .map(|place| &**place)
+        .or(exchange.tries.left.as_deref());
     let details = match format {
         Format::Json => exchange.details(client.connection.buffered().len() as u64, now),
         Format::Text => Details::NONE,
@@ -189,7 +182,7 @@ pub(super) fn record(
         bytes_sent: client.connection.sent() - exchange.sent_before,
         total_us: now.saturating_sub(moments.began),
         backend: backend.map_or("", |backend| &backend.settings.name),
-        tries: exchange.route.attempts,
+        tries: exchange.tries.attempts,
         request_id: exchange.request_id(),
         reason,
         details,

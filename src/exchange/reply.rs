@@ -6,7 +6,7 @@ use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::relay::Relay;
 use crate::exchange::state::ClientSide;
-use crate::exchange::state::{End, Exchange, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::{End, Exchange, Step, To, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
 use crate::http::reply::{Reply, write_reply};
@@ -16,7 +16,7 @@ use crate::net::connection::Connection;
 const RETRY_AFTER_S: u32 = 1;
 
 /// Begins to answer with `status`; `reason` is for the log, where something failed. Nothing of a
-/// response may have gone out before.
+/// response may have gone out before, and the backend's connection is closed.
 pub(super) fn reply(
     client: &mut ClientSide,
     exchange: &mut Exchange,
@@ -24,7 +24,6 @@ pub(super) fn reply(
     reason: Option<&'static str>,
     cx: &mut Context,
 ) -> Step {
-    exchange.route.close_connection(&mut cx.backends);
     exchange.reason = reason;
     if cx.is_tcp() {
         return Step::Close(CloseReason::NoBackend);
@@ -50,7 +49,7 @@ pub(super) fn reply(
     out.clear();
     write_reply(&reply, out);
     match client.connection.send(out, &[]) {
-        Ok(()) => Step::Go(Stage::Reply),
+        Ok(()) => Step::Go(To::Reply),
         Err(error) => Step::Close(CloseReason::of_client(&error)),
     }
 }
@@ -80,7 +79,7 @@ pub(super) fn send_reply(
 impl Exchange {
     /// Takes the body of a request that was not sent anywhere off the connection, as far as it has come.
     fn discard_body_at_hand(&mut self, client: &mut Connection, cx: &mut Context) {
-        if self.route.body_begun || self.request.body() == Body::None {
+        if self.body_begun || self.request.body() == Body::None {
             return;
         }
         self.request_relay = Relay::new(BodyTranslator::new(
@@ -95,7 +94,7 @@ impl Exchange {
             .translate(client.buffered(), &mut cx.tools.out)
         {
             client.consume_buffered(used);
-            self.route.body_begun = true;
+            self.body_begun = true;
         }
     }
 }

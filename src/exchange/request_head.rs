@@ -6,8 +6,7 @@ use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::ending::{abandon, refuse};
 use crate::exchange::reply::reply;
-use crate::exchange::state::ClientSide;
-use crate::exchange::state::{End, Exchange, Stage, Step, Wait, WaitFor};
+use crate::exchange::state::{Busy, ClientSide, End, Exchange, Step, To, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::forwarded::{Forwarded, forwarded};
 use crate::net::clock::Millis;
@@ -23,15 +22,16 @@ pub(super) fn await_request(
     client: &ClientSide,
     idle_since: Millis,
     cx: &mut Context,
-) -> Option<Box<Exchange>> {
+) -> Option<Box<Busy>> {
     if client.connection.buffered().is_empty() && !client.connection.is_readable() {
         return None;
     }
-    let mut exchange = cx.take_exchange();
+    let mut busy = cx.take_exchange();
+    let exchange = &mut busy.exchange;
     exchange.begin_at(cx.clock.now(), cx.clock.now_us(), client.connection.sent());
     exchange.request_id = cx.request_ids.next_id();
     exchange.idle_since = idle_since;
-    Some(exchange)
+    Some(busy)
 }
 
 /// Reads until the head is whole.
@@ -165,6 +165,6 @@ fn begin(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> 
             Some("Max-Forwards does not let a TRACE pass"),
             cx,
         ),
-        _ => Step::Go(Stage::Connecting),
+        _ => Step::Go(To::Backend),
     }
 }

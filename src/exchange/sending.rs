@@ -3,11 +3,10 @@
 //! Read next: forwarding.rs.
 
 use crate::exchange::context::Context;
-use crate::exchange::ending::{fail, refuse};
 use crate::exchange::failure::{Failure, Request};
 use crate::exchange::relay::Relay;
-use crate::exchange::state::ClientSide;
-use crate::exchange::state::{Exchange, Heard, RequestSide, Stage, Step, Wait};
+use crate::exchange::state::{BackendSide, ClientSide};
+use crate::exchange::state::{Exchange, Heard, RequestSide, Trouble, Wait};
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{RequestForwarding, write_request};
@@ -17,46 +16,39 @@ use crate::net::proxy_protocol;
 /// Rewrites the request and sends it, with what there is of its body in the same write.
 pub(super) fn send_request(
     client: &mut ClientSide,
+    backend: &mut BackendSide,
     exchange: &mut Exchange,
     cx: &mut Context,
-) -> Step {
+) -> Result<(), Trouble> {
     exchange.record_sent(cx.clock.now_us());
     let Exchange {
         request,
         request_relay,
-        route,
         held,
         ..
     } = exchange;
-    let (Some(backend), Some(lent)) = (&route.backend, &mut route.connection) else {
-        return Step::Go(Stage::Connecting);
-    };
+    let settings = &backend.chosen.place.settings;
     let config = &exchange.settings.config;
     let how = RequestForwarding {
         peer: client.address.ip(),
         trusted: exchange.is_trusted,
         scheme: exchange.scheme,
         via: config.proxy.via,
-        base_path: backend.settings.url.base_path.as_bytes(),
-        authority: backend.settings.url.authority.as_bytes(),
+        base_path: settings.url.base_path.as_bytes(),
+        authority: settings.url.authority.as_bytes(),
         request_id: request.request_id().unwrap_or(&exchange.request_id),
     };
-    route.sent_before = lent.connection.sent();
     let is_tcp = cx.is_tcp();
     let out = &mut cx.tools.out;
     out.clear();
-    if backend.settings.send_proxy_protocol {
+    if settings.send_proxy_protocol {
         let local = client.connection.local_address().unwrap_or(client.address);
         proxy_protocol::write(client.address, local, out);
     }
+    let connection = &mut backend.lent.connection;
+    let failed = |error| Trouble::Failed(Failure::of_connection(&error));
     if is_tcp {
-        return match lent.connection.send(out, &[]) {
-            Ok(()) => {
-                exchange.begin_tunnel();
-                Step::Go(Stage::Tunnel)
-            }
-            Err(error) => fail(client, exchange, Failure::of_connection(&error), cx),
-        };
+        return connection.send(out, &[]).map_err(failed);
     }
     write_request(request, &how, out);
     let body = request.body();
@@ -71,29 +63,23 @@ pub(super) fn send_request(
         data_max,
         &exchange.settings.head_limits,
     ));
-    let result = match request_relay.translate(client.connection.buffered(), out) {
-        Ok((used, plain)) => {
-            let result = lent.connection.send(out, plain);
-            let is_sent = lent.connection.sent() != route.sent_before;
-            if is_sent && !request.is_idempotent() {
-                // It is not sent again, whatever comes.
-                client.connection.consume_buffered(used);
-            } else {
-                client.connection.move_buffered(used, held);
-            }
-            result
-        }
+    let (used, plain) = request_relay
+        .translate(client.connection.buffered(), out)
         // No byte has gone out; the backend never hears of it.
-        Err(error) => return refuse(client, exchange, error.status(), error.reason(), cx),
-    };
-    route.body_begun = true;
+        .map_err(|error| Trouble::Refused(error.status(), error.reason()))?;
+    let result = connection.send(out, plain);
+    let is_sent = connection.sent() != backend.sent_before;
+    if is_sent && !request.is_idempotent() {
+        // It is not sent again, whatever comes.
+        client.connection.consume_buffered(used);
+    } else {
+        client.connection.move_buffered(used, held);
+    }
+    exchange.body_begun = true;
     exchange.request_side = RequestSide::Sending;
     exchange.request_wait = Wait::default();
     exchange.response_wait = Wait::default();
-    match result {
-        Ok(()) => Step::Go(Stage::Forwarding),
-        Err(error) => fail(client, exchange, Failure::of_connection(&error), cx),
-    }
+    result.map_err(failed)
 }
 
 impl Exchange {
@@ -108,15 +94,12 @@ impl Exchange {
         self.request_relay.taken() <= self.held.len() as u64
     }
 
-    /// What may still be done with the request, as seen from the connection at hand.
-    pub(super) fn request_state(&self) -> Request {
-        let Some(lent) = &self.route.connection else {
-            return Request::Unsent;
-        };
-        let backend = &lent.connection;
-        if self.heard != Heard::Nothing || !backend.buffered().is_empty() {
+    /// What may still be done with the request after a failure of the connection that it went over.
+    pub(super) fn request_state(&self, backend: &BackendSide) -> Request {
+        let connection = &backend.lent.connection;
+        if self.heard != Heard::Nothing || !connection.buffered().is_empty() {
             Request::Spent
-        } else if backend.sent() == self.route.sent_before && self.holds_request() {
+        } else if connection.sent() == backend.sent_before && self.holds_request() {
             Request::Unsent
         } else if self.may_repeat() {
             Request::Repeatable
@@ -131,7 +114,8 @@ impl Exchange {
         self.held = Vec::new();
         self.request_relay.release_pipe(&mut cx.tools.pipes);
         self.request_relay = Relay::default();
-        self.route.body_begun = false;
+        self.body_begun = false;
+        self.request_side = RequestSide::Unsent;
         self.response.clear();
         self.request_wait = Wait::default();
         self.response_wait = Wait::default();

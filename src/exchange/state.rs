@@ -1,4 +1,7 @@
 //! What an exchange holds, and the words of the spine for where it stands.
+//!
+//! [`Stage`] owns what belongs to one stage, the backend and its connection among it, so that a stage without what it
+//! needs cannot be written. [`Exchange`] is what lasts from the first byte to the access line.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
@@ -8,9 +11,9 @@ use std::time::Duration;
 use crate::exchange::backend_connections::{BackendConnection, BackendConnections};
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::OwnCount;
-use crate::exchange::failure::Failure;
+use crate::exchange::failure::{Age, Failure};
 use crate::exchange::record::Moments;
-use crate::exchange::relay::Relay;
+use crate::exchange::relay::{Relay, RelayError};
 use crate::exchange::request_id::REQUEST_ID_LEN;
 use crate::http::Body;
 use crate::http::{RequestHead, ResponseHead, Scheme};
@@ -20,7 +23,7 @@ use crate::net::connection::Connection;
 use crate::net::pipes::Pipes;
 use crate::net::slab::Key;
 use crate::pool::Tried;
-use crate::pool::backend::{Backend, InFlight};
+use crate::pool::backend::InFlight;
 use crate::pool::trace::Decision;
 
 /// The client's side of all exchanges on one connection.
@@ -35,32 +38,109 @@ pub(crate) struct ClientSide {
     pub(super) scheme: Option<Scheme>,
 }
 
-/// Where an exchange stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An exchange and where it stands.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    pub(super) stage: Stage,
+    pub(super) exchange: Exchange,
+}
+
+/// Where an exchange stands, with what it has borrowed there.
+#[derive(Debug, Default)]
 pub(super) enum Stage {
     /// A request's head is arriving.
+    #[default]
     RequestHead,
-    /// A backend is being chosen or connected to.
-    Connecting,
+    /// A backend is to be chosen.
+    Choosing,
+    /// The same backend is asked again, over a fresh connection: the used one has failed.
+    Again(Chosen),
+    /// A connection to the backend is opening.
+    Opening(Opening),
     /// Request and response are passing through.
-    Forwarding,
+    Forwarding(BackendSide),
     /// An answer of our own is going out.
     Reply,
     /// Bytes pass in both directions until both have ended.
-    Tunnel,
+    Tunnel(BackendSide),
+}
+
+/// The backend that has the request.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) place: InFlight,
+    /// The client's cookie must be set to this backend's.
+    pub(super) set_cookie: bool,
+}
+
+/// A connection that is opening.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) chosen: Chosen,
+    pub(super) lent: BackendConnection,
+    pub(super) address: SocketAddr,
+    /// By when this address must have answered.
+    pub(super) until: Millis,
+    pub(super) walk: Walk,
+}
+
+/// The way through a backend's addresses: one after the other, until a connection opens.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) addresses: Arc<[SocketAddr]>,
+    pub(super) next: usize,
+    /// By when one of them must have answered.
+    pub(super) until: Millis,
+}
+
+/// The backend's side of an exchange.
+#[derive(Debug)]
+pub(super) struct BackendSide {
+    pub(super) chosen: Chosen,
+    pub(super) lent: BackendConnection,
+    /// What the connection had sent before this exchange.
+    pub(super) sent_before: u64,
+    /// The connection may carry another exchange after this one.
+    pub(super) reusable: bool,
 }
 
 /// What a stage's step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// On at once, in the stage that stands now.
+    Again,
     /// On to another stage.
-    Go(Stage),
+    Go(To),
     /// A peer has to do something first.
     Wait,
     /// There is more to do; the others' turn comes first.
     Yield,
     /// The exchange is over.
     Over(End),
+    /// The connection ends, and cuts the exchange short.
+    Close(CloseReason),
+}
+
+/// The stages that need nothing but what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// A backend is to be chosen.
+    Backend,
+    /// An answer of our own has begun.
+    Reply,
+    /// The backend's side goes on as a tunnel.
+    Tunnel,
+}
+
+/// Why forwarding cannot go on.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The backend failed before its response head was passed on.
+    Failed(Failure),
+    /// The client's request cannot be taken: the status for it, and the reason for the log.
+    Refused(u16, &'static str),
+    /// The backend's response broke off after its head had been passed on.
+    Broke(RelayError),
     /// The connection ends, and cuts the exchange short.
     Close(CloseReason),
 }
@@ -139,7 +219,9 @@ pub(crate) struct Exchange {
     pub(super) request_side: RequestSide,
     pub(super) request_relay: Relay,
     pub(super) request_wait: Wait,
-    pub(super) route: Route,
+    /// The request's relay is set up.
+    pub(super) body_begun: bool,
+    pub(super) tries: Tries,
     pub(super) response: ResponseHead,
     pub(super) response_side: ResponseSide,
     pub(super) response_relay: Relay,
@@ -156,45 +238,27 @@ pub(crate) struct Exchange {
     pub(super) heard: Heard,
 }
 
-/// The way to the backend.
+/// What the tries of a request leave behind, whichever backend has it now.
 #[derive(Debug, Default)]
-pub(super) struct Route {
-    pub(super) backend: Option<InFlight>,
-    pub(super) connection: Option<BackendConnection>,
+pub(super) struct Tries {
     /// The backends that this request was sent to or that refused it.
     pub(super) tried: Tried,
     /// How many of `balance.tries` are used up.
-    pub(super) tries: u32,
+    pub(super) used: u32,
     /// How many backends were chosen; for the log.
     pub(super) attempts: u32,
-    /// The addresses of the backend, and which of them comes next.
-    pub(super) addresses: Option<Arc<[SocketAddr]>>,
-    pub(super) next_address: usize,
-    /// The address that was tried last.
-    pub(super) address: Option<SocketAddr>,
-    /// By when one of the addresses must have answered.
-    pub(super) connect_until: Millis,
-    /// An idle connection has failed this request already.
-    pub(super) needs_fresh: bool,
     /// A backend has been blamed for a death in this exchange: a request that kills any backend that serves
     /// it must not take the whole pool down.
     pub(super) has_blamed: bool,
-    /// The request's relay is set up.
-    pub(super) body_begun: bool,
-    /// The backend's connection may carry another exchange after this one.
-    pub(super) reusable: bool,
-    /// What the backend's connection had sent before this exchange.
-    pub(super) sent_before: u64,
-    /// The client's cookie must be set to this backend's.
-    pub(super) set_cookie: bool,
+    /// The backend that had the request last. Its place is held until the client has an answer instead of it.
+    pub(super) left: Option<InFlight>,
     /// What the client gets when no backend is left to try.
     pub(super) last_failure: Option<LastFailure>,
 }
 
 /// A failed try.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct LastFailure {
-    pub(super) backend: Arc<Backend>,
     pub(super) failure: Failure,
     pub(super) status: u16,
     pub(super) reason: &'static str,
@@ -203,8 +267,10 @@ pub(super) struct LastFailure {
 /// How far the request has come on its way to the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum RequestSide {
-    /// Head or body are going out.
+    /// No byte of it has been written.
     #[default]
+    Unsent,
+    /// Head or body are going out.
     Sending,
     /// All of it has gone out.
     Sent,
@@ -276,7 +342,6 @@ pub(super) enum WaitFor {
     /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
     ClientBodyExpected,
     ClientWrite,
-    Connect,
     BackendWrite,
     ResponseHead,
     ResponseBody,
@@ -313,26 +378,133 @@ impl Wait {
     }
 }
 
-impl Route {
-    /// Lets go of the backend and forgets the way to it.
-    pub(super) fn clear(&mut self, backends: &mut BackendConnections) {
+impl Stage {
+    /// The backend that has the request.
+    pub(super) fn chosen(&mut self) -> Option<&mut Chosen> {
+        match self {
+            Stage::Again(chosen) => Some(chosen),
+            Stage::Opening(opening) => Some(&mut opening.chosen),
+            Stage::Forwarding(backend) | Stage::Tunnel(backend) => Some(&mut backend.chosen),
+            Stage::RequestHead | Stage::Choosing | Stage::Reply => None,
+        }
+    }
+
+    /// The connection to it.
+    pub(super) fn connection(&mut self) -> Option<&mut Connection> {
+        match self {
+            Stage::Opening(opening) => Some(&mut opening.lent.connection),
+            Stage::Forwarding(backend) | Stage::Tunnel(backend) => {
+                Some(&mut backend.lent.connection)
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends the stage. Gives the backend's side, if it had one that was open.
+    pub(super) fn take_backend(&mut self) -> Option<BackendSide> {
+        match std::mem::take(self) {
+            Stage::Forwarding(backend) | Stage::Tunnel(backend) => Some(backend),
+            stage => {
+                *self = stage;
+                None
+            }
+        }
+    }
+
+    /// Ends the stage, and lets go of the backend and its connection.
+    fn clear(&mut self, backends: &mut BackendConnections) {
+        let Some(chosen) = self.chosen() else {
+            *self = Stage::RequestHead;
+            return;
+        };
         // Give the in-flight place back before the connection closes: a peer that sees the
         // connection closed must find the place free.
-        self.backend = None;
-        if let Some(lent) = self.connection.take() {
-            backends.close(lent);
+        chosen.place.give_back();
+        match std::mem::take(self) {
+            Stage::Opening(opening) => backends.close(opening.lent),
+            Stage::Forwarding(backend) | Stage::Tunnel(backend) => backends.close(backend.lent),
+            Stage::RequestHead | Stage::Choosing | Stage::Again(_) | Stage::Reply => {}
         }
-        self.tried.clear();
-        *self = Self {
-            tried: std::mem::take(&mut self.tried),
-            ..Self::default()
-        };
+    }
+}
+
+impl BackendSide {
+    pub(super) fn new(chosen: Chosen, lent: BackendConnection) -> Self {
+        Self {
+            sent_before: lent.connection.sent(),
+            reusable: false,
+            chosen,
+            lent,
+        }
+    }
+
+    /// Whether the connection has carried other exchanges before.
+    pub(super) fn age(&self) -> Age {
+        if self.lent.reused {
+            Age::Reused
+        } else {
+            Age::Fresh
+        }
+    }
+}
+
+impl Busy {
+    /// Gives back what was borrowed and forgets the rest, but for the memory.
+    pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
+        self.stage.clear(backends);
+        self.exchange.clear(pipes);
+    }
+
+    /// By when something must have happened.
+    pub(super) fn deadline(&self) -> Millis {
+        let Self { stage, exchange } = self;
+        match stage {
+            Stage::Opening(opening) => opening.until,
+            _ => exchange
+                .request_wait
+                .until
+                .min(exchange.response_wait.until),
+        }
+    }
+
+    /// Moves each deadline away by this time.
+    pub(super) fn postpone(&mut self, by: Millis) {
+        let later = |until: &mut Millis| *until = until.saturating_add(by);
+        if let Stage::Opening(opening) = &mut self.stage {
+            later(&mut opening.until);
+            later(&mut opening.walk.until);
+        }
+        later(&mut self.exchange.request_wait.until);
+        later(&mut self.exchange.response_wait.until);
+    }
+}
+
+impl Tries {
+    /// The backend that had the request is not asked again.
+    pub(super) fn leave(&mut self, mut place: InFlight) {
+        self.tried.insert(&place);
+        place.give_back();
+        self.left = Some(place);
+    }
+
+    fn clear(&mut self) {
+        let Self {
+            tried,
+            used,
+            attempts,
+            has_blamed,
+            left,
+            last_failure,
+        } = self;
+        tried.clear();
+        (*used, *attempts, *has_blamed) = (0, 0, false);
+        *left = None;
+        *last_failure = None;
     }
 }
 
 impl Exchange {
-    /// Gives back what was borrowed and forgets the rest, but for the memory.
-    pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
+    fn clear(&mut self, pipes: &mut Pipes) {
         // Each field by name, so that none can be forgotten, and in place, since this is done for
         // every request: building a new value and moving it in cost 900 instructions more.
         let Self {
@@ -352,7 +524,8 @@ impl Exchange {
             request_side,
             request_relay,
             request_wait,
-            route,
+            body_begun,
+            tries,
             response,
             response_side,
             response_relay,
@@ -365,7 +538,7 @@ impl Exchange {
         } = self;
         // It may be the last that holds it.
         *settings = Settings::default();
-        route.clear(backends);
+        tries.clear();
         for relay in [request_relay, response_relay] {
             relay.release_pipe(pipes);
             *relay = Relay::default();
@@ -384,7 +557,7 @@ impl Exchange {
         *reason = None;
         *persistence = Persistence::default();
         *heard = Heard::default();
-        (*is_trusted, *continued) = (false, false);
+        (*is_trusted, *continued, *body_begun) = (false, false, false);
     }
 
     /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
@@ -397,8 +570,7 @@ impl Exchange {
 
     /// Whether the request's body, if it has one, has been read to its end.
     pub(super) fn has_read_request(&self) -> bool {
-        self.request.body() == Body::None
-            || (self.route.body_begun && self.request_relay.has_read_all())
+        self.request.body() == Body::None || (self.body_begun && self.request_relay.has_read_all())
     }
 
     /// The client's address, which is the peer's where nothing else is told.

@@ -225,14 +225,13 @@ fn an_answer_that_we_lack_memory_for_in_its_midst_is_cut_and_blames_none() {
         let mut table = Table::over(&[one]);
         table.peer.write_all(GET.as_bytes()).unwrap();
         table.carry(|table| {
-            matches!(&table.client.state, State::Busy(_, exchange) if exchange.status.is_some())
+            matches!(&table.client.state, State::Busy(busy) if busy.exchange.status.is_some())
         });
         fail_next(one, Call::Receive, Errno::NOMEM);
-        let State::Busy(_, exchange) = &mut table.client.state else {
+        let State::Busy(busy) = &mut table.client.state else {
             panic!("the exchange is under way");
         };
-        let lent = exchange.route.connection.as_mut().unwrap();
-        lent.connection.expect_input();
+        busy.stage.connection().unwrap().expect_input();
         table.carry(|table| table.closed.is_some());
         assert!(has_failed());
         assert_eq!(table.closed, Some(CloseReason::OurShortage));

@@ -7,17 +7,20 @@
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::relay::{Flow, Relay, RelayError};
-use crate::exchange::state::ClientSide;
-use crate::exchange::state::{End, Exchange, RequestSide, ResponseSide, Step, Wait, WaitFor};
+use crate::exchange::state::{BackendSide, Busy, ClientSide, End, Exchange, RequestSide};
+use crate::exchange::state::{ResponseSide, Stage, Step, Wait, WaitFor};
 use crate::http::body::BodyTranslator;
 use crate::net::errno::is_our_shortage;
 
 /// Carries both directions as far as they go.
-pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
-    let Some(lent) = &mut exchange.route.connection else {
-        return Step::Close(CloseReason::Finished);
-    };
-    let (client, backend) = (&mut client.connection, &mut lent.connection);
+pub(super) fn tunnel(
+    client: &mut ClientSide,
+    backend: &mut BackendSide,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
+    let place = &mut backend.chosen.place;
+    let (client, backend) = (&mut client.connection, &mut backend.lent.connection);
     let before = exchange.request_relay.taken()
         + exchange.response_relay.taken()
         + client.sent()
@@ -67,9 +70,7 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
     let response_ended = exchange.response_side == ResponseSide::Done;
     // A backend that is gone in both directions is done, though the client may not have taken yet
     // all that it said.
-    if (backend.is_broken() || exchange.request_side == RequestSide::Refused)
-        && let Some(place) = &mut exchange.route.backend
-    {
+    if backend.is_broken() || exchange.request_side == RequestSide::Refused {
         place.give_back();
     }
     match (request_ended, response_ended) {
@@ -99,14 +100,18 @@ pub(super) fn tunnel(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut 
     if yields { Step::Yield } else { Step::Wait }
 }
 
-impl Exchange {
+impl Busy {
     /// What the relays carry from here on is a tunnel.
     pub(super) fn begin_tunnel(&mut self) {
-        self.request_wait = Wait::default();
-        self.received += self.request_relay.taken();
-        self.request_relay = Relay::new(BodyTranslator::tunnel());
-        self.response_relay = Relay::new(BodyTranslator::tunnel());
-        self.request_side = RequestSide::Sending;
-        self.response_side = ResponseSide::Body;
+        if let Some(backend) = self.stage.take_backend() {
+            self.stage = Stage::Tunnel(backend);
+        }
+        let exchange = &mut self.exchange;
+        exchange.request_wait = Wait::default();
+        exchange.received += exchange.request_relay.taken();
+        exchange.request_relay = Relay::new(BodyTranslator::tunnel());
+        exchange.response_relay = Relay::new(BodyTranslator::tunnel());
+        exchange.request_side = RequestSide::Sending;
+        exchange.response_side = ResponseSide::Body;
     }
 }
