@@ -38,6 +38,12 @@ impl Clock {
         self.now_us = self.elapsed_us();
     }
 
+    /// Makes this the time, with all events up to it brought, until it is read again.
+    #[cfg(test)]
+    pub(crate) fn stand_at(&mut self, now: Millis) {
+        (self.now_us, self.settled) = (now * 1000, now);
+    }
+
     /// The time since it was last read.
     pub(crate) fn since_reading(&self) -> Millis {
         self.elapsed_us().saturating_sub(self.now_us) / 1000
