@@ -53,7 +53,7 @@ fn pauses_at_any_moment_cost_no_answer() {
         }
     });
     let proxy = Proxy::over(&[&backend])
-        .set("timeouts.response_head", "1s")
+        .set("timeouts.response_head", "2s")
         .set("proxy.access_log", false)
         .start();
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -73,7 +73,7 @@ fn pauses_at_any_moment_cost_no_answer() {
                 answered.load(Ordering::SeqCst) > before + 40 * round
             });
             proxy.signal(Signal::STOP);
-            thread::sleep(Duration::from_millis(1100));
+            thread::sleep(Duration::from_millis(2200));
             proxy.signal(Signal::CONT);
         }
         stop.store(true, Ordering::SeqCst);
