@@ -148,14 +148,16 @@ fn show(address: SocketAddr, failing: &Origin) {
             break false;
         }
     };
+    let took_ms = since.elapsed().as_millis();
     say(&format!(
-        "\nOrigin {number} runs again and {} after {:.1} s and {requests} more requests, of which {} failed.",
+        "\nOrigin {number} runs again and {} after {}.{} s and {requests} more requests, of which {} failed.",
         if is_back {
             "has its turn"
         } else {
             "has no turn yet"
         },
-        since.elapsed().as_secs_f64(),
+        took_ms / 1000,
+        took_ms / 100 % 10,
         none_or(failed).to_lowercase()
     ));
 }

@@ -8,11 +8,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -22,6 +21,7 @@ use crate::config::Proxy;
 use crate::live::{Follower, Live};
 use crate::net::admission::Admission;
 use crate::net::clock::Clock;
+use crate::net::lock::lock;
 use crate::net::mailbox::MailboxSender;
 use crate::net::waker::{Bell, timespec};
 
@@ -95,8 +95,8 @@ pub(crate) struct Listener {
     /// The sockets that are listened on: the live one last, before it those that a reload has replaced, until their
     /// backlogs are empty.
     sockets: Vec<TcpListener>,
-    /// A socket that replaces the live one.
-    replacements: Receiver<TcpListener>,
+    /// Sockets of which each is to replace the one before.
+    replacements: Arc<Mutex<Vec<TcpListener>>>,
     workers: Vec<MailboxSender>,
     follower: Follower,
 }
@@ -104,15 +104,14 @@ pub(crate) struct Listener {
 /// What the others hold of the listener.
 #[derive(Debug)]
 pub(crate) struct ListenerHandle {
-    replacement: Sender<TcpListener>,
+    replacements: Arc<Mutex<Vec<TcpListener>>>,
     bell: Arc<Bell>,
 }
 
 impl ListenerHandle {
     /// Listens on this socket from now on. What waits in the backlog of the one before is still taken.
     pub(crate) fn replace(&self, socket: TcpListener) {
-        // It ends only with the process.
-        let _ = self.replacement.send(socket);
+        lock(&self.replacements).push(socket);
         self.bell.ring();
     }
 }
@@ -125,21 +124,21 @@ impl Listener {
         live: &Arc<Live>,
     ) -> (Listener, ListenerHandle) {
         let bell = live.admission.listener.clone();
-        let (replacement, replacements) = unbounded();
+        let replacements = Arc::default();
         let listener = Listener {
             sockets: vec![socket],
-            replacements,
+            replacements: Arc::clone(&replacements),
             workers,
             follower: Follower::new(live.clone(), bell.clone()),
         };
-        (listener, ListenerHandle { replacement, bell })
+        (listener, ListenerHandle { replacements, bell })
     }
 
     /// Accepts until the process drains. Whatever is in the backlog then is still taken.
     pub(crate) fn run(&mut self) {
         let mut last_look = Instant::now();
         while self.follower.draining_since.is_none() {
-            self.sockets.extend(self.replacements.try_iter());
+            self.sockets.append(&mut lock(&self.replacements));
             if self.admission().has_room() {
                 match self.accept_all() {
                     Ok(count) => {

@@ -1,13 +1,11 @@
 //! A configuration as values by key, defaults filled in: to be compared with another one.
 
-use serde_json::Value;
-
 use crate::config::document::{Node, Object, parse_duration};
 use crate::config::key::{Key, Takes};
 use crate::config::{Config, ConfigError};
 
-/// The keys of all sections but `backends`, by their paths, each with its value or null.
-pub(super) fn values(top: &Object<'_>, keys: &[Key]) -> Result<Vec<(String, Value)>, ConfigError> {
+/// The keys of all sections but `backends`, by their paths, each with its value, empty where there is none.
+pub(super) fn values(top: &Object<'_>, keys: &[Key]) -> Result<Vec<(String, String)>, ConfigError> {
     let mut all = Vec::new();
     for key in keys {
         match key.takes {
@@ -22,17 +20,16 @@ pub(super) fn values(top: &Object<'_>, keys: &[Key]) -> Result<Vec<(String, Valu
     Ok(all)
 }
 
-/// The same for each way to write it.
-fn value(node: &Node<'_>, takes: Takes) -> Value {
-    if let (Takes::Duration(..), Some(text)) = (takes, node.text()) {
-        let ms = parse_duration(&text).map(|duration| duration.as_millis());
-        return ms.and_then(|ms| u64::try_from(ms).ok()).into();
-    }
-    let value = serde_json::from_str(node.json()).unwrap_or_default();
-    match &value {
+/// As JSON, the same for each way to write it.
+fn value(node: &Node<'_>, takes: Takes) -> String {
+    match (takes, node.text()) {
+        (Takes::Duration(..), Some(text)) => {
+            let ms = parse_duration(&text).map(|duration| duration.as_millis());
+            ms.map_or_else(|| text.into_owned(), |ms| ms.to_string())
+        }
         // A port may be a string.
-        Value::String(text) => text.parse::<u64>().map_or(value, Value::from),
-        _ => value,
+        (_, Some(text)) => text.into_owned(),
+        (_, None) => node.json().split_ascii_whitespace().collect(),
     }
 }
 

@@ -2,14 +2,20 @@
 //! configuration contains.
 
 use std::fmt::{self, Write as _};
+use std::ops::{Deref, DerefMut};
 
 use crate::text::escape::printable;
 
 /// What is wrong with a configuration, where, and what would be right.
 ///
-/// Displayed as exactly one line, whatever the file or the value contains.
+/// Displayed as exactly one line, whatever the file or the value contains. In a box, because the code that reads a
+/// configuration passes it on at each of its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
+pub struct ConfigError(Box<Details>);
+
+/// The parts of a [`ConfigError`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
     /// The file's name as given, or the command line option.
     pub file: String,
     /// Line of the value or key, from 1; 0 when the error has no place in the file.
@@ -27,14 +33,34 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error about a file as a whole.
     pub fn of_file(file: &str, what: impl Into<String>, hint: impl Into<String>) -> ConfigError {
-        ConfigError {
+        ConfigError::from(Details {
             file: file.to_owned(),
             line: 0,
             column: 0,
             path: String::new(),
             what: what.into(),
             hint: hint.into(),
-        }
+        })
+    }
+}
+
+impl From<Details> for ConfigError {
+    fn from(details: Details) -> ConfigError {
+        ConfigError(Box::new(details))
+    }
+}
+
+impl Deref for ConfigError {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for ConfigError {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::config::document::Document;
 use crate::config::key::{Fallback, Key, Takes};
 use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings};
+use crate::text::json::Json;
 
 pub use self::admin::Admin;
 pub use self::budget::{DescriptorBudget, descriptor_budget, descriptor_limit};
@@ -122,7 +123,7 @@ pub struct Config {
     /// None: there is no admin interface.
     pub admin: Option<Admin>,
     /// The value of each key by its path, but for those of `backends`.
-    values: Vec<(String, serde_json::Value)>,
+    values: Vec<(String, String)>,
 }
 
 impl Config {
@@ -141,21 +142,24 @@ impl Config {
         // Written as the file that says the same, so that defaults and checks have one home.
         let urls: Vec<_> = backends
             .split(',')
-            .map(|url| serde_json::json!({ "url": url }))
+            .map(|url| Json::object([("url", Json::text(url))]))
             .collect();
-        let text = serde_json::json!({ "proxy": { "port": port }, "backends": urls }).to_string();
+        let text = Json::object([
+            ("proxy", Json::object([("port", Json::text(port))])),
+            ("backends", Json::List(urls)),
+        ])
+        .to_string();
         Config::from_text("", &text).map_err(|error| {
             let is_port = error.path == "proxy.port";
             let option = if is_port { "--port" } else { "--backends" };
             let path = match error.path.strip_suffix(".url") {
-                Some(backend) => backend.to_owned(),
-                None if is_port => "the port".to_owned(),
-                None => error.path,
+                Some(backend) => backend,
+                None if is_port => "the port",
+                None => &error.path,
             };
-            ConfigError {
-                path,
-                ..ConfigError::of_file(option, error.what, error.hint)
-            }
+            let mut shown = ConfigError::of_file(option, &*error.what, &*error.hint);
+            path.clone_into(&mut shown.path);
+            shown
         })
     }
 

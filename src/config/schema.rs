@@ -1,69 +1,101 @@
 //! `--schema`: the rows as a JSON Schema, with which an editor completes, explains and checks a
 //! configuration.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
 
 use crate::config::KEYS;
 use crate::config::key::{Fallback, Key, Takes};
+use crate::text::json::Json;
 
 /// The JSON Schema (draft 7) of the configuration, without comments, which it cannot express.
 pub fn schema() -> String {
-    let mut schema = object(KEYS);
-    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
-    schema["title"] = json!("The configuration of rondo");
-    format!("{schema:#}\n")
+    let mut schema = vec![
+        entry(
+            "$schema",
+            Json::text("http://json-schema.org/draft-07/schema#"),
+        ),
+        entry("title", Json::text("The configuration of rondo")),
+    ];
+    schema.extend(object(KEYS));
+    format!("{}\n", Json::Object(schema))
 }
 
-fn object(keys: &[Key]) -> Value {
+type Entries = Vec<(String, Json)>;
+
+#[inline(never)]
+fn entry(key: &str, value: Json) -> (String, Json) {
+    (key.to_owned(), value)
+}
+
+fn object(keys: &[Key]) -> Entries {
     let built = || {
         keys.iter()
             .filter(|key| !matches!(key.takes, Takes::NotBuilt(_)))
     };
-    let properties: Map<String, Value> = built()
-        .map(|key| (key.name.to_owned(), property(key)))
-        .collect();
-    let required: Vec<&str> = built()
+    let required = built()
         .filter(|key| matches!(key.default, Fallback::Required))
-        .map(|key| key.name)
-        .collect();
-    json!({
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": false,
-    })
+        .map(|key| key.name);
+    let properties = built().map(|key| entry(key.name, Json::Object(property(key))));
+    vec![
+        entry("type", Json::text("object")),
+        entry("properties", Json::Object(properties.collect())),
+        entry("required", Json::texts(required)),
+        entry("additionalProperties", Json::raw(false)),
+    ]
 }
 
-fn property(key: &Key) -> Value {
-    let mut property = value(&key.takes);
-    property["description"] = json!(key.description());
+fn property(key: &Key) -> Entries {
+    let mut property = vec![entry("description", Json::text(&key.description()))];
     if let Fallback::Value(json) = key.default {
-        property["default"] = parsed(json);
+        property.push(entry("default", Json::raw(json)));
     }
+    property.extend(value(&key.takes));
     property
 }
 
-fn value(takes: &Takes) -> Value {
+fn value(takes: &Takes) -> Entries {
+    let kind = |name| entry("type", Json::text(name));
     match takes {
-        Takes::Flag => json!({ "type": "boolean" }),
-        Takes::Integer(least, u64::MAX) => json!({ "type": "integer", "minimum": least }),
+        Takes::Flag => vec![kind("boolean")],
         Takes::Integer(least, most) => {
-            json!({ "type": "integer", "minimum": least, "maximum": most })
+            let mut value = vec![kind("integer"), entry("minimum", Json::raw(least))];
+            if *most < u64::MAX {
+                value.push(entry("maximum", Json::raw(most)));
+            }
+            value
         }
-        Takes::Duration(..) => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
+        Takes::Duration(..) => vec![
+            kind("string"),
+            entry("pattern", Json::text("^[0-9]+(ms|s|m|h)$")),
+        ],
         Takes::Word(words) => {
-            let (names, meanings): (Vec<&str>, Vec<&str>) =
-                words().iter().map(|word| (word.name, word.meaning)).unzip();
-            json!({ "enum": names, "enumDescriptions": meanings })
+            let words = words();
+            vec![
+                entry("enum", Json::texts(words.iter().map(|word| word.name))),
+                entry(
+                    "enumDescriptions",
+                    Json::texts(words.iter().map(|word| word.meaning)),
+                ),
+            ]
         }
         Takes::Object(keys) | Takes::NotBuilt(keys) => object(keys),
-        Takes::Objects { keys, .. } => {
-            json!({ "type": "array", "minItems": 1, "items": object(keys) })
-        }
-        Takes::Other { schema, .. } => parsed(schema),
+        Takes::Objects { keys, .. } => vec![
+            kind("array"),
+            entry("minItems", Json::raw(1)),
+            entry("items", Json::Object(object(keys))),
+        ],
+        Takes::Other { schema, .. } => schema_of(schema),
     }
 }
 
-fn parsed(json: &str) -> Value {
-    serde_json::from_str(json).expect("a row holds valid JSON, which a test shows")
+/// The entries of a JSON object in a row, as text.
+fn schema_of(json: &str) -> Entries {
+    let entries: BTreeMap<String, &RawValue> =
+        serde_json::from_str(json).expect("a row holds a JSON object, which a test shows");
+    entries
+        .into_iter()
+        .map(|(key, value)| (key, Json::raw(value.get())))
+        .collect()
 }

@@ -2,5 +2,6 @@
 
 pub(crate) mod escape;
 pub(crate) mod format;
+pub(crate) mod json;
 pub(crate) mod timestamp;
 pub(crate) mod words;

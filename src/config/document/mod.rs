@@ -19,7 +19,7 @@ use crate::config::key::Key;
 use crate::text::words::{SHOWN_CHARS_MAX, quoted, shortened};
 
 pub(crate) use self::object::{Object, parse_duration};
-pub(crate) use crate::config::error::ConfigError;
+pub(crate) use crate::config::error::{ConfigError, Details};
 
 mod comments;
 mod object;
@@ -77,11 +77,9 @@ impl Document {
         let wrong = |what: &str, hint: &str| Err(ConfigError::of_file(file, what, hint));
         let wrong_at = |text: &str, offset: usize, what: &str, hint: &str| {
             let (line, column) = place(text, offset);
-            Err(ConfigError {
-                line,
-                column,
-                ..ConfigError::of_file(file, what, hint)
-            })
+            let mut error = ConfigError::of_file(file, what, hint);
+            (error.line, error.column) = (line, column);
+            Err(error)
         };
         // RFC 8259 8.1: JSON text is UTF-8 without a byte order mark.
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
@@ -130,6 +128,7 @@ impl Document {
         }
     }
 
+    #[inline(never)]
     fn node<'a>(&'a self, raw: &'a RawValue, path: String) -> Node<'a> {
         Node {
             document: self,
@@ -148,16 +147,17 @@ impl Document {
         }
     }
 
+    #[inline(never)]
     fn error_at(&self, offset: usize, path: String, what: String, hint: String) -> ConfigError {
         let (line, column) = place(&self.text, offset);
-        ConfigError {
+        ConfigError::from(Details {
             file: self.file.clone(),
             line,
             column,
             path,
             what,
             hint,
-        }
+        })
     }
 }
 
@@ -171,6 +171,7 @@ pub(crate) struct Node<'a> {
 
 impl<'a> Node<'a> {
     /// An error at this value. `what` continues a sentence that begins with the key path.
+    #[inline(never)]
     pub(crate) fn error(&self, what: impl Into<String>, hint: impl Into<String>) -> ConfigError {
         let mut what = what.into();
         if self.path.is_empty() {
@@ -182,6 +183,7 @@ impl<'a> Node<'a> {
     }
 
     /// The error of a value that is not what it must be; names what was found.
+    #[inline(never)]
     pub(crate) fn not(&self, wanted: &str) -> ConfigError {
         self.error(format!("is {}", self.found()), format!("must be {wanted}"))
     }
@@ -202,6 +204,7 @@ impl<'a> Node<'a> {
     }
 
     /// A string.
+    #[inline(never)]
     pub(crate) fn text(&self) -> Option<Cow<'a, str>> {
         decoded(self.raw).ok().filter(|_| self.is_text())
     }
@@ -232,6 +235,7 @@ impl<'a> Node<'a> {
     }
 
     /// The value in short, as an error shows it.
+    #[inline(never)]
     pub(crate) fn found(&self) -> String {
         match self.raw.as_bytes().first() {
             Some(b'{') => "an object".to_owned(),
@@ -249,6 +253,7 @@ impl<'a> Node<'a> {
         self.raw
     }
 
+    #[inline(never)]
     fn child_path(&self, key: &str) -> String {
         let is_plain = !key.is_empty()
             && key.len() <= SHOWN_CHARS_MAX

@@ -26,6 +26,7 @@ pub(crate) struct Object<'a> {
 impl<'a> Object<'a> {
     /// Takes an object that has no keys but these, each at most once and none that is not built
     /// yet.
+    #[inline(never)]
     pub(crate) fn read(node: &Node<'a>, keys: &'static [Key]) -> Result<Object<'a>, ConfigError> {
         let document = node.document;
         let mut values: Vec<Option<Node<'a>>> = vec![None; keys.len()];
@@ -62,11 +63,13 @@ impl<'a> Object<'a> {
     }
 
     /// The value as it was given.
+    #[inline(never)]
     pub(crate) fn given(&self, key: &str) -> Option<&Node<'a>> {
         self.values[self.row(key)].as_ref()
     }
 
     /// The value of a key that has one or a default.
+    #[inline(never)]
     pub(crate) fn value(&self, key: &str) -> Result<Node<'a>, ConfigError> {
         self.optional(key).ok_or_else(|| {
             let mut place = self.node.clone();
@@ -76,6 +79,7 @@ impl<'a> Object<'a> {
     }
 
     /// The value as it was given, or the default if it has one.
+    #[inline(never)]
     pub(crate) fn optional(&self, key: &str) -> Option<Node<'a>> {
         let row = self.row(key);
         let default = || match self.keys[row].default {
@@ -122,10 +126,12 @@ impl<'a> Object<'a> {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn flag(&self, key: &str) -> Result<bool, ConfigError> {
         self.parsed(key, Node::boolean)
     }
 
+    #[inline(never)]
     pub(crate) fn integer<T: TryFrom<u64>>(&self, key: &str) -> Result<T, ConfigError> {
         let bounds = match self.keys[self.row(key)].takes {
             Takes::Integer(least, most) => least..=most,
@@ -144,6 +150,7 @@ impl<'a> Object<'a> {
         self.given(key).map(|_| self.integer(key)).transpose()
     }
 
+    #[inline(never)]
     pub(crate) fn duration(&self, key: &str) -> Result<Duration, ConfigError> {
         let bounds = match self.keys[self.row(key)].takes {
             Takes::Duration(least, most) => least..=most,
@@ -156,6 +163,7 @@ impl<'a> Object<'a> {
     }
 
     /// One of the words for the values of `T`.
+    #[inline(never)]
     pub(crate) fn word<T: Choices>(&self, key: &str) -> Result<T, ConfigError> {
         let node = self.value(key)?;
         let wanted = || self.wanted(key);
@@ -182,6 +190,7 @@ impl<'a> Object<'a> {
     }
 
     /// An object below this one; all its keys are missing when it was left out.
+    #[inline(never)]
     pub(crate) fn section(&self, key: &str) -> Result<Object<'a>, ConfigError> {
         let (Takes::Object(keys) | Takes::NotBuilt(keys)) = self.keys[self.row(key)].takes else {
             panic!("the row of {key} says that it takes no object");
@@ -203,6 +212,7 @@ impl<'a> Object<'a> {
         self.given(key).map_or(Ok(()), |node| Err(not_built(node)))
     }
 
+    #[inline(never)]
     fn row(&self, key: &str) -> usize {
         self.keys
             .iter()

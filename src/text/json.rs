@@ -1,0 +1,128 @@
+//! JSON as it is written: values of a few kinds, put into text with an indent for each level.
+//!
+//! By hand, because all that is written here are words, whole numbers and what is JSON text already. A general writer brings
+//! floating-point numbers along, which are a fortieth of the program.
+
+use std::fmt::{self, Write as _};
+
+/// A value.
+#[derive(Debug, Clone)]
+pub(crate) enum Json {
+    /// JSON text.
+    Raw(String),
+    Text(String),
+    List(Vec<Json>),
+    Object(Vec<(String, Json)>),
+}
+
+impl Json {
+    /// JSON text: a number, a literal, or what was read as JSON.
+    pub(crate) fn raw(json: impl fmt::Display) -> Json {
+        Json::Raw(json.to_string())
+    }
+
+    #[inline(never)]
+    pub(crate) fn text(text: &str) -> Json {
+        Json::Text(text.to_owned())
+    }
+
+    #[inline(never)]
+    pub(crate) fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Json {
+        Json::List(texts.into_iter().map(Json::text).collect())
+    }
+
+    pub(crate) fn object<const N: usize>(entries: [(&str, Json); N]) -> Json {
+        let entries = entries.into_iter();
+        Json::Object(
+            entries
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+        )
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, level: usize) -> fmt::Result {
+        match self {
+            Json::Raw(json) => f.write_str(json),
+            Json::Text(text) => write_text(text, f),
+            Json::List(items) => {
+                let write = |f: &mut fmt::Formatter<'_>, item: &Json| item.write(f, level + 1);
+                write_all(f, ['[', ']'], items, level, write)
+            }
+            Json::Object(entries) => {
+                let write = |f: &mut fmt::Formatter<'_>, (key, value): &(String, Json)| {
+                    write_text(key, f)?;
+                    f.write_str(": ")?;
+                    value.write(f, level + 1)
+                };
+                write_all(f, ['{', '}'], entries, level, write)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, 0)
+    }
+}
+
+fn write_all<T>(
+    f: &mut fmt::Formatter<'_>,
+    [begin, end]: [char; 2],
+    items: &[T],
+    level: usize,
+    write: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
+    f.write_char(begin)?;
+    for (place, item) in items.iter().enumerate() {
+        f.write_str(if place == 0 { "\n" } else { ",\n" })?;
+        write!(f, "{:1$}", "", 2 * (level + 1))?;
+        write(f, item)?;
+    }
+    if !items.is_empty() {
+        write!(f, "\n{:1$}", "", 2 * level)?;
+    }
+    f.write_char(end)
+}
+
+/// RFC 8259 7: quotation marks, backslashes and controls are escaped.
+fn write_text(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_char('"')?;
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => write!(f, "\\{char}")?,
+            '\0'..='\x1f' => write!(f, "\\u{:04x}", u32::from(char))?,
+            _ => f.write_char(char)?,
+        }
+    }
+    f.write_char('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let json = Json::object([
+            ("a \"key\"", Json::texts(["\\", "\u{1}\n", "bücher"])),
+            ("number", Json::raw(7)),
+            ("empty", Json::List(Vec::new())),
+            (
+                "nested",
+                Json::object([("raw", Json::raw(r#"{"x": [true]}"#))]),
+            ),
+        ]);
+        let read: serde_json::Value = serde_json::from_str(&json.to_string()).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({
+                "a \"key\"": ["\\", "\u{1}\n", "bücher"], "number": 7, "empty": [], "nested": {"raw": {"x": [true]}},
+            })
+        );
+        assert!(
+            json.to_string()
+                .starts_with("{\n  \"a \\\"key\\\"\": [\n    \"")
+        );
+    }
+}
