@@ -1,14 +1,12 @@
 //! The snapshot that is live: what the process does at this moment.
 //!
 //! Nothing in a [`Snapshot`] changes. A reload, another list of backends, a stop: each is a new one, published by the main
-//! thread alone. Every other thread follows ([`Follower`]): it looks with one atomic load where it begins its next round,
-//! takes the lock only when there is something new, and is woken when there is. What outlives snapshots is in [`Live`]
-//! itself: clocks, the count of open connections, the record of decisions.
+//! thread alone. Every other thread follows ([`Follower`]), in the way of net/published.rs. What outlives snapshots is in
+//! [`Live`] itself: clocks, the count of open connections, the record of decisions.
 //!
 //! Read next: reload.rs, how one snapshot follows another; worker.rs, `follow`.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -17,6 +15,7 @@ use crate::http::HeadLimits;
 use crate::net::admission::Admission;
 use crate::net::clock::Millis;
 use crate::net::lock::lock;
+use crate::net::published::{Published, View};
 use crate::net::waker::Bell;
 use crate::pool::Pool;
 use crate::pool::trace::{Decision, Decisions};
@@ -59,11 +58,7 @@ pub(crate) struct Live {
     pub admission: Admission,
     epoch_unix_ms: u64,
     decisions: Mutex<Vec<Arc<Decisions>>>,
-    /// Counts the snapshots. Written under the lock of `current`.
-    generation: AtomicUsize,
-    current: Mutex<Arc<Snapshot>>,
-    /// Rung for each new snapshot.
-    followers: Mutex<Vec<Arc<Bell>>>,
+    snapshots: Published<Snapshot>,
 }
 
 impl Live {
@@ -74,29 +69,20 @@ impl Live {
             admission: Admission::new(first.descriptors.clients)?,
             epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             decisions: Mutex::default(),
-            generation: AtomicUsize::new(0),
-            current: Mutex::new(Arc::new(first)),
-            followers: Mutex::default(),
+            snapshots: Published::new(first),
         })
     }
 
     /// The snapshot that is live now.
     pub(crate) fn current(&self) -> Arc<Snapshot> {
-        lock(&self.current).clone()
+        self.snapshots.current()
     }
 
     /// Makes `next` the snapshot that is live and wakes those who follow. Only the main thread does.
     pub(crate) fn publish(&self, next: Snapshot) {
+        // Before the listener is woken: it looks whether there is room now.
         self.admission.set_max(next.descriptors.clients);
-        let next = Arc::new(next);
-        let mut current = lock(&self.current);
-        let last = std::mem::replace(&mut *current, next);
-        // After the snapshot: one who sees the number finds at least that snapshot under the lock.
-        self.generation.fetch_add(1, Ordering::Release);
-        drop(current);
-        // It may be the last one that has it, and frees its backends.
-        drop(last);
-        lock(&self.followers).iter().for_each(|bell| bell.ring());
+        self.snapshots.publish(next);
     }
 
     /// The time of day at a moment of the workers' clocks, in milliseconds since 1970.
@@ -124,37 +110,20 @@ impl Live {
 #[derive(Debug)]
 pub(crate) struct Follower {
     live: Arc<Live>,
-    seen: usize,
-    snapshot: Arc<Snapshot>,
+    view: View<Snapshot>,
 }
 
 impl Follower {
     /// Begins with the snapshot that is live. `bell` is rung for each that follows; see `look`.
     pub(crate) fn new(live: Arc<Live>, bell: Arc<Bell>) -> Follower {
-        // Before the first look: one that is published in between is seen now or rings.
-        lock(&live.followers).push(bell);
-        let current = lock(&live.current);
-        let (seen, snapshot) = (live.generation.load(Ordering::Relaxed), current.clone());
-        drop(current);
-        Follower {
-            live,
-            seen,
-            snapshot,
-        }
+        let view = View::new(&live.snapshots, bell);
+        Follower { live, view }
     }
 
     /// Goes by the newest snapshot from now on; says whether it is another one. To be asked after the bell is silent and
     /// before the thread waits for it.
     pub(crate) fn look(&mut self) -> bool {
-        if self.live.generation.load(Ordering::Acquire) == self.seen {
-            return false;
-        }
-        let current = lock(&self.live.current);
-        self.seen = self.live.generation.load(Ordering::Relaxed);
-        let last = std::mem::replace(&mut self.snapshot, current.clone());
-        drop(current);
-        drop(last);
-        true
+        self.view.look(&self.live.snapshots)
     }
 
     /// What all threads share.
@@ -164,7 +133,7 @@ impl Follower {
 
     /// The snapshot itself, for one who keeps it.
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
+        self.view.value()
     }
 }
 
@@ -172,7 +141,7 @@ impl Deref for Follower {
     type Target = Snapshot;
 
     fn deref(&self) -> &Snapshot {
-        &self.snapshot
+        self.view.value()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Sockets, waiting and handing over: what knows no HTTP.
 //!
 //! `connection` is a socket with its buffers, `poller` the one place where a worker waits, `clock` and `timers` its
-//! time, `mailbox` and `waker` how a connection reaches it, `admission` how many may be open. `slab`, `idle_list` and
-//! `pipes` are a worker's tables, `room` is how a buffer grows; `proxy_protocol` is a header in front of everything, `errno`
+//! time, `mailbox` and `waker` how a connection reaches it, `admission` how many may be open, `published` how a thread learns
+//! of a change, `sync` what these are made of. `slab`, `idle_list` and `pipes` are a worker's tables, `room` is how a buffer grows; `proxy_protocol` is a header in front of everything, `errno`
 //! sorts the kernel's errors, `lock` takes a lock, `thread` starts a thread, `atomic` is what a small processor lacks.
 
 pub(crate) mod admission;
@@ -16,8 +16,10 @@ pub(crate) mod mailbox;
 pub(crate) mod pipes;
 pub(crate) mod poller;
 pub(crate) mod proxy_protocol;
+pub(crate) mod published;
 pub(crate) mod room;
 pub(crate) mod slab;
+pub(crate) mod sync;
 pub(crate) mod syscalls;
 pub(crate) mod thread;
 pub(crate) mod timers;
