@@ -210,8 +210,7 @@ impl Listener {
     /// closed if there is one that may be.
     fn make_room(&self) {
         let admission = self.admission();
-        admission.want_room();
-        if !admission.has_room() {
+        admission.wait_for_room(|| {
             let now = Clock::new(self.follower.live().epoch).now();
             let longest = self
                 .workers
@@ -225,11 +224,8 @@ impl Listener {
                 .workers
                 .iter()
                 .filter_map(|worker| worker.may_close_in(now));
-            let patience = next.fold(ROOM_LOOK, Duration::min);
-            admission.listener.wait(patience);
-        }
-        // Taken back: a worker that has not closed a connection for it yet need not.
-        admission.take_wish_for_room();
+            next.fold(ROOM_LOOK, Duration::min)
+        });
     }
 
     /// Out of descriptors or memory: accepting again at once would only burn the processor.

@@ -97,17 +97,16 @@ impl Worker {
     /// backend that has just ended must not be lent to the request that came in the same moment.
     fn take_events(&mut self, events: &mut Events) {
         let idle_until = self.publish_idle();
-        let may_sleep = self.queue.is_empty() && self.mailbox.fall_asleep();
-        let mut timeout = if may_sleep {
-            self.sleep_time(idle_until)
-        } else {
-            Some(Duration::ZERO)
-        };
+        let mut brought = self.mailbox.rest(!self.queue.is_empty(), |may_sleep| {
+            let timeout = if may_sleep {
+                self.sleep_time(idle_until)
+            } else {
+                Some(Duration::ZERO)
+            };
+            self.wait(events, timeout)
+        });
         let mut looks = 0;
         loop {
-            let waited = self.context.poller.wait(events, timeout);
-            let brought =
-                waited.expect("epoll_wait fails only for arguments that are never given here");
             self.note(events);
             // The kernel gives events in their order, each socket once at a time: after so many full batches it has
             // given all that were there at the first.
@@ -115,12 +114,16 @@ impl Worker {
             if brought == Brought::All || looks > 1 + self.sockets() / EVENTS_MAX {
                 break;
             }
-            timeout = Some(Duration::ZERO);
+            brought = self.wait(events, Some(Duration::ZERO));
         }
-        self.mailbox.wake_up();
         self.context.clock.read();
         // Before any request is answered: where the process drains, the answer says that the connection ends.
         self.follow();
+    }
+
+    fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> Brought {
+        let waited = self.context.poller.wait(events, timeout);
+        waited.expect("epoll_wait fails only for arguments that are never given here")
     }
 
     /// Goes by the snapshot that is live.
@@ -192,6 +195,8 @@ impl Worker {
                 Err(all_came) => return all_came,
             }
         }
+        // There may be more, or the end, which has rung already. The sockets just registered are writable: their events end
+        // the next wait at once.
         false
     }
 
@@ -333,11 +338,7 @@ impl Worker {
                 break;
             };
             if client.side.connection.is_silent() {
-                if admission.take_wish_for_room() {
-                    self.close(key, CloseReason::MadeRoom);
-                    admission.listener.ring();
-                }
-                return;
+                return admission.make_room(|| self.close(key, CloseReason::MadeRoom));
             }
             // Its event is on the way. The request is begun now, so that the connection is no longer idle.
             client.side.connection.note(Readiness::IN);
@@ -481,6 +482,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::thread;
+    use std::time::Instant;
 
     use super::*;
     use crate::config::Config;
@@ -567,6 +569,30 @@ mod tests {
     }
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[test]
+    fn an_end_behind_as_many_connections_as_are_taken_at_once_is_seen_without_another_bell() {
+        let Fixture {
+            mut worker,
+            listener,
+            mut events,
+            accepting,
+            ..
+        } = Fixture::new();
+        let address = accepting.local_addr().unwrap();
+        let clients = [(); TAKEN_OVER_MAX].map(|()| TcpStream::connect(address).unwrap());
+        for _ in &clients {
+            listener.send(accepting.accept().unwrap());
+        }
+        drop(listener);
+        worker.take_events(&mut events);
+        assert!(!worker.take_over());
+        // Would wait for as long as a client may be idle.
+        let start = Instant::now();
+        worker.take_events(&mut events);
+        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(worker.take_over());
+    }
 
     #[test]
     fn the_longest_idle_client_makes_room() {

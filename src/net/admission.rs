@@ -7,9 +7,9 @@
 //! Read next: listener.rs, which waits; worker.rs, `make_room`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::net::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::net::waker::Bell;
 
 /// For how long a connection that has had no answer must have been idle to make room: its first request may be on its
@@ -84,7 +84,28 @@ impl Admission {
         }
     }
 
-    /// The listener announces that it waits for room. It must look at `has_room` once more after this.
+    /// Lets the listener wait for room, unless there is some by now. `ask` asks a worker for it, and says for how long to
+    /// wait at most.
+    pub(crate) fn wait_for_room(&self, ask: impl FnOnce() -> Duration) {
+        self.want_room();
+        // After the wish: a connection that closes after this look rings.
+        if !self.has_room() {
+            let patience = ask();
+            self.listener.wait(patience);
+        }
+        // Taken back: a worker that has not closed a connection for it yet need not.
+        self.take_wish_for_room();
+    }
+
+    /// Lets a worker close an idle connection, if the listener still has a use for its place.
+    pub(crate) fn make_room(&self, close: impl FnOnce()) {
+        if self.take_wish_for_room() {
+            close();
+            self.listener.ring();
+        }
+    }
+
+    /// The listener announces that it waits for room.
     pub(crate) fn want_room(&self) {
         self.room_wanted.store(true, Ordering::SeqCst);
     }
@@ -94,9 +115,8 @@ impl Admission {
         self.room_wanted.load(Ordering::SeqCst)
     }
 
-    /// Takes the listener's wish for room. False: it has none any more, or another worker has taken it. Whoever
-    /// takes it closes a connection, or rings the listener's bell so that it looks again.
-    pub(crate) fn take_wish_for_room(&self) -> bool {
+    /// Takes the listener's wish for room. False: it has none any more, or another worker has taken it.
+    fn take_wish_for_room(&self) -> bool {
         self.is_room_wanted() && self.room_wanted.swap(false, Ordering::SeqCst)
     }
 

@@ -10,13 +10,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::net::admission::{PAUSE, SILENCE};
 use crate::net::clock::{Millis, NEVER};
+use crate::net::sync::{
+    AtomicBool, AtomicU32, AtomicUsize, Ordering, Receiver, Sender, TryRecvError, TrySendError,
+    bounded,
+};
 use crate::net::waker::Bell;
 
 /// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
@@ -182,18 +183,29 @@ impl Mailbox {
     /// What a full one takes; the channel has a number beside each connection.
     pub(crate) const BYTES: usize = WAITING_MAX * (size_of::<Accepted>() + size_of::<usize>());
 
+    /// Lets the worker wait for its bell and its sockets. `wait` is told whether it may sleep: neither with work left nor
+    /// with a connection to take over.
+    pub(crate) fn rest<T>(&self, has_work: bool, wait: impl FnOnce(bool) -> T) -> T {
+        let may_sleep = !has_work && self.fall_asleep();
+        let waited = wait(may_sleep);
+        self.wake_up();
+        waited
+    }
+
     /// Announces that the worker is about to sleep. False: something is there, so it must not.
-    pub(crate) fn fall_asleep(&self) -> bool {
+    fn fall_asleep(&self) -> bool {
+        // Before the look at the channel: a connection that comes after the look rings.
         self.sleeps.store(true, Ordering::SeqCst);
         self.receiver.is_empty()
     }
 
     /// The worker is awake and needs no bell.
-    pub(crate) fn wake_up(&self) {
+    fn wake_up(&self) {
         self.sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// The next connection. `Err(true)`: none will come any more.
+    /// The next connection. `Err(true)`: none will come any more. This end rings once; a worker that has not seen an `Err`
+    /// since then must not sleep.
     pub(crate) fn receive(&self) -> Result<Accepted, bool> {
         self.receiver
             .try_recv()
