@@ -275,6 +275,31 @@ fn some_things_are_decided_in_one_place() {
     }
 }
 
+/// What these files share between threads, the model checker must know (`tests/model`).
+#[test]
+fn the_hand_over_is_made_of_what_the_model_replaces() {
+    let files = ["net/admission.rs", "net/mailbox.rs", "net/published.rs"];
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/model/src/net/mod.rs");
+    let model = fs::read_to_string(model).unwrap();
+    for file in files {
+        assert!(model.contains(&format!("/src/{file}\"")), "{file}");
+    }
+    let wrong = complaints(|source, line| {
+        let is_one = files.iter().any(|file| source.path == Path::new(file));
+        let words = [
+            "sync::atomic",
+            "Mutex}",
+            "sync::Mutex",
+            "crossbeam_channel",
+            "Condvar",
+        ];
+        let is_from_elsewhere = words.iter().any(|word| line.contains(word));
+        let is_ours = line.contains("crate::net::sync");
+        (is_one && is_from_elsewhere && !is_ours).then(|| "not from net/sync.rs".to_owned())
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn there_is_no_async() {
     let wrong = complaints(|_, line| {

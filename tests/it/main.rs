@@ -28,6 +28,7 @@ mod demo;
 mod event_log;
 mod failover;
 mod forwarding;
+mod hand_over;
 mod health;
 mod health_request;
 mod http10;
