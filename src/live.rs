@@ -91,10 +91,11 @@ impl Live {
         let next = Arc::new(next);
         let mut current = lock(&self.current);
         let last = std::mem::replace(&mut *current, next);
-        // After the snapshot: one who sees the number finds at least that snapshot under the lock.
+        // After the snapshot: a thread that sees the new number finds at least that snapshot under
+        // the lock.
         self.generation.fetch_add(1, Ordering::Release);
         drop(current);
-        // It may be the last one that has it, and frees its backends.
+        // This may be the last holder, and frees its backends.
         drop(last);
         lock(&self.followers).iter().for_each(|bell| bell.ring());
     }
@@ -131,7 +132,8 @@ pub(crate) struct Follower {
 impl Follower {
     /// Begins with the snapshot that is live. `bell` is rung for each that follows; see `look`.
     pub(crate) fn new(live: Arc<Live>, bell: Arc<Bell>) -> Follower {
-        // Before the first look: one that is published in between is seen now or rings.
+        // Before the first look: a snapshot published in between is either seen now or rings the
+        // bell.
         lock(&live.followers).push(bell);
         let current = lock(&live.current);
         let (seen, snapshot) = (live.generation.load(Ordering::Relaxed), current.clone());

@@ -94,8 +94,9 @@ impl Admission {
         self.room_wanted.load(Ordering::SeqCst)
     }
 
-    /// Takes the listener's wish for room. False: it has none any more, or another worker has taken it. Whoever
-    /// takes it closes a connection, or rings the listener's bell so that it looks again.
+    /// Takes the listener's wish for room. False: there is none, or another worker has taken it. A
+    /// worker that takes it must close a connection, or ring the listener's bell so that it looks
+    /// again.
     pub(crate) fn take_wish_for_room(&self) -> bool {
         self.is_room_wanted() && self.room_wanted.swap(false, Ordering::SeqCst)
     }

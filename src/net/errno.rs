@@ -1,4 +1,4 @@
-//! What the kernel's errors say about whose fault they are.
+//! Whose fault the kernel's errors are.
 
 use std::io;
 
