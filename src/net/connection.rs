@@ -228,7 +228,7 @@ impl Connection {
         if used == 0 {
             *place = Vec::new();
         } else if self.input.start == 0 && used == self.input.bytes.len() {
-            // Hands the whole allocation over; the rest, short in nearly every request, is copied.
+            // Nearly every request: the whole allocation is handed over.
             *place = std::mem::take(&mut self.input).bytes;
         } else {
             *place = copy_of(&self.input.bytes()[..used]);
