@@ -6,6 +6,8 @@
 //! backends. A backend that goes down under an exchange is checked `down_interval` later, one that
 //! dies under an exchange at once: the pool rings the bell. What a check sends is in
 //! `checks/probe.rs`, what its verdict means in `pool/health.rs`.
+//!
+//! Read next: `checks/probe.rs`, one check; `pool/health.rs`, what its verdict means.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -5,7 +5,7 @@
 //! over real sockets and share no code: the origins are plain blocking threads, as small as a
 //! server can be.
 //!
-//! Read next: server.rs, which starts the balancer.
+//! Read next: `server.rs`, which starts the balancer.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -5,7 +5,7 @@
 //! backlog until a connection closes, and asks the worker with the longest-idle client to close
 //! that client: one at a time, so never more than there are clients waiting.
 //!
-//! Read next: net/mailbox.rs, how they are handed over; then worker.rs.
+//! Read next: `net/mailbox.rs`, how connections reach a worker.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

@@ -5,7 +5,8 @@
 //! takes the lock only when there is something new, and is woken when there is. What outlives snapshots is in [`Live`]
 //! itself: clocks, the count of open connections, the record of decisions.
 //!
-//! Read next: reload.rs, how one snapshot follows another; worker.rs, `follow`.
+//! Read next: `listener.rs`, where a connection comes in. How one snapshot follows another is in
+//! `reload.rs`.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,6 @@
 //! The command `rondo`: command line, logger, exit status. Everything else is the library's.
+//!
+//! Read next: `lib.rs`, the map.
 
 #![forbid(unsafe_code)]
 

@@ -2,6 +2,8 @@
 //!
 //! Each part is counted beside the code that bounds it; here they are added up, and nowhere else. A
 //! test lets hostile peers of many kinds do their worst and finds less.
+//!
+//! Read next: `exchange/memory.rs`, its largest part.
 
 use crate::checker;
 use crate::checks::probe::Probe;

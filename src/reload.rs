@@ -1,6 +1,6 @@
 //! From one configuration to the next: what changes, and what needs a restart.
 //!
-//! Read next: server.rs, `reload`; pool/following.rs, how a pool follows another.
+//! Read next: `server.rs`, `reload`; `pool/following.rs`, how a pool follows another.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -9,6 +9,8 @@
 //! silent) and cannot be interrupted. So each has a short-lived thread of its own, a fixed number
 //! at a time, and names that were slow or failed the last time may not take all of these: a name
 //! whose server answers never waits for one whose server does not.
+//!
+//! Read next: `pool/state.rs`, where the addresses are put.
 
 use std::collections::HashMap;
 use std::io;

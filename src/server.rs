@@ -1,6 +1,6 @@
 //! Starts the threads and stops them.
 //!
-//! Read next: listener.rs, where a connection comes in.
+//! Read next: `live.rs`, the snapshot that all threads share.
 
 use std::fmt;
 use std::io;

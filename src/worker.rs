@@ -4,7 +4,7 @@
 //! A worker owns its connections. It shares the pool (one short lock for each choice), the
 //! configuration and its mailbox.
 //!
-//! Read next: net/poller.rs and net/connection.rs, on which it stands; then exchange/mod.rs, what it does with a connection.
+//! Read next: `net/connection.rs`, a socket with its buffers. The one wait is in `net/poller.rs`.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -7,7 +7,7 @@
 //! and its line of README, which a test asks for. `budget.rs` is what a configuration costs,
 //! `summary.rs` what `--check` prints, `warnings.rs` what it warns of.
 //!
-//! Read next: config/proxy.rs.
+//! Read next: `config/proxy.rs`.
 
 use std::path::Path;
 

@@ -4,7 +4,7 @@
 //! `proxy.accept_proxy_protocol` the client's address comes first, and in tcp mode there is no
 //! request at all.
 //!
-//! Read next: exchange/request_head.rs, or exchange/connecting.rs for tcp mode.
+//! Read next: `exchange/request_head.rs`, or `exchange/connecting.rs` for tcp mode.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;

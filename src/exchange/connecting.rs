@@ -4,7 +4,7 @@
 //! backend is marked as tried, and `choose` runs again, until the request has been sent or no
 //! backend is left. The set of tried backends only grows, so the loop ends.
 //!
-//! Read next: pool/mod.rs, how a backend is chosen; then exchange/sending.rs.
+//! Read next: `pool/mod.rs`, how a backend is chosen.
 
 use std::net::SocketAddr;
 

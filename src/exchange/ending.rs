@@ -1,7 +1,7 @@
 //! How an exchange ends: it fails, is refused or abandoned, or finishes; and what becomes of its
 //! connections.
 //!
-//! Read next: exchange/reply.rs, an answer of our own.
+//! Read next: `exchange/record.rs`, what is logged. An answer of our own is in `exchange/reply.rs`.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;

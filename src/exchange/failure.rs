@@ -4,7 +4,7 @@
 //! decides whether a request is sent again, whether the backend is to blame, or which status a
 //! failure gives; each failure is looked up once.
 //!
-//! Read next: exchange/ending.rs, which acts on the rows.
+//! Read next: `exchange/ending.rs`, which acts on the rows.
 
 use std::fmt;
 use std::io;

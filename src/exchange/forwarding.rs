@@ -4,8 +4,7 @@
 //! Each side goes as far as it can and then waits for one peer. A deadline runs only against the
 //! peer that is waited for.
 //!
-//! Read next: exchange/relay.rs, which moves a body. exchange/reply.rs answers when this fails,
-//! exchange/tunnel.rs follows a 101.
+//! Read next: `exchange/relay.rs`, which moves a body. `exchange/tunnel.rs` follows a 101.
 
 use std::io;
 use std::time::Duration;

@@ -18,10 +18,11 @@
 //! Nothing here blocks. A step that needs a peer leaves the exchange with a deadline and returns;
 //! the worker resumes it at the next event.
 //!
-//! Read next, in the order of a request: `request_head`, `connecting`, `sending`, `forwarding`, then `reply`, `tunnel`,
-//! `ending`, `lingering` and `record`. `accepted` comes before all of them, on the connections that need it.
-//! What all of them use: `state` (what an exchange holds), `context` (what a worker lends), `backend_connections`,
-//! `failure` (what follows from one), `close_reason` and `request_id`.
+//! Read next: `exchange/state.rs` (what an exchange holds), then `request_head`, `connecting`,
+//! `sending` and `forwarding`, in the order of a request; `ending` and `record` close it. Beside
+//! them: `accepted` (what comes before the first request), `reply`, `tunnel`, `lingering`,
+//! `context` (what a worker lends), `backend_connections`, `failure` (what follows from one),
+//! `close_reason` and `request_id`.
 
 mod accepted;
 pub(crate) mod backend_connections;

@@ -4,8 +4,8 @@
 //! one scratch buffer of bytes: nothing is read while something waits to be written. Long bodies of
 //! known length are moved by `splice` through a pipe and never enter this process.
 //!
-//! Read next: exchange/failure.rs, what follows when it breaks. exchange/forwarding.rs and
-//! exchange/tunnel.rs run one relay in each direction, over net/pipes.rs.
+//! Read next: `exchange/failure.rs`, what follows when something breaks. `exchange/forwarding.rs`
+//! and `exchange/tunnel.rs` run one relay in each direction, over `net/pipes.rs`.
 
 use std::fmt;
 use std::io;

@@ -1,6 +1,6 @@
 //! Reply: an answer of our own instead of a backend's response.
 //!
-//! Read next: exchange/record.rs, which logs it.
+//! Read next: `http/reply.rs`, how the answer is written.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;

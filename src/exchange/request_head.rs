@@ -1,7 +1,7 @@
 //! `Idle` and `RequestHead`: from the first byte of a request to its whole head.
 //!
-//! Read next: exchange/connecting.rs, which finds a backend. How a head is understood is in
-//! http/mod.rs.
+//! Read next: `exchange/connecting.rs`, which finds a backend. How a head is understood is in
+//! `http/mod.rs`.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;

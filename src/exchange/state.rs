@@ -3,6 +3,8 @@
 //! [`Stage`] owns what belongs to one stage, including the backend and its connection, so that a
 //! stage without what it needs cannot be written. [`Exchange`] is what lasts from the first byte to
 //! the access line.
+//!
+//! Read next: `exchange/request_head.rs`, the first stage.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;

@@ -4,7 +4,7 @@
 //! Where it ends is known from its head (`framing`); here chunks are decoded and encoded, and the
 //! bound on its data and its end are checked.
 //!
-//! Read next: http/chunked.rs.
+//! Read next: `http/chunked.rs`.
 
 use std::fmt;
 

@@ -4,7 +4,7 @@
 //! fields. Chunk extensions are checked and dropped, as an intermediary may do that does not know
 //! them.
 //!
-//! Read next: http/trailers.rs.
+//! Read next: `http/trailers.rs`.
 
 use crate::http::fields::is_tchar;
 use crate::http::head::HeadError;

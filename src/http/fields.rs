@@ -3,7 +3,7 @@
 //! A [`Field`] is a pair of spans in its head's bytes and the name as an enum, found once;
 //! everything later compares the enum. What a name means for forwarding is in `forward`.
 //!
-//! Read next: http/target.rs.
+//! Read next: `http/target.rs`.
 
 use crate::http::head::HeadError;
 use std::ops::Range;

@@ -5,7 +5,7 @@
 //! what a client wrote itself does not count once a trusted proxy has added something, and a
 //! malformed element ends the walk. Nothing is allocated.
 //!
-//! Read next: http/forward.rs.
+//! Read next: `http/forward.rs`.
 
 use crate::http::fields::{Field, Known, members, trim};
 use crate::http::head::Head;

@@ -2,7 +2,7 @@
 //!
 //! [`Framing`] gathers the framing fields and refuses ambiguous ones; [`Framing::body`] decides.
 //!
-//! Read next: http/options.rs.
+//! Read next: `http/options.rs`.
 
 use crate::http::Version;
 use crate::http::fields::{is_tchar, is_token, members};

@@ -9,7 +9,7 @@
 //! fields; a property test holds them to each other. What differs between a request and a response
 //! is in the [`HeadFacts`] of each.
 //!
-//! Read next: http/fields.rs.
+//! Read next: `http/fields.rs`.
 
 use crate::http::fields::{Field, Span};
 use crate::http::{Grammar, HeadLimits, Version, strict_reason};

@@ -4,9 +4,10 @@
 //! two readers could take for different messages is refused, and everything sent is rewritten from
 //! what was understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
-//! Read next: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a
-//! body ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what
-//! a proxy changes), `body` (a body under way), [`chunked`], `trailers`, [`reply`].
+//! Read next: `http/head.rs` (how a head is taken from a stream), then `fields`, `target`,
+//! `framing` (where a body ends), `options`, `request`, `response`, `forwarded` (who the client
+//! is), [`forward`] (what a proxy changes), `body` (a body under way), [`chunked`], `trailers` and
+//! [`reply`].
 //!
 //! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of its head, so
 //! that the buffer may move on and the head can be written again for another backend; the copy's

@@ -1,7 +1,9 @@
 //! The head of a request: taken from the client's bytes and checked, with the facts that decide
 //! about forwarding found once.
 //!
-//! How it is taken in pieces is in `head`. Read next: http/response.rs.
+//! How it is taken in pieces is in `head`.
+//!
+//! Read next: `http/response.rs`.
 
 use crate::http::fields::{Field, Known, Span, is_tchar, is_token, is_visible, members, trim};
 use crate::http::framing::{Body, Framing, Message};

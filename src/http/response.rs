@@ -1,5 +1,6 @@
-//! The head of a response: taken from a backend's bytes, as strictly as a client's. Read next:
-//! http/forwarded.rs.
+//! The head of a response: taken from a backend's bytes, as strictly as a client's.
+//!
+//! Read next: `http/forwarded.rs`.
 
 use crate::http::fields::{Field, Known, Span, members};
 use crate::http::framing::{Body, Framing, Message};

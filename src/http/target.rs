@@ -4,7 +4,7 @@
 //! disagree about them, and a stray `%` in a URL is the origin's business. Checked is what ends a
 //! line or names a host.
 //!
-//! Read next: http/framing.rs.
+//! Read next: `http/framing.rs`.
 
 use crate::http::fields::table;
 use crate::http::head::HeadError;

@@ -2,7 +2,7 @@
 //! kept only for a client that accepts trailers. As strict as for a head, with the same limits: a
 //! test holds the two to each other.
 //!
-//! Read next: http/reply.rs.
+//! Read next: `http/reply.rs`.
 
 use crate::http::fields::{Known, is_tchar, members, trim};
 use crate::http::forward::may_be_trailer;

@@ -4,7 +4,7 @@
 //! connection holds no memory but an unfinished remainder. `receive` returns the bytes at hand and
 //! `consume` drops those that were used; only the rest is copied into the connection.
 //!
-//! Read next: exchange/mod.rs, what a connection is used for.
+//! Read next: `exchange/mod.rs`, what a connection is used for.
 
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};

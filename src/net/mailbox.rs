@@ -5,7 +5,7 @@
 //! listener puts a connection in and then looks whether the worker sleeps. Whatever the order,
 //! one of them sees the other, and a busy worker costs the listener no system call.
 //!
-//! Read next: worker.rs, which takes them over.
+//! Read next: `worker.rs`, which takes them over.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};

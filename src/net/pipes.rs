@@ -1,6 +1,6 @@
 //! A worker's pipes, through which `splice` moves bodies that never enter this process.
 //!
-//! Read next: exchange/relay.rs, which uses them.
+//! Read next: `exchange/relay.rs`, which uses them.
 
 use std::os::fd::OwnedFd;
 

@@ -4,7 +4,7 @@
 //! `epoll_ctl`, and an event means only that something *became* possible: the worker notes it in
 //! the connection and tries until the kernel returns "would block".
 //!
-//! Read next: net/connection.rs, which remembers the events.
+//! Read next: `net/connection.rs`, which remembers the events.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

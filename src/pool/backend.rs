@@ -4,7 +4,7 @@
 //! pool. Places in flight are taken by `Pool::choose` alone, under the balancer's lock, and given
 //! back when [`InFlight`] is dropped, however an exchange ends.
 //!
-//! Read next: pool/state.rs, the part that lives on.
+//! Read next: `pool/state.rs`, the part that lives on.
 
 use std::ops::Deref;
 use std::sync::Arc;

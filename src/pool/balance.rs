@@ -3,8 +3,8 @@
 //! `Pool::choose` finds the candidates and calls [`Balancer::pick`] under its lock. A new method is
 //! an arm there and a function here.
 //!
-//! Read next: exchange/sending.rs, where the request goes to the chosen backend. Cookies are in
-//! `persist.rs`.
+//! Read next: `exchange/sending.rs`, where the request goes to the chosen backend. Cookies are in
+//! `pool/persist.rs`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -10,11 +10,11 @@
 //! name and address: its state, and what the balancer remembers of it, passes from pool to pool.
 //! Its place in the list has a meaning inside one pool only.
 //!
-//! Read next: pool/backend.rs and pool/state.rs (one backend: what belongs to one pool, and what
-//! lives on), then pool/balance.rs (methods). Beside them: `health.rs` (rise and fall), `roster.rs`
-//! (which backends a request has tried), `following.rs` (how a pool takes over), `persist.rs`
-//! (cookies and hashing), `explain.rs` (choices shown), and the threads that feed the pool:
-//! checker.rs and resolver.rs.
+//! Read next: `pool/balance.rs`, the methods. Beside it: `backend.rs` and `state.rs` (one backend:
+//! what belongs to one pool, and what lives on), `health.rs` (rise and fall), `roster.rs` (which
+//! backends a request has tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and
+//! hashing), `explain.rs` (choices shown); `checker.rs` and `resolver.rs` are the threads that feed
+//! the pool.
 
 pub mod backend;
 pub mod balance;

@@ -6,8 +6,8 @@
 //! exchange reads often is an atomic or a read lock; what changes seldom is written only when it
 //! changes.
 //!
-//! Read next: pool/balance.rs, how one backend is picked. What belongs to one configuration is in
-//! pool/backend.rs.
+//! Read next: `pool/balance.rs`, how one backend is picked. What belongs to one configuration is in
+//! `pool/backend.rs`.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};

@@ -4,7 +4,7 @@
 //! fixed place. The reader makes text of them. A [`Decision`] belongs to one exchange; each worker
 //! keeps its last ones in a [`Decisions`] ring, which is locked only for a copy.
 //!
-//! Read next: log/line.rs, an access line. pool/mod.rs decides what is recorded here.
+//! Read next: `pool/mod.rs`, which decides what is recorded here.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
