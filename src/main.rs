@@ -86,7 +86,7 @@ fn check(source: &Source, config: &Config, choices: usize) -> String {
 
 fn run(source: &Source, config: Config) -> Result<(), server::StartError> {
     for warning in warnings(&config) {
-        log::warn!("warning: {warning}");
+        log::warn!("{warning}");
     }
     server::run(config, source)
 }

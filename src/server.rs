@@ -203,7 +203,7 @@ impl Server {
             .transpose()
             .map_err(|error| ReloadError::Listen(listener::wanted_address(&config.proxy), error))?;
         for warning in warnings(&config) {
-            log::warn!("warning: {warning}");
+            log::warn!("{warning}");
         }
         let descriptors = descriptor_budget(self.descriptor_limit, &config);
         warn_of_few_descriptors(self.descriptor_limit, &descriptors, &config);
@@ -267,12 +267,12 @@ fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Confi
         };
         log::log!(
             level,
-            "proxy.max_connections is {clients} instead of {wanted}: {limit} descriptors allow no more"
+            "proxy.max_connections is {clients} instead of {wanted}: the limit of {limit} descriptors allows no more"
         );
     }
     if exchanges < clients {
         log::info!(
-            "{exchanges} of {clients} client connections can be in an exchange at once: {limit} descriptors allow no more"
+            "{exchanges} of {clients} client connections can be in an exchange at once: the limit of {limit} descriptors allows no more"
         );
     }
 }

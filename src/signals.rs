@@ -38,10 +38,12 @@ pub(crate) fn watch() -> io::Result<Receiver<Command>> {
         for signal in signals.forever() {
             match signal {
                 SIGUSR1 => {
-                    log::info!("SIGUSR1: there is nothing to reopen, logs go to standard streams");
+                    log::info!(
+                        "SIGUSR1 ignored: there is no log file to reopen, logs go to standard output and error"
+                    );
                 }
                 SIGUSR2 => log::warn!(
-                    "SIGUSR2: this version does not replace its program while it runs; nothing is done"
+                    "SIGUSR2 ignored: this version cannot replace its program while it runs"
                 ),
                 SIGCHLD => reap_orphans(),
                 _ => {

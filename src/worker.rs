@@ -217,7 +217,7 @@ impl Worker {
             .poller
             .register(&client.side.connection, Source::Client(key))
         {
-            log::warn!("{address}: not taken over: {error}");
+            log::warn!("connection from {address} dropped: {error}");
             self.remove(key);
             return;
         }

@@ -246,7 +246,9 @@ impl Probe {
         // TCP self-connect: on loopback, a port of the ephemeral range can connect to itself when
         // nothing listens.
         if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
-            return Step::Failed(format!("connect to {address} met itself"));
+            return Step::Failed(format!(
+                "connect to {address} reached itself: nothing listens there"
+            ));
         }
         backend.address_worked(address);
         self.stage_deadline = self.deadline;
@@ -478,7 +480,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_shortage_judges_nobody() {
+    fn a_shortage_here_is_no_verdict_on_a_backend() {
         let address = "127.0.0.1:80".parse().unwrap();
         for errno in [
             Errno::MFILE,

@@ -45,7 +45,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "max_connections",
         takes: Takes::Integer(1, 1_000_000),
         default: Fallback::Value("10000"),
-        meaning: "client connections at once, as far as the descriptor limit allows. At the limit the connection that has been idle longest, after an answer or for 1 s since it was accepted, is closed to make room; with none, new ones wait in the kernel's queue",
+        meaning: "client connections at once, as far as the descriptor limit allows. At the limit the connection that has been idle longest, after an answer or for 1 s since it was accepted, is closed to make room; with none, new ones wait in the kernel's queue. While some wait, answers say `Connection: close`",
     },
     Key {
         name: "access_log",

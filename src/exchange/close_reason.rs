@@ -58,7 +58,7 @@ close_reasons! {
     ClientGone,         "client_gone",          ERROR, "the client went away";
     NoProxyHeader,      "no_proxy_header",      ERROR, "no PROXY protocol header";
     // In tcp mode, where there is no status to answer with.
-    NoBackend,          "no_backend",           ERROR, "no backend took it";
+    NoBackend,          "no_backend",           ERROR, "no backend could be connected to";
     // Both after the response had begun; before that, the failure is answered.
     ClientBodyTimeout,  "client_body_timeout",  ERROR, "the request's body did not come in time";
     BadRequestBody,     "bad_request_body",     ERROR, "the request's body was bad after its response had begun";
@@ -68,7 +68,7 @@ close_reasons! {
     TunnelTimeout,      "tunnel_timeout",       ERROR, "nothing passed through the tunnel in time";
     TunnelBroke,        "tunnel_broke",         ERROR, "one side of the tunnel broke";
     LingerTimeout,      "linger_timeout",       ERROR, "the client went on sending after the last answer";
-    OurShortage,        "our_shortage",         ERROR, "we were short of memory";
+    OurShortage,        "our_shortage",         ERROR, "rondo is out of memory";
     Panic,              "panic",                ERROR, "an internal error";
 }
 

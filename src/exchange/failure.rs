@@ -193,7 +193,7 @@ impl fmt::Display for Failure {
                 write!(f, "connect to {address}: no local port or address is left")
             }
             Failure::NoDescriptor(errno) => write!(f, "no connection could be opened: {errno}"),
-            Failure::NoMemory(errno) => write!(f, "we were short of memory: {errno}"),
+            Failure::NoMemory(errno) => write!(f, "rondo is out of memory: {errno}"),
             Failure::Ended(None) => f.write_str("it closed the connection before a response head"),
             Failure::Ended(Some(errno)) => write!(f, "{errno} before a response head"),
             Failure::HeadTimeout => f.write_str("no response head in time"),
