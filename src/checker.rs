@@ -456,7 +456,7 @@ mod tests {
         (listener, address)
     }
 
-    /// An address where nobody listens, for as long as the test wants: bound, but not listening.
+    /// An address on which no server listens, for as long as the test wants: bound, but not listening.
     fn deaf() -> (socket2::Socket, SocketAddr) {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -844,7 +844,7 @@ mod tests {
             &settings,
         ));
         let _checker = start(&pool, &settings).unwrap();
-        assert!(healthy(&pool, 0), "nobody knows yet");
+        assert!(healthy(&pool, 0), "the check has not ended yet");
         pool.backends()[0].lookup_failed();
         pool.wake_checker();
         until(|| !healthy(&pool, 0));

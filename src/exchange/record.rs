@@ -280,14 +280,14 @@ mod tests {
             "backend \"a\": cut the answer to GET /x: it closed the connection; \
              41 more failed in the 10 s before"
         );
-        let nobody = FailureLine {
+        let without_backend = FailureLine {
             backend: None,
             status: Some(503),
             request_line: b"GET /\r\n\x1b[2J\" HTTP/1.1",
             ..line
         };
         assert_eq!(
-            nobody.to_string(),
+            without_backend.to_string(),
             "503 for GET /\\x0d\\x0a\\x1b[2J\\x22: it closed the connection"
         );
         let tcp = FailureLine {

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_written_anew_and_plain_for_who_knows_no_chunks() {
+    fn chunks_are_decoded_and_encoded_again_or_sent_plain_to_an_old_client() {
         let sent = b"3;x=y\r\nabc\r\n0004\r\ndefg\r\n0\r\nA: b\r\n\r\n";
         for (writer, expected) in [
             (

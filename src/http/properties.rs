@@ -484,10 +484,10 @@ proptest! {
         }
         // Whatever is accepted is the same body when rewritten.
         if let Ok((data, Some(_))) = whole {
-            let mut anew = Vec::new();
-            encode_chunk(&data, &mut anew);
-            encode_end(std::iter::empty(), &mut anew);
-            prop_assert_eq!(strip(decode(&anew, &[])), Ok((data, Some(anew.len()))));
+            let mut again = Vec::new();
+            encode_chunk(&data, &mut again);
+            encode_end(std::iter::empty(), &mut again);
+            prop_assert_eq!(strip(decode(&again, &[])), Ok((data, Some(again.len()))));
         }
     }
 }

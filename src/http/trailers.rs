@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(
             dropped.kept.capacity(),
             0,
-            "what nobody wants takes no memory"
+            "a section that is not wanted takes no memory"
         );
     }
 }

@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_takes_nothing_blocks_nobody_and_loses_only_whole_lines() {
+    fn a_pipe_that_takes_nothing_blocks_no_worker_and_loses_only_whole_lines() {
         let (log, output) = start(0, BATCH_INTERVAL);
         let mut writer = log.writer();
         let count = 3 * BUFFER_BYTES / 80;
@@ -416,7 +416,7 @@ mod tests {
             !log.stop(Duration::from_millis(10)),
             "nothing can be written"
         );
-        // Someone reads again.
+        // The reader is back.
         let all: Vec<u8> = output.iter().flatten().collect();
         let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
         assert_eq!(lines.len() + lost, count);

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bell_ends_every_wait_it_is_rung_for_though_nobody_silences_it() {
+    fn each_ring_ends_a_wait_without_a_silence_in_between() {
         let bell = Bell::new().unwrap();
         let mut events = Events::default();
         let poller = Poller::new(&bell).unwrap();

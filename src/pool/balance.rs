@@ -497,7 +497,7 @@ mod tests {
         }
 
         #[test]
-        fn no_method_picks_anyone_who_is_not_a_candidate(
+        fn every_method_picks_a_candidate(
             weights in prop::collection::vec(1..1000u32, 1..10), loads in prop::collection::vec(0..50usize, 10),
             masks in prop::collection::vec(any::<u64>(), 1..50), key in any::<u64>()
         ) {

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_in_between_starts_the_count_anew() {
+    fn a_success_in_between_restarts_the_count() {
         let rules = rules(Check::Tcp, 1, 2);
         assert!(up(rules, &[NotHttp, Answered, NotHttp]));
         assert!(up(rules, &[ConnectFailed, Connected, ConnectFailed]));

@@ -166,7 +166,7 @@ fn each_request_of_a_connection_has_its_own_client() {
     for (part, expected) in [
         ("/for-1.2.3.4", "1.2.3.4"),
         ("/no-field", "127.0.0.1"),
-        // A request that is refused says nothing about anybody.
+        // A request that is refused says nothing about its client.
         ("/refused", "127.0.0.1"),
     ] {
         let line = proxy.wait_for_access(part);

@@ -48,7 +48,7 @@ fn source_address_keeps_a_client_with_its_backend_on_top_of_any_method() {
             assert_eq!(first, (1..=20).map(of).collect::<Vec<_>>(), "{method}");
         }
         assert!(first.iter().any(|name| name != &first[0]), "{first:?}");
-        // A lost backend moves its own clients, and nobody else.
+        // A lost backend moves its own clients, and no others.
         origins[0].kill();
         for (last, before) in (1..=20).zip(&first) {
             let now = of(last);

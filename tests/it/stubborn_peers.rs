@@ -91,7 +91,7 @@ fn a_client_that_pipelines_and_reads_nothing_is_cut_at_client_write() {
     while client.try_send(&requests) {
         assert!(
             begin.elapsed() < PATIENCE,
-            "answers are made for ever, or nobody ends it"
+            "answers are made for ever, or the connection is never ended"
         );
     }
     assert!(begin.elapsed() >= Duration::from_millis(350));
