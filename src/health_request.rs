@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_split_into_whom_to_ask_and_what_for() {
+    fn a_url_is_split_into_host_and_target() {
         for (url, origin, target) in [
             ("http://a", "http://a", "/"),
             ("http://a/", "http://a", "/"),

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_reply_is_told_from_anything_else() {
+    fn only_an_echo_reply_is_taken_for_one() {
         for v6 in [false, true] {
             let mut reply = echo_request(v6);
             assert!(!is_echo_reply(&reply, v6), "our own request");

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_that_take_no_requests_are_told() {
+    fn backends_that_take_no_requests_are_warned_of() {
         assert_warns(
             PORT,
             r#"{"url":"http://a","weight":0},{"url":"http://b","weight":0}"#,
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_the_listener_is_told() {
+    fn a_backend_that_is_the_listener_is_warned_of() {
         for (proxy, url, is_own) in [
             (PORT, "http://localhost:8080", true),
             (PORT, "http://127.0.0.1:8080", true),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_given_twice_is_told_once() {
+    fn a_url_that_is_given_twice_is_warned_of_once() {
         assert_warns(
             PORT,
             r#"{"url":"http://a/x/"},{"url":"http://b"},{"url":"http://A:80/x"}"#,

@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_from_bytes_and_from_an_end() {
+    fn silence_differs_from_bytes_and_from_an_end() {
         let (mut near, mut far) = pair();
         assert!(near.is_silent());
         far.write_all(b"x").unwrap();

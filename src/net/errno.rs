@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_shortage_is_told_from_a_backends_fault() {
+    fn a_shortage_here_is_not_a_backends_fault() {
         for errno in [
             Errno::MFILE,
             Errno::NFILE,

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_is_told_from_one_that_brought_all() {
+    fn a_full_batch_is_not_taken_for_all_events() {
         let (one, other) = UnixStream::pair().unwrap();
         let bell = Bell::new().unwrap();
         let poller = Poller::new(&bell).unwrap();

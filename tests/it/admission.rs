@@ -1,4 +1,4 @@
-//! Who is let in, who waits and who makes room at `proxy.max_connections`; and that no request is lost there.
+//! Which connections are admitted, wait, or make room at `proxy.max_connections`; and that no request is lost there.
 
 use crate::support::client::get;
 use crate::support::proxy::Plan;

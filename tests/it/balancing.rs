@@ -1,4 +1,4 @@
-//! The balancing methods seen from outside: who gets the next exchange, and who is passed over.
+//! The balancing methods seen from outside: which backend gets the next exchange, and which are passed over.
 //!
 //! What `round_robin.rs` does not show already: unequal weights with a dead backend, the methods that look at what is in
 //! flight, and the one that looks at the client.

@@ -1,4 +1,4 @@
-//! Behind a proxy or a TLS terminator: whose address and scheme count, and for what.
+//! Behind a proxy or a TLS terminator: which address and scheme count, and for what.
 
 use crate::support::proxy::Plan;
 use crate::support::{Addressed, Client, Origin, Proxy, Request};
@@ -42,7 +42,7 @@ fn the_scheme_is_what_is_known_best() {
         (None, false, &https, "", "https"),
         (Some("http"), false, &https, "", "https"),
         (Some("https"), false, &http, "", "http"),
-        // A field counts from those alone who are trusted.
+        // A field counts only from trusted peers.
         (None, false, &https, trusted, "https"),
         (Some("https"), true, b"", trusted, "http"),
         (None, true, &https, trusted, "http"),

@@ -1,4 +1,4 @@
-//! Backends by name: who is looked up, who never is, and what becomes of a name that leads nowhere.
+//! Backends by name: which names are looked up, which never are, and what becomes of one without an address.
 
 use crate::support::{Addressed, Backend, Origin, Proxy, Refusing, eventually};
 use serde_json::json;

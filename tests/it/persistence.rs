@@ -208,7 +208,7 @@ fn a_dead_backends_client_gets_a_new_cookie_and_stays_with_its_new_backend() {
     }
     origins[0].revive();
     proxy.wait_for_event(&[&origins[0].name(), "is up"]);
-    // It does not move back; who still has the old cookie does.
+    // The client does not move back; one that still has the old cookie does.
     assert_eq!(name_of(&ask(&mut client, &new)), name_of(&moved));
     assert_eq!(name_of(&ask(&mut client, &old)), "origin-0");
 }

@@ -1,4 +1,4 @@
-//! Who gets the next request: exact turns, weights, and who is passed over.
+//! Which backend gets the next request: exact turns, weights, and backends that are passed over.
 
 use crate::support::client::get;
 use crate::support::{Addressed, Backend, Origin, Proxy, Response};

@@ -56,7 +56,7 @@ fn bytes_pass_both_ways_as_they_are() {
 }
 
 #[test]
-fn a_server_that_speaks_first_is_heard() {
+fn a_server_that_sends_first_reaches_the_client() {
     let (backend, proxy) = scripted();
     let mut client = proxy.client();
     let mut wire = backend.accept();
