@@ -87,7 +87,8 @@ struct Slot {
     backend: BackendId,
     /// When the next check begins, or began.
     due: Instant,
-    /// The part of the first interval after which the second check begins: (place + 1) / number of backends.
+    /// The part of the first interval after which the second check begins: (place + 1) / number of
+    /// backends.
     first_share: Option<(u32, u32)>,
     probe: Option<Probe>,
     /// The last check's connection, being closed.
@@ -456,7 +457,8 @@ mod tests {
         (listener, address)
     }
 
-    /// An address on which no server listens, for as long as the test wants: bound, but not listening.
+    /// An address on which no server listens, for as long as the test wants: bound, but not
+    /// listening.
     fn deaf() -> (socket2::Socket, SocketAddr) {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -470,8 +472,8 @@ mod tests {
     /// The bytes that came on one connection, and the error that ended it, if one did.
     type Visit = (Vec<u8>, Option<io::Error>);
 
-    /// A server that reads one head for each connection, answers with what `answer` says at that moment, and tells how
-    /// the connection went.
+    /// A server that reads one head for each connection, answers with what `answer` says at that
+    /// moment, and tells how the connection went.
     fn server(answer: impl Fn() -> Vec<u8> + Send + 'static) -> (SocketAddr, Receiver<Visit>) {
         let (listener, address) = listen();
         let (tell, told) = channel();
@@ -659,7 +661,8 @@ mod tests {
         let start = rounds.slots[0].due;
         rounds.begin_due(start);
         assert_eq!(running(&rounds), [3]);
-        // After the time of one check a name without an address is a failure, and needs no connection for it.
+        // After the time of one check a name without an address is a failure, and needs no
+        // connection for it.
         rounds.slots[3].due = start + 2 * LONG;
         rounds.slots[3].probe = None;
         rounds.begin_due(start + LONG);
@@ -769,7 +772,8 @@ mod tests {
                 &"connect to it refused",
             );
         };
-        // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
+        // Down from the start: once it is up, no check is under way whose verdict could lift the
+        // next failure.
         fail();
         let _checker = start(&pool, &tcp()).unwrap();
         for _ in 0..3 {

@@ -5,7 +5,8 @@ use crate::http::{Grammar, HeadLimits, ResponseHead};
 use crate::net::room::make_room;
 use crate::pool::settings::StatusRanges;
 
-/// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
+/// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no
+/// addresses).
 pub(crate) const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 
 /// The request of an `http` check.

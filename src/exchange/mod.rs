@@ -9,11 +9,12 @@
 //! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Choosing -> Opening -> Forwarding -> Tunnel
 //! ```
 //!
-//! The state of a connection is a value that owns what it needs, and so is the stage of an exchange: `advance` is the
-//! one `match` on each. A stage is a function of the client's side, the backend's side where it has one, the exchange
-//! and what the worker lends; `ending` acts on what it cannot go on from. `Forwarding` is full duplex: the request side
-//! and the response side each have a state of their own there, since a response may begin, and end, while the request's
-//! body is still going out.
+//! The state of a connection is a value that owns what it needs, and so is the stage of an
+//! exchange: `advance` is the one `match` on each. A stage is a function of the client's side, the
+//! backend's side where it has one, the exchange and what the worker lends; `ending` acts on what
+//! it cannot go on from. `Forwarding` is full duplex: the request side and the response side each
+//! have a state of their own there, since a response may begin, and end, while the request's body
+//! is still going out.
 //!
 //! Nothing here blocks. A step that needs a peer leaves the exchange with a deadline and returns;
 //! the worker resumes it at the next event.

@@ -112,7 +112,8 @@ impl Default for BodyTranslator {
 }
 
 impl BodyTranslator {
-    /// For a body that comes framed as `body`. `data_max` bounds its data in bytes, and `limits` its trailer section.
+    /// For a body that comes framed as `body`. `data_max` bounds its data in bytes, and `limits`
+    /// its trailer section.
     pub(crate) fn new(body: Body, writer: Writer, data_max: u64, limits: &HeadLimits) -> Self {
         let reader = match body {
             Body::None | Body::Length(0) => Reader::Finished,
@@ -146,7 +147,8 @@ impl BodyTranslator {
         }
     }
 
-    /// Leaves out the trailer fields that the head's Connection fields name; `options` are the values of these fields.
+    /// Leaves out the trailer fields that the head's Connection fields name; `options` are the
+    /// values of these fields.
     pub(crate) fn leave_out_trailers<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
         if let Reader::Chunked(decoder) = &mut self.reader {
             decoder.leave_out(options);

@@ -1,4 +1,5 @@
-//! The chunked transfer coding (RFC 9112 7.1): a strict decoder that eats bytes as they come, and an encoder.
+//! The chunked transfer coding (RFC 9112 7.1): a strict decoder that eats bytes as they come, and
+//! an encoder.
 //!
 //! The decoder returns data where it is in the caller's buffer and copies nothing but trailer
 //! fields. Chunk extensions are checked and dropped, as an intermediary may do that does not know
@@ -89,7 +90,8 @@ impl fmt::Display for ChunkError {
 
 impl std::error::Error for ChunkError {}
 
-/// What the next byte may be. An extension is `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`.
+/// What the next byte may be. An extension is `*( BWS ";" BWS name [ BWS "=" BWS ( token /
+/// quoted-string ) ] )`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size {
@@ -143,8 +145,8 @@ impl Decoder {
         self.grammar = grammar;
     }
 
-    /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1). `options` are the values of
-    /// these fields.
+    /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1).
+    /// `options` are the values of these fields.
     pub fn leave_out<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
         self.trailers.leave_out(options);
     }

@@ -1,4 +1,5 @@
-//! The chunked coding: what is accepted, what is not, and that neither depends on how the input is cut.
+//! The chunked coding: what is accepted, what is not, and that neither depends on how the input is
+//! cut.
 
 use crate::http::chunked::*;
 use crate::http::trailers::LEFT_OUT_BYTES_MAX;

@@ -80,7 +80,8 @@ impl Field {
             return Err(HeadError::Malformed("empty field name"));
         }
         let value = trim(&text[colon + 1..]);
-        // An empty value lies at the end of its line in both ways of parsing; its place is never used.
+        // An empty value lies at the end of its line in both ways of parsing; its place is never
+        // used.
         let start = line.start + crate::http::head::offset(text, value);
         Ok(Self::new(
             &text[..colon],
@@ -184,7 +185,8 @@ impl Known {
     }
 }
 
-/// Whether `name` begins with `prefix` (lower case, with hyphens) in any case, underscores standing for hyphens.
+/// Whether `name` begins with `prefix` (lower case, with hyphens) in any case, underscores standing
+/// for hyphens.
 fn starts_with_any_hyphen(name: &[u8], prefix: &[u8]) -> bool {
     name.len() >= prefix.len()
         && name.iter().zip(prefix).all(|(byte, wanted)| {

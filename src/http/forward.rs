@@ -282,8 +282,8 @@ fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
-/// TE and Upgrade with the Connection field that they need (RFC 9110 10.1.4, 7.8). A connection that merely persists
-/// needs none.
+/// TE and Upgrade with the Connection field that they need (RFC 9110 10.1.4, 7.8). A connection
+/// that merely persists needs none.
 fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
     let connection: &[u8] = match (head.accepts_trailers(), head.upgrade()) {
         (false, false) => return,
@@ -301,7 +301,8 @@ fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC 9110 2.5).
+/// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC
+/// 9110 2.5).
 pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &mut Vec<u8>) {
     write_status_line_and_fields(head, how.trailers, out);
     if let Some(date) = how.date {

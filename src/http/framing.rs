@@ -86,7 +86,8 @@ impl Framing {
         if self.coding == Coding::None {
             return Ok(());
         }
-        // RFC 9112 6.1: either of the next two "ought to be handled as an error", or "as if the framing is faulty".
+        // RFC 9112 6.1: either of the next two "ought to be handled as an error", or "as if the
+        // framing is faulty".
         if self.length.is_some() {
             return Err(HeadError::Malformed(
                 "Content-Length with Transfer-Encoding",

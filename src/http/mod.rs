@@ -38,8 +38,8 @@ pub use reply::{CONTINUE, Reply, write_reply};
 pub use request::RequestHead;
 pub use response::ResponseHead;
 
-/// The protocol version of a message, as far as it matters: a higher minor version than 1 is read as 1
-/// (RFC 9110 2.5: it promises to be compatible), another major version is refused.
+/// The protocol version of a message, as far as it matters: a higher minor version than 1 is read
+/// as 1 (RFC 9110 2.5: it promises to be compatible), another major version is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0: not persistent unless asked for, no transfer codings, no interim responses.

@@ -1,4 +1,5 @@
-//! Connection options and upgrade protocols (RFC 9110 7.6.1, 7.8): what a head says about its own connection.
+//! Connection options and upgrade protocols (RFC 9110 7.6.1, 7.8): what a head says about its own
+//! connection.
 //!
 //! Read next: `http/request.rs`.
 

@@ -1,5 +1,5 @@
-//! What holds for every input: nothing panics, how the input is cut changes nothing, and what is written is read
-//! again as what it was.
+//! What holds for every input: nothing panics, how the input is cut changes nothing, and what is
+//! written is read again as what it was.
 
 use crate::http::{
     Body, ClientConnection, Decoder, Grammar, HeadError, HeadLimits, RequestForwarding,
@@ -114,7 +114,8 @@ fn plain(body: Body) -> ResponseForwarding<'static> {
     }
 }
 
-/// The same result for the whole input, byte by byte, and in two or three parts; and for no more than the head.
+/// The same result for the whole input, byte by byte, and in two or three parts; and for no more
+/// than the head.
 fn cutting_changes_nothing<T: Debug + PartialEq>(
     input: &[u8],
     cuts: &[usize],

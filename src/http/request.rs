@@ -19,7 +19,8 @@ use std::ops::Range;
 /// A longer X-Request-Id is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// One request head, with its own copy of the bytes. Use it again after [`RequestHead::clear`]; its memory stays.
+/// One request head, with its own copy of the bytes. Use it again after [`RequestHead::clear`]; its
+/// memory stays.
 #[derive(Debug, Default)]
 pub struct RequestHead {
     reader: HeadReader<RequestFacts>,
@@ -54,12 +55,14 @@ struct RequestLine {
 }
 
 impl RequestHead {
-    /// Takes one head from the front of `input`, skipping a few empty lines before it (RFC 9112 2.2).
+    /// Takes one head from the front of `input`, skipping a few empty lines before it (RFC 9112
+    /// 2.2).
     ///
-    /// `Ok(None)`: not complete; call again with the same bytes and more, every byte is looked at once.
-    /// `Ok(Some(used))`: complete, and the first `used` bytes are spent.
-    /// An error stays until the value is cleared. Before the head is complete, and after an error, only the request
-    /// line is known: [`RequestHead::request_line`], and [`RequestHead::method`] and [`RequestHead::version`] if it is valid.
+    /// `Ok(None)`: not complete; call again with the same bytes and more, every byte is looked at
+    /// once. `Ok(Some(used))`: complete, and the first `used` bytes are spent. An error stays until
+    /// the value is cleared. Before the head is complete, and after an error, only the request line
+    /// is known: [`RequestHead::request_line`], and [`RequestHead::method`] and
+    /// [`RequestHead::version`] if it is valid.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         self.reader.take(input, limits, Grammar::Request)
     }
@@ -98,7 +101,8 @@ impl RequestHead {
         )
     }
 
-    /// Path and query to ask the backend for, or `*`. See [`RequestHead::request_line`] for the target as received.
+    /// Path and query to ask the backend for, or `*`. See [`RequestHead::request_line`] for the
+    /// target as received.
     pub fn target(&self) -> &[u8] {
         self.reader.facts.resource.of(&self.reader.head.bytes)
     }
@@ -140,7 +144,8 @@ impl RequestHead {
         self.reader.facts.expects_continue && !matches!(self.body(), Body::None | Body::Length(0))
     }
 
-    /// Whether the client offers to switch to a protocol that may be forwarded (RFC 9110 7.8): any but h2c.
+    /// Whether the client offers to switch to a protocol that may be forwarded (RFC 9110 7.8): any
+    /// but h2c.
     pub fn upgrade(&self) -> bool {
         self.reader.facts.offers_upgrade && self.reader.facts.connection.upgrade
     }

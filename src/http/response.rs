@@ -11,7 +11,8 @@ use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::{Grammar, HeadLimits, Version};
 use std::mem::MaybeUninit;
 
-/// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`]; its memory stays.
+/// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`];
+/// its memory stays.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
     reader: HeadReader<ResponseFacts>,
@@ -36,8 +37,9 @@ struct StatusLine {
 }
 
 impl ResponseHead {
-    /// Takes one head from the front of `input`, as [`RequestHead::take`](crate::http::RequestHead::take) does; but
-    /// nothing may come before the status line. Nothing is known before the head is complete.
+    /// Takes one head from the front of `input`, as
+    /// [`RequestHead::take`](crate::http::RequestHead::take) does; but nothing may come before the
+    /// status line. Nothing is known before the head is complete.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         self.take_as(input, limits, Grammar::Response)
     }
@@ -85,7 +87,8 @@ impl ResponseHead {
         self.complete().fields()
     }
 
-    /// How the body is delimited. After a 101 there is none; what follows belongs to the new protocol.
+    /// How the body is delimited. After a 101 there is none; what follows belongs to the new
+    /// protocol.
     pub fn body(&self, request_is_head: bool) -> Body {
         self.reader.facts.framing.body(Message::Response {
             status: self.reader.facts.line.status,
@@ -98,8 +101,8 @@ impl ResponseHead {
         self.reader.facts.framing.length
     }
 
-    /// Whether the backend lets the connection persist (RFC 9112 9.3). A body that ends with the connection and a
-    /// 101 end its use for HTTP all the same.
+    /// Whether the backend lets the connection persist (RFC 9112 9.3). A body that ends with the
+    /// connection and a 101 end its use for HTTP all the same.
     pub fn keep_alive(&self) -> bool {
         self.reader
             .facts

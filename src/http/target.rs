@@ -1,4 +1,5 @@
-//! The request target and Host (RFC 9112 3.2): which of the four forms, whose authority, what is asked of the backend.
+//! The request target and Host (RFC 9112 3.2): which of the four forms, whose authority, what is
+//! asked of the backend.
 //!
 //! Path and query are never changed or decoded: they decide nothing here, so no two readers can
 //! disagree about them, and a stray `%` in a URL is the origin's business. Checked is what ends a
@@ -27,7 +28,8 @@ pub(crate) enum Resource {
     /// An absolute-form target without a path: `/` goes before this range, which is empty or a
     /// query.
     NoPath(Range<usize>),
-    /// `OPTIONS *`, or `OPTIONS` with an absolute-form target that has neither path nor query (RFC 9112 3.2.4).
+    /// `OPTIONS *`, or `OPTIONS` with an absolute-form target that has neither path nor query (RFC
+    /// 9112 3.2.4).
     Asterisk,
 }
 
@@ -84,7 +86,8 @@ impl Target {
     }
 }
 
-/// Where the authority of an absolute URL begins. Schemes are compared without regard to case (RFC 3986 3.1).
+/// Where the authority of an absolute URL begins. Schemes are compared without regard to case (RFC
+/// 3986 3.1).
 fn after_scheme(target: &[u8]) -> Option<usize> {
     [b"http://".as_slice(), b"https://"]
         .into_iter()

@@ -29,7 +29,8 @@ pub(crate) struct TrailerSection {
     bytes_max: u32,
     /// Bytes of the section so far.
     length: u32,
-    /// First the names of the fields to leave out, each with a comma behind it; then the section as received.
+    /// First the names of the fields to leave out, each with a comma behind it; then the section as
+    /// received.
     kept: Vec<u8>,
     /// Bytes of the names.
     left_out: u16,
@@ -84,7 +85,8 @@ impl TrailerSection {
         }
     }
 
-    /// Leaves out the fields that `options`, the values of the head's Connection fields, name (RFC 9110 7.6.1).
+    /// Leaves out the fields that `options`, the values of the head's Connection fields, name (RFC
+    /// 9110 7.6.1).
     pub(crate) fn leave_out<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
         for option in options {
             if self.kept.len() + option.len() + 1 > LEFT_OUT_BYTES_MAX {

@@ -1,12 +1,12 @@
 //! Thread: access lines on their way to standard output.
 //!
-//! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that the log thread swaps for an
-//! empty one. So a line costs no allocation and no system call. The thread writes whole buffers at most 100 ms late, and
-//! sleeps while there is nothing to log.
+//! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that the log
+//! thread swaps for an empty one. So a line costs no allocation and no system call. The thread
+//! writes whole buffers at most 100 ms late, and sleeps while there is nothing to log.
 //!
-//! A full pipe is the only reason to drop a line: it blocks this thread alone, the buffers fill up, and then whole lines
-//! are dropped and counted. While the output has room, a worker that is faster than the log thread waits for it. What a
-//! line looks like is in `log/line.rs`.
+//! A full pipe is the only reason to drop a line: it blocks this thread alone, the buffers fill up,
+//! and then whole lines are dropped and counted. While the output has room, a worker that is faster
+//! than the log thread waits for it. What a line looks like is in `log/line.rs`.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -38,9 +38,11 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a flush waits for an output that takes no more lines.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Starts the thread, makes it the process's logger, and has panics logged as events. To be called once.
+/// Starts the thread, makes it the process's logger, and has panics logged as events. To be called
+/// once.
 ///
-/// `log::logger().flush()` then waits until all events so far are written, but no longer than a second.
+/// `log::logger().flush()` then waits until all events so far are written, but no longer than a
+/// second.
 pub fn start(level: LevelFilter) -> io::Result<()> {
     let stderr = io::stderr();
     let style = Style {

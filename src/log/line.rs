@@ -1,4 +1,5 @@
-//! One access line, as text or as JSON. Bytes from the network are escaped: a client cannot forge a line.
+//! One access line, as text or as JSON. Bytes from the network are escaped: a client cannot forge a
+//! line.
 
 use std::net::IpAddr;
 
@@ -24,7 +25,8 @@ pub(crate) struct AccessLine<'a> {
     pub status: u16,
     /// Bytes sent to the client, head included.
     pub bytes_sent: u64,
-    /// From the request's first byte to the last of the response, in microseconds; shown in milliseconds.
+    /// From the request's first byte to the last of the response, in microseconds; shown in
+    /// milliseconds.
     pub total_us: u64,
     /// The backend's name; empty when none was chosen.
     pub backend: &'a str,
@@ -49,7 +51,8 @@ pub(crate) struct Details<'a> {
     pub referer: &'a [u8],
     /// Bytes received from the client, head included.
     pub bytes_received: u64,
-    /// From the request's first byte to the head of the response that was forwarded, in microseconds.
+    /// From the request's first byte to the head of the response that was forwarded, in
+    /// microseconds.
     pub head_us: Option<u64>,
     /// From the choice of the last backend to the end, in microseconds.
     pub backend_us: Option<u64>,

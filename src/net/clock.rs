@@ -1,4 +1,5 @@
-//! The worker's clock: read once for each batch of events, so that nothing else asks the kernel for the time.
+//! The worker's clock: read once for each batch of events, so that nothing else asks the kernel for
+//! the time.
 //!
 //! Two times follow from it. New deadlines count from `now`. Deadlines are judged by `settled`: all
 //! events up to then have been returned. So a process that was stopped, or a worker that was late,

@@ -11,8 +11,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-// Reading and writing go to the kernel directly: in a program of several threads libc makes each such call a
-// cancellation point of its own, which took 2 % of the CPU time of a small request.
+// Reading and writing go to the kernel directly: in a program of several threads libc makes each
+// such call a cancellation point of its own, which took 2 % of the CPU time of a small request.
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 

@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 /// Whether an error says that this machine ran out of something, which is no backend's fault.
 ///
-/// EADDRNOTAVAIL from a connect means that no local port is left (or that the address family is not configured here).
+/// EADDRNOTAVAIL from a connect means that no local port is left (or that the address family is not
+/// configured here).
 pub(crate) fn is_our_shortage(error: &io::Error) -> bool {
     let ours = [
         Errno::MFILE,

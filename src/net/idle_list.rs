@@ -1,4 +1,5 @@
-//! The idle clients of a worker, longest idle first: those that have had an answer, and those that have had none.
+//! The idle clients of a worker, longest idle first: those that have had an answer, and those that
+//! have had none.
 //!
 //! All idle clients have the same time to live, so this order is also the order of their deadlines:
 //! one look at the front of each list finds the next one to close, for its age or to make room.

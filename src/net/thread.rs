@@ -1,16 +1,17 @@
 //! Starts threads. Each has a name and a bounded stack, and if it panics the process ends with
 //! status 1.
 //!
-//! A process that has lost a thread still holds its port, but accepts nothing, checks nothing or logs nothing: a
-//! supervisor can restart only what has ended. A panic in one exchange is caught earlier, by its worker.
+//! A process that has lost a thread still holds its port, but accepts nothing, checks nothing or
+//! logs nothing: a supervisor can restart only what has ended. A panic in one exchange is caught
+//! earlier, by its worker.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::thread::{Builder, JoinHandle};
 
-/// Measured, no thread touches more than 40 KiB, name lookups of glibc and musl included. The default of 8 MiB would
-/// count against a small machine's limits.
+/// Measured, no thread touches more than 40 KiB, name lookups of glibc and musl included. The
+/// default of 8 MiB would count against a small machine's limits.
 pub(crate) const STACK_BYTES: usize = 256 * 1024;
 
 /// Starts a thread. An error means that the system has no room for one more.

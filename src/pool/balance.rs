@@ -80,14 +80,16 @@ impl Balancer {
 
 /// Smooth weighted round robin over a set that may differ at each turn.
 ///
-/// Each backend has a *credit*: the share of the turns that was its due while it was eligible, minus the turns it got.
-/// A turn goes to the greatest credit, the first of equals. The credit of a backend that is not eligible rests: it
-/// neither earns nor loses, so a dead backend's share spreads over the others by weight, a flapping one cannot
-/// push its turns on its neighbour, and after any sequence of changes every backend is within one period of its due.
+/// Each backend has a *credit*: the share of the turns that was its due while it was eligible,
+/// minus the turns it got. A turn goes to the greatest credit, the first of equals. The credit of a
+/// backend that is not eligible rests: it neither earns nor loses, so a dead backend's share
+/// spreads over the others by weight, a flapping one cannot push its turns on its neighbour, and
+/// after any sequence of changes every backend is within one period of its due.
 ///
-/// While the set and its weights stay the same, a period (the sum of the weights, divided by what they have in common)
-/// gives each backend exactly its weight: its *quota*. Without it a credit left over from earlier sets could be cashed in
-/// as a burst; with it, it only decides who comes first.
+/// While the set and its weights stay the same, a period (the sum of the weights, divided by what
+/// they have in common) gives each backend exactly its weight: its *quota*. Without it a credit
+/// left over from earlier sets could be cashed in as a burst; with it, it only decides who comes
+/// first.
 ///
 /// Credits and quotas are part of a backend's state: they follow it to another place and go when it
 /// is removed. A new backend is owed nothing.
@@ -107,7 +109,8 @@ pub(in crate::pool) type Member = (BackendId, u32);
 /// What round robin remembers of one backend, under the balancer's lock.
 #[derive(Debug)]
 pub(in crate::pool) struct Turn {
-    /// An i64, in units of 1 / (`total` << `FINE`) of a turn: whole numbers, so no rounding while the set lasts.
+    /// An i64, in units of 1 / (`total` << `FINE`) of a turn: whole numbers, so no rounding while
+    /// the set lasts.
     credit: AtomicU64,
     /// The sum of the weights in the set that it was in last.
     total: AtomicU32,
@@ -115,8 +118,8 @@ pub(in crate::pool) struct Turn {
     quota: AtomicU32,
 }
 
-/// Credits are rounded when the sum of the weights changes: this is how finely. 2^20 leaves room for
-/// 65,536 backends of weight 1000 (2^26 x 2^20) with credits of many turns in an i64.
+/// Credits are rounded when the sum of the weights changes: this is how finely. 2^20 leaves room
+/// for 65,536 backends of weight 1000 (2^26 x 2^20) with credits of many turns in an i64.
 const FINE: u32 = 20;
 
 impl Default for Turn {
@@ -217,9 +220,10 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 /// Keeps those that have no more than their share of the exchanges in flight.
 ///
-/// In proportion to weight, a backend has too much when another one would, even with this exchange added, have no more
-/// than it has now. With equal weights that leaves exactly those with the fewest; with unequal ones an idle pool is
-/// left whole, so that turns follow the weights and the lightest is not starved.
+/// In proportion to weight, a backend has too much when another one would, even with this exchange
+/// added, have no more than it has now. With equal weights that leaves exactly those with the
+/// fewest; with unequal ones an idle pool is left whole, so that turns follow the weights and the
+/// lightest is not starved.
 fn least_loaded(candidates: &mut Vec<Candidate>) {
     let load_with_one = |c: &Candidate| (c.in_flight as u64 + 1, u64::from(c.weight));
     let Some((load, weight)) = candidates
@@ -272,8 +276,8 @@ fn draw(mut ticket: u64, candidates: &[Candidate], without: Option<usize>) -> us
 /// and the best score wins; so losing a backend moves its own clients only, and spreads them
 /// evenly.
 ///
-/// The score is an exponential variable, -log2(hash / 2^64) / weight, and the smallest wins with a probability in
-/// proportion to its weight.
+/// The score is an exponential variable, -log2(hash / 2^64) / weight, and the smallest wins with a
+/// probability in proportion to its weight.
 fn highest_score(candidates: &[Candidate], client_key: u64) -> usize {
     let hash = |candidate: &Candidate| mix(client_key.wrapping_add(candidate.name_key));
     let mut best = 0;
@@ -283,7 +287,8 @@ fn highest_score(candidates: &[Candidate], client_key: u64) -> usize {
         let better = if this.weight == that.weight {
             a > b
         } else {
-            // Crosswise instead of dividing; 38 bits by 10. Equal logarithms are decided as equal weights are.
+            // Crosswise instead of dividing; 38 bits by 10. Equal logarithms are decided as equal
+            // weights are.
             let (x, y) = (
                 minus_log2(a) * u64::from(that.weight),
                 minus_log2(b) * u64::from(this.weight),
@@ -426,7 +431,8 @@ mod tests {
             let set = only(&all, |index| index != 1 || request % 3 != 1);
             hits[turn(&mut bench, &set)] += 1;
         }
-        // Due: 1/4 of 2000 turns for the flapping one, and for the others as much and a third of the rest.
+        // Due: 1/4 of 2000 turns for the flapping one, and for the others as much and a third of
+        // the rest.
         for (index, due) in [833, 500, 833, 833].into_iter().enumerate() {
             assert!((hits[index] - due).abs() <= 2, "{hits:?}");
         }
@@ -634,7 +640,8 @@ mod tests {
                 let total: u32 = weights.iter().sum();
                 for (index, &weight) in weights.iter().enumerate() {
                     let due = 20_000 * weight as usize / total as usize;
-                    // Five standard deviations of a fair draw are 350; load shifts the odds between light and heavy a little.
+                    // Five standard deviations of a fair draw are 350; load shifts the odds between
+                    // light and heavy a little.
                     assert!(
                         hits[index].abs_diff(due) <= due / 6 + 350,
                         "{weights:?}, {held} held: {hits:?}"

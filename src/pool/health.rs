@@ -1,4 +1,5 @@
-//! When a backend is up: rise, fall, and what each event proves. Pure: events in, the next state out.
+//! When a backend is up: rise, fall, and what each event proves. Pure: events in, the next state
+//! out.
 //!
 //! The state is kept in `state.rs` behind an `RwLock` and written only if [`Health::after`] returns
 //! another value, so a successful exchange on a healthy backend costs one read lock. Checks and
@@ -39,7 +40,8 @@ pub enum Event {
     ConnectFailed,
     /// A connection opened for an exchange ended before a response head; at most once per exchange.
     Died,
-    /// A connection opened for an exchange brought bytes that are no HTTP; at most once per exchange.
+    /// A connection opened for an exchange brought bytes that are no HTTP; at most once per
+    /// exchange.
     NotHttp,
     /// A check succeeded.
     CheckPassed,

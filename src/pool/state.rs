@@ -245,7 +245,8 @@ impl BackendState {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Adds an exchange. Only [`InFlight`](crate::pool::backend::InFlight) does, under the balancer's lock.
+    /// Adds an exchange. Only [`InFlight`](crate::pool::backend::InFlight) does, under the
+    /// balancer's lock.
     pub(in crate::pool) fn take_in_flight(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }

@@ -142,7 +142,8 @@ fn regression_the_neighbour_of_a_dead_backend_gets_no_double_traffic() {
     let mut served = [0; 4];
     for _ in 0..3000 {
         let first = hit(&pool);
-        // It fails for each request that meets it, and never goes down: the request goes to the next one.
+        // It fails for each request that meets it, and never goes down: the request goes to the
+        // next one.
         let last = if first == 1 {
             hit_after(&pool, &[1])
         } else {

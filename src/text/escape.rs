@@ -5,7 +5,8 @@ pub(crate) fn escape_text(bytes: &[u8], out: &mut Vec<u8>) {
     escape(bytes, b"\\x", out);
 }
 
-/// Appends bytes as the inside of a JSON string in printable ASCII: everything else, `"` and `\` become `\u00HH`.
+/// Appends bytes as the inside of a JSON string in printable ASCII: everything else, `"` and `\`
+/// become `\u00HH`.
 pub(crate) fn escape_json(bytes: &[u8], out: &mut Vec<u8>) {
     escape(bytes, b"\\u00", out);
 }

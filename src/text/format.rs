@@ -1,5 +1,5 @@
-//! Numbers and addresses as text, straight into a buffer: a head and an access line are written for every request, and
-//! the formatter of the standard library takes five times as long.
+//! Numbers and addresses as text, straight into a buffer: a head and an access line are written for
+//! every request, and the formatter of the standard library takes five times as long.
 
 use std::io::Write as _;
 use std::net::IpAddr;

@@ -135,8 +135,9 @@ fn put_digits(text: &mut [u8], places: Range<usize>, mut number: u64) {
     }
 }
 
-/// Year, month and day of the Gregorian calendar, days counted from 1970-01-01 (Howard Hinnant's `civil_from_days`: years
-/// that begin in March, so that the leap day comes last, in eras of 400 years).
+/// Year, month and day of the Gregorian calendar, days counted from 1970-01-01 (Howard Hinnant's
+/// `civil_from_days`: years that begin in March, so that the leap day comes last, in eras of 400
+/// years).
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let era = days / 146_097;
