@@ -1,10 +1,13 @@
 //! The thread that checks backends: one [`Probe`] each, many at once, waiting in one place.
 //!
-//! Every backend has its own times. As many checks run at once as the descriptor budget allows; while more are due,
-//! those of backends that are up come first, then those that have waited longest. The first round is at once; after it
-//! the checks are spread over the interval by the backends' places, always in the same way. A backend that went down under an
-//! exchange is checked `down_interval` later, one that died under it at once: the pool rings the bell. What a check
-//! sends is in `checks/probe.rs`; what its verdict means, in `pool/health.rs`.
+//! Every backend has its own times. As many checks run at once as the descriptor budget allows;
+//! while more are due, backends that are up come first, then those that have waited longest. The
+//! first round is at once; after it the checks are spread over the interval in the order of the
+//! backends. A backend that goes down under an exchange is checked `down_interval` later, one that
+//! dies under an exchange at once: the pool rings the bell. What a check sends is in
+//! `checks/probe.rs`, what its verdict means in `pool/health.rs`.
+//!
+//! Read next: `checks/probe.rs`, one check; `pool/health.rs`, what its verdict means.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,10 +28,10 @@ use crate::pool::backend::Backend;
 use crate::pool::settings::{HealthCheckSettings, Kind};
 use crate::pool::state::BackendId;
 
-/// To wake so much later than planned is to have been held up.
+/// Waking this much later than planned means that the process was held up.
 const STALL_MIN: Duration = Duration::from_millis(500);
 
-/// A running checker; dropping it stops the thread, at once.
+/// A running checker; dropping it stops the thread at once.
 #[derive(Debug)]
 pub(crate) struct Checker {
     bell: Arc<Bell>,
@@ -37,7 +40,7 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Starts the thread; its first round begins at once. Where nothing is to be checked it sleeps.
+    /// Starts the thread; its first round begins at once. It sleeps if nothing is to be checked.
     pub(crate) fn start(live: &Arc<Live>) -> io::Result<Checker> {
         let bell = Arc::new(Bell::new()?);
         let stop = Arc::new(AtomicBool::new(false));
@@ -58,7 +61,7 @@ impl Drop for Checker {
         self.stop.store(true, Ordering::Release);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
-            // An error is impossible: a panic there ends the process.
+            // No error is possible: a panic there ends the process.
             let _ = thread.join();
         }
     }
@@ -68,15 +71,15 @@ struct Rounds {
     follower: Follower,
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
-    /// Those by which the slots were planned.
+    /// The settings by which the slots were planned.
     settings: HealthCheckSettings,
-    /// By backend.
+    /// In the order of the backends.
     slots: Vec<Slot>,
-    /// Those whose socket is ready, by slot.
+    /// Whether each slot's socket is ready.
     ready: Vec<bool>,
 }
 
-/// What the thread takes for one backend beside what a running check takes.
+/// Bytes of one backend beside its running check.
 pub(crate) const BYTES_EACH: usize = size_of::<Slot>() + 3 * size_of::<(PollFd<'_>, usize)>();
 
 /// The checks of one backend.
@@ -84,14 +87,15 @@ struct Slot {
     backend: BackendId,
     /// When the next check begins, or began.
     due: Instant,
-    /// The part of the first interval after which the second check begins: (place + 1) / number of backends.
+    /// The part of the first interval after which the second check begins: (place + 1) / number of
+    /// backends.
     first_share: Option<(u32, u32)>,
     probe: Option<Probe>,
     /// The last check's connection, being closed.
     rest: Option<Rest>,
-    /// The last check failed for want of an address.
+    /// The last check failed because the backend had no address.
     without_address: bool,
-    /// When the last check began, or will begin, that a death under an exchange asked for.
+    /// When the last check that a death asked for began or will begin.
     asked: Option<Instant>,
 }
 
@@ -121,8 +125,8 @@ impl Rounds {
         }
     }
 
-    /// A slot for each backend that is there now. One that was there before keeps its own; checks of those that are gone
-    /// end here.
+    /// A slot for each backend of the live pool. A backend that was there before keeps its slot;
+    /// checks of removed backends end here.
     fn set_slots(&mut self) {
         let due = Instant::now();
         let backends = self.follower.pool.backends();
@@ -184,10 +188,10 @@ impl Rounds {
         let mut open: usize = self.slots.iter().map(Slot::open).sum();
         for (_, _, place) in due {
             let (slot, backend) = (&mut self.slots[place], &backends[place]);
-            // The end of its own last check makes room.
+            // Ending its own last check makes room.
             open -= slot.open();
             if open < snapshot.descriptors.checks {
-                // The time for a name runs from when the check was due.
+                // The time for a lookup runs from when the check was due.
                 let begun = if awaits_name(backend) { slot.due } else { now };
                 slot.rest = None;
                 slot.probe = Some(Probe::new(settings, &snapshot.head_limits, begun));
@@ -197,8 +201,8 @@ impl Rounds {
         }
     }
 
-    /// Waits for the bell, a socket or the next time that something is due, and marks the slots whose socket is ready.
-    /// Gives the time.
+    /// Waits for the bell, a socket or the next due time, and marks the slots whose sockets are
+    /// ready. Returns the time.
     fn wait(&mut self, before: Instant) -> Instant {
         let snapshot: &Snapshot = &self.follower;
         let settings = &snapshot.config.health_check;
@@ -219,13 +223,13 @@ impl Rounds {
             }
         }
         let patience = wake_at.saturating_duration_since(Instant::now());
-        // A signal ends it too: what has happened is for the second look, before which no deadline is judged.
+        // A signal ends it too: deadlines are judged only after a second look at the sockets.
         let waited = poll(&mut fds, Some(&timespec(patience)));
         let now = Instant::now();
         let looked = poll(&mut fds, Some(&timespec(Duration::ZERO)));
         self.bell.silence();
         if looked.is_err() || waited.is_err_and(|error| error != Errno::INTR) {
-            // Out of memory; anything but spinning.
+            // Out of memory: do not spin.
             std::thread::sleep(Duration::from_millis(100));
             return before;
         }
@@ -233,7 +237,7 @@ impl Rounds {
             self.ready[place] |= !fd.revents().is_empty();
         }
         if now.saturating_duration_since(wake_at) > STALL_MIN {
-            // The process was paused, or had no processor: no backend was late.
+            // The process was stopped or had no processor: no backend was late.
             let probes = self.slots.iter_mut().filter_map(|slot| slot.probe.as_mut());
             probes.for_each(|probe| probe.postpone(now.saturating_duration_since(before)));
         }
@@ -242,7 +246,8 @@ impl Rounds {
 }
 
 impl Slot {
-    /// What runs by other settings than those that hold now is given up, and what was planned by them comes earlier.
+    /// Ends a check that runs under settings no longer in force, and brings forward what was
+    /// planned by them.
     fn plan_anew(&mut self, settings: &HealthCheckSettings, now: Instant) {
         if self.probe.take().is_some() {
             self.due = now;
@@ -257,7 +262,7 @@ impl Slot {
         }
     }
 
-    /// Whether a check is to begin.
+    /// Whether a check must begin.
     fn is_due(&mut self, backend: &Backend, settings: &HealthCheckSettings, now: Instant) -> bool {
         if self.probe.is_some() {
             return false;
@@ -272,8 +277,8 @@ impl Slot {
         self.begins_at(backend, settings) <= now
     }
 
-    /// When the next check begins, if there is room. While its name is looked up for the first time there is nothing
-    /// to check; after the time of one check, that is its verdict.
+    /// When the next check begins, if there is room. During the first lookup of the name there is
+    /// nothing to check; when that has taken the time of one check, that is the verdict.
     fn begins_at(&self, backend: &Backend, settings: &HealthCheckSettings) -> Instant {
         if awaits_name(backend) {
             self.due + settings.timeout
@@ -282,7 +287,7 @@ impl Slot {
         }
     }
 
-    /// Carries a running check on, unless the backend is no longer checked.
+    /// Carries a running check on, unless the backend is not checked any more.
     fn go_on(&mut self, snapshot: &Snapshot, backend: &Backend, now: Instant, ready: bool) {
         let Snapshot { pool, config, .. } = snapshot;
         let settings = &config.health_check;
@@ -310,11 +315,12 @@ impl Slot {
         }
         self.without_address = backend.addresses().is_empty();
         self.plan(backend.is_healthy(), settings, now);
-        // What was asked for while this check ran may have come about after it had looked.
+        // A wish during this check may concern something that happened after the check had looked.
         self.hear_wish(backend, settings, now);
     }
 
-    /// Checks a backend that died under an exchange at once, and at most once in `down_interval`.
+    /// Checks a backend that died under an exchange: at once, but not more than once in
+    /// `down_interval`.
     fn hear_wish(&mut self, backend: &Backend, settings: &HealthCheckSettings, now: Instant) {
         if !backend.take_check_wish() || self.asked.is_some_and(|planned| planned > now) {
             return;
@@ -325,7 +331,8 @@ impl Slot {
         self.due = self.due.min(at);
     }
 
-    /// Counts from when this check was due, so that the spread lasts; a late check is made up for at once, not twice.
+    /// Counts from when this check was due, so that checks stay spread; a late check is made up for
+    /// at once, not twice.
     fn plan(&mut self, healthy: bool, settings: &HealthCheckSettings, now: Instant) {
         let mut pause = if healthy {
             settings.interval
@@ -338,7 +345,8 @@ impl Slot {
         self.due = now.max(self.due + pause);
     }
 
-    /// When to look at it without an event; `None` while a due check waits for one that runs to end.
+    /// When to look at it without an event; `None` while a due check waits for a running one to
+    /// end.
     fn wake_at(
         &self,
         backend: &Backend,
@@ -366,9 +374,9 @@ impl Slot {
     }
 }
 
-/// Whether its name is yet to be looked up for the first time.
+/// Whether the first lookup of its name is still to come.
 fn awaits_name(backend: &Backend) -> bool {
-    // Asked before the addresses, so that none can come in between.
+    // Asked before the addresses, so that none can arrive in between.
     backend.is_lookup_pending() && backend.addresses().is_empty()
 }
 
@@ -449,7 +457,8 @@ mod tests {
         (listener, address)
     }
 
-    /// An address where nobody listens, for as long as the test wants: bound, but not listening.
+    /// An address on which no server listens, for as long as the test wants: bound, but not
+    /// listening.
     fn deaf() -> (socket2::Socket, SocketAddr) {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -463,8 +472,8 @@ mod tests {
     /// The bytes that came on one connection, and the error that ended it, if one did.
     type Visit = (Vec<u8>, Option<io::Error>);
 
-    /// A server that reads one head for each connection, answers with what `answer` says at that moment, and tells how
-    /// the connection went.
+    /// A server that reads one head for each connection, answers with what `answer` says at that
+    /// moment, and tells how the connection went.
     fn server(answer: impl Fn() -> Vec<u8> + Send + 'static) -> (SocketAddr, Receiver<Visit>) {
         let (listener, address) = listen();
         let (tell, told) = channel();
@@ -652,7 +661,8 @@ mod tests {
         let start = rounds.slots[0].due;
         rounds.begin_due(start);
         assert_eq!(running(&rounds), [3]);
-        // After the time of one check a name without an address is a failure, and needs no connection for it.
+        // After the time of one check a name without an address is a failure, and needs no
+        // connection for it.
         rounds.slots[3].due = start + 2 * LONG;
         rounds.slots[3].probe = None;
         rounds.begin_due(start + LONG);
@@ -762,7 +772,8 @@ mod tests {
                 &"connect to it refused",
             );
         };
-        // Down from the start: once it is up, no check is under way whose verdict could lift the next failure.
+        // Down from the start: once it is up, no check is under way whose verdict could lift the
+        // next failure.
         fail();
         let _checker = start(&pool, &tcp()).unwrap();
         for _ in 0..3 {
@@ -837,7 +848,7 @@ mod tests {
             &settings,
         ));
         let _checker = start(&pool, &settings).unwrap();
-        assert!(healthy(&pool, 0), "nobody knows yet");
+        assert!(healthy(&pool, 0), "the check has not ended yet");
         pool.backends()[0].lookup_failed();
         pool.wake_checker();
         until(|| !healthy(&pool, 0));

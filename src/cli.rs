@@ -1,7 +1,7 @@
 //! The command line: arguments to a [`Command`], or one line that says what is wrong and a hint.
 //!
-//! By hand, because there are ten options and each wrong combination gets a line of its own. An
-//! option is one row of [`OPTIONS`]: reading and `--help` come from it.
+//! Written by hand, because there are few options and each wrong combination has an error of its
+//! own. An option is one row of [`OPTIONS`], from which reading and `--help` come.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -155,22 +155,22 @@ pub enum Command {
         source: Source,
         /// How many choices of backend to explain.
         explain: Option<usize>,
-        /// The file from which a reload is foretold.
+        /// The running configuration, to which `--check` compares.
         against: Option<PathBuf>,
     },
-    /// Balance over servers of our own until stopped.
+    /// Balance over built-in servers until stopped.
     Demo {
         /// Which events are logged.
         log: LevelFilter,
     },
     /// Print the JSON Schema of the configuration.
     Schema,
-    /// Ask a server whether it is well.
+    /// Ask a server whether it is healthy.
     Health {
         /// What to ask for.
         url: String,
     },
-    /// Print what [`help`] says.
+    /// Print [`help`].
     Help,
     /// Print [`VERSION`].
     Version,

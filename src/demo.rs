@@ -1,12 +1,11 @@
-//! `rondo --demo`: the balancer and four small origin servers in one process, on a machine with
-//! nothing else.
+//! Demo mode, `rondo --demo`: the balancer and four built-in origin servers in one process.
 //!
-//! Each origin names itself in its answers and can be told to fail, so that the demonstration shows
-//! each in turn, and then one that fails and comes back while requests go on. The origins are on
-//! the other side of real sockets and share nothing with the product: plain blocking threads, as
-//! simple as a server can be.
+//! Each origin names itself in its answers and can be told to fail. The demonstration shows each in
+//! turn, and then one that fails and comes back while requests go on. Balancer and origins talk
+//! over real sockets and share no code: the origins are plain blocking threads, as small as a
+//! server can be.
 //!
-//! Read next: server.rs, which starts what is shown here.
+//! Read next: `server.rs`, which starts the balancer.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -25,23 +24,23 @@ use crate::text::words::listed;
 const PORT: u16 = 8080;
 const ORIGIN_PORTS: [u16; 4] = [8081, 8082, 8083, 8084];
 
-/// The origin that fails, by its place.
+/// The index of the origin that fails.
 const FAILING: usize = 2;
 
 /// How long an origin that was asked to fail stays away.
 const FAILURE: Duration = Duration::from_secs(10);
 
-/// How often an origin that has failed looks whether it should come back, and a connection whether
-/// its origin has failed.
+/// How often a failed origin looks whether it should come back, and a connection whether its origin
+/// has failed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long requests go on until the origin that failed has its turn again: checks come every 2 s.
+/// How long requests go on until the failed origin has its turn again: checks come every 2 s.
 const RETURN: Duration = Duration::from_secs(60);
 
 /// Connections that may wait for an origin that has come back.
 const BACKLOG: i32 = 128;
 
-/// Longer than the demonstration takes to call an origin back.
+/// Longer than the demonstration takes to bring an origin back.
 const UNTIL_TOLD: Duration = Duration::from_secs(3600);
 
 /// Why the demonstration cannot run.
@@ -66,8 +65,8 @@ impl fmt::Display for DemoError {
 
 impl std::error::Error for DemoError {}
 
-/// Starts the origins and the balancer, shows how they answer while one of them fails, says what to
-/// try, and runs until stopped.
+/// Starts the origins and the balancer, shows their answers while one fails, prints what to try,
+/// and runs until stopped.
 pub fn run() -> Result<(), DemoError> {
     let mut origins = Vec::new();
     for (index, port) in ORIGIN_PORTS.into_iter().enumerate() {
@@ -98,7 +97,7 @@ pub fn run() -> Result<(), DemoError> {
     Ok(())
 }
 
-/// Says what runs where, and which ports were taken.
+/// Prints what runs where, with the real ports.
 fn introduce(address: SocketAddr, origins: &[Arc<Origin>]) {
     let ports: Vec<String> = origins
         .iter()
@@ -162,7 +161,7 @@ fn show(address: SocketAddr, failing: &Origin) {
     ));
 }
 
-/// Sends eight requests and prints each answer; gives how many failed.
+/// Sends eight requests and prints each answer; returns how many failed.
 fn ask_eight(address: SocketAddr) -> usize {
     let mut failed = 0;
     for number in 1..=8 {
@@ -192,7 +191,7 @@ fn configuration(port: u16, origins: &[Arc<Origin>]) -> Config {
             )
         })
         .collect();
-    // Without the access log: standard output is for what the demonstration says.
+    // Without the access log: standard output belongs to the demonstration.
     let text = format!(
         r#"{{ "proxy": {{ "port": {port}, "address": "127.0.0.1", "access_log": false }}, "backends": [ {} ] }}"#,
         backends.join(", ")
@@ -201,12 +200,12 @@ fn configuration(port: u16, origins: &[Arc<Origin>]) -> Config {
         .expect("the text above is a right configuration, which a test shows")
 }
 
-/// Writes for the user; a closed terminal ends nothing.
+/// Prints for the user; a closed terminal is ignored.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// One GET as any client would send it; gives the body.
+/// One GET as any client would send it; returns the body.
 fn ask(address: SocketAddr) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -224,17 +223,16 @@ fn ask(address: SocketAddr) -> io::Result<String> {
     }
 }
 
-/// A server that names itself in every answer.
+/// A server that names itself in each answer.
 struct Origin {
     number: usize,
     address: SocketAddr,
-    /// While it has failed: when it comes back.
+    /// When it comes back, while it has failed.
     failed_until: Mutex<Option<Instant>>,
 }
 
 impl Origin {
-    /// Listens on `port`, or on a free one where that is taken or 0, and serves on threads of its
-    /// own.
+    /// Listens on `port`, or on a free one if that is taken or 0, and serves on threads of its own.
     fn start(number: usize, port: u16) -> Result<Arc<Self>, DemoError> {
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let failure = |error: io::Error| DemoError::Origin(wanted, error);
@@ -259,10 +257,10 @@ impl Origin {
         Ok(origin)
     }
 
-    /// Breaks off its connections and refuses new ones, at most for so long.
+    /// Closes its connections and refuses new ones, at most for this long.
     fn fail(&self, at_most: Duration) {
         *lock(&self.failed_until) = Some(Instant::now() + at_most);
-        // The accepting thread waits for a connection: here is one.
+        // Wakes the accepting thread with a connection.
         let _ = TcpStream::connect(self.address);
     }
 
@@ -277,7 +275,7 @@ impl Origin {
         lock(&self.failed_until).is_some()
     }
 
-    /// Serves, fails when asked to, and comes back, for ever.
+    /// Serves, fails when told to, and comes back, for ever.
     fn live(self: &Arc<Self>, mut listener: TcpListener) {
         loop {
             for stream in listener.incoming().flatten() {
@@ -285,8 +283,8 @@ impl Origin {
                     break;
                 }
                 let origin = Arc::clone(self);
-                // No thread for it: the connection closes, which is what a server short of threads
-                // does.
+                // If no thread can be had, the connection closes, as at any server short of
+                // threads.
                 let _ = thread::Builder::new().spawn(move || origin.serve(stream));
             }
             drop(listener);
@@ -309,7 +307,8 @@ impl Origin {
             origin: self,
         });
         while let Ok(Some(request)) = Request::read(&mut connection) {
-            // Only a request to the origin itself may break it; one through the balancer has `Via`.
+            // Only a request sent to the origin itself may make it fail; one through the balancer
+            // has `Via`.
             let fail = request.target == "/fail" && !request.forwarded;
             let text = if fail { "fails now" } else { "answered" };
             let body = format!("origin {} on {} {text}\n", self.number, self.address);
@@ -320,7 +319,7 @@ impl Origin {
                 self.number
             );
             if fail {
-                // Before the answer: the client that has it must find this origin gone.
+                // Before the answer: a client that has it must find this origin gone.
                 self.fail(FAILURE);
             }
             let written = connection.get_mut().stream.write_all(answer.as_bytes());
@@ -331,7 +330,7 @@ impl Origin {
     }
 }
 
-/// A port that refuses connections, and that no other process can take meanwhile.
+/// A port that refuses connections, and that no other process can take.
 fn closed_port(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -339,7 +338,7 @@ fn closed_port(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Until it works: another process may have the port for a moment.
+/// Repeats until it succeeds: another process may hold the port for a moment.
 fn retried<T>(attempt: impl Fn() -> io::Result<T>) -> T {
     loop {
         match attempt() {
@@ -349,7 +348,7 @@ fn retried<T>(attempt: impl Fn() -> io::Result<T>) -> T {
     }
 }
 
-/// Reads on while nothing comes, and breaks off when its origin fails.
+/// A reader that waits as long as nothing comes, and fails when its origin has failed.
 struct Patient<'a> {
     stream: TcpStream,
     origin: &'a Origin,
@@ -374,7 +373,7 @@ impl Read for Patient<'_> {
     }
 }
 
-/// The little that an origin wants to know of a request.
+/// What an origin needs to know of a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Request {
     target: String,
@@ -384,7 +383,7 @@ struct Request {
 }
 
 impl Request {
-    /// Reads one request and passes over its body; None when the connection ends before it.
+    /// Reads one request and skips its body; none when the connection ends before it.
     fn read(connection: &mut impl BufRead) -> io::Result<Option<Self>> {
         let line = read_line(connection)?;
         let mut words = line.split(' ');

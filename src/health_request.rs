@@ -13,7 +13,7 @@ use crate::pool::settings::BackendUrl;
 use crate::text::escape::printable;
 use crate::text::words::quoted;
 
-/// For everything together: the lookup of the name, the connection, and the answer.
+/// For all of it: the lookup of the name, the connection and the response.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much is read until the status is known.
@@ -22,9 +22,9 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024;
 /// Why there was no good answer. Displayed as one line.
 #[derive(Debug)]
 pub enum HealthError {
-    /// The URL is not one that can be asked.
+    /// The URL cannot be asked.
     Url(String),
-    /// It was asked and did not answer with a status of 200 to 399 in time.
+    /// There was no response with a status of 200 to 399 in time.
     Answer(String),
 }
 
@@ -53,8 +53,7 @@ pub fn ask(asked: &str) -> Result<(), HealthError> {
         origin.authority,
         env!("CARGO_PKG_VERSION")
     );
-    // A thread of its own, since the lookup of a name knows no time limit; it ends with the
-    // process.
+    // A thread of its own, since a name lookup has no time limit; it ends with the process.
     let (tell, told) = channel();
     let asking = thread::start("health-request", move || {
         let _ = tell.send(status(&origin, &request));
@@ -74,7 +73,7 @@ pub fn ask(asked: &str) -> Result<(), HealthError> {
     answer.map_err(|text| HealthError::Answer(format!("--health {}: {text}", quoted(asked))))
 }
 
-/// The part that says whom to ask, and the target in origin form, without a fragment.
+/// The host and port to ask, and the target in origin form, without a fragment.
 fn split(url: &str) -> (&str, String) {
     let url = url.split('#').next().unwrap_or_default();
     let authority = url.find("://").map_or(0, |scheme| scheme + 3);
@@ -84,7 +83,7 @@ fn split(url: &str) -> (&str, String) {
     (origin, format!("{slash}{target}"))
 }
 
-/// The status of the final answer; each address of the host is tried until one connects.
+/// The status of the final response; each address of the host is tried until one connects.
 fn status(origin: &BackendUrl, request: &str) -> io::Result<u16> {
     let addresses: Vec<SocketAddr> = match origin.host.fixed_addresses(origin.port) {
         Some(addresses) => addresses,
@@ -97,7 +96,7 @@ fn status(origin: &BackendUrl, request: &str) -> io::Result<u16> {
     let mut answer = BufReader::new(stream.take(ANSWER_BYTES_MAX));
     loop {
         let status = read_status(&mut answer)?;
-        // 1xx answers come before the final one; after 101 there is none.
+        // 1xx responses come before the final one; after 101 there is none.
         if !(100..=199).contains(&status) || status == 101 {
             return Ok(status);
         }
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_split_into_whom_to_ask_and_what_for() {
+    fn a_url_is_split_into_host_and_target() {
         for (url, origin, target) in [
             ("http://a", "http://a", "/"),
             ("http://a/", "http://a", "/"),

@@ -1,18 +1,45 @@
 //! rondo: a round-robin HTTP/1.1 load balancer for Linux. One small binary, a fixed pool of
 //! threads, no async runtime.
 //!
+//! # The core in an evening
+//!
+//! These files carry a request, in the order in which to read them: about 6,000 lines with their
+//! comments and without their tests. Each names the next one at its head; the other files are
+//! edges, to be read when needed.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `server.rs` | starts the threads and stops them |
+//! | `live.rs` | the snapshot by which all threads go, and how another takes its place |
+//! | `listener.rs` | accepts connections |
+//! | `net/mailbox.rs` | hands them to a worker |
+//! | `worker.rs` | the worker's loop |
+//! | `net/connection.rs` | a socket with its buffers |
+//! | `exchange/mod.rs` | the spine: one client connection and the exchange on it |
+//! | `exchange/state.rs` | what an exchange holds in each stage |
+//! | `exchange/request_head.rs` | reads the request's head |
+//! | `exchange/connecting.rs` | finds a backend and a connection to it |
+//! | `pool/mod.rs` | chooses a backend |
+//! | `pool/balance.rs` | the balancing methods |
+//! | `exchange/sending.rs` | sends the request |
+//! | `exchange/forwarding.rs` | forwards both bodies and the response's head |
+//! | `exchange/relay.rs` | moves a body between two connections |
+//! | `exchange/failure.rs` | what follows when something fails |
+//! | `exchange/ending.rs` | ends the exchange |
+//! | `exchange/record.rs` | logs it |
+//!
 //! # Threads
 //!
-//! A thread kind is a file at the top with its loop; a folder is a part that holds no thread.
+//! A kind of thread is a file at the top with its loop; a folder is a part that holds no thread.
 //!
 //! | thread | file | what it does |
 //! |---|---|---|
-//! | main | `main.rs`, [`server`] | reads the configuration, starts the others, does what it is told (stop, reload) |
+//! | main | `main.rs`, [`server`] | reads the configuration, starts the others, acts on commands (stop, reload) |
 //! | listener | [`listener`] | accepts connections and hands each to the worker with the fewest |
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
-//! | checker | [`checker`] | checks every backend, all at once, and tells the [`pool`] |
+//! | checker | [`checker`] | checks every backend, all at once, and reports to the [`pool`] |
 //! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
-//! | access-log, event-log | [`log`] | write what the others put into bounded queues |
+//! | access-log, event-log | [`log`] | write the contents of bounded queues |
 //! | signals | [`signals`] | turns a signal into a command to the main thread, and reaps orphans as PID 1 |
 //!
 //! # Parts
@@ -28,52 +55,47 @@
 //! | [`log`] | access lines and events |
 //! | [`text`] | escaping, numbers, times, words |
 //!
-//! What all of it takes at the most is added up in [`memory`].
+//! The most memory that all of it can take is added up in [`memory`].
 //!
 //! # How it changes while it runs
 //!
-//! All that can change stands in a [`live::Snapshot`], and nothing in that changes: the main thread publishes the next one,
-//! and each thread goes by it from its next round on. Backends are known by their identity ([`pool::state`]), which
-//! outlives snapshots; an exchange keeps the snapshot with which it began, and chooses in the newest. [`reload`] compares
-//! two configurations.
-//!
-//! # The way of a request
-//!
-//! [`listener`] accepts, [`net::mailbox`] hands over, [`worker`] takes turns, [`exchange`] is the spine:
-//! `request_head` reads it ([`http`] understands it), `connecting` asks the [`pool`] for a backend, `sending` writes it,
-//! `forwarding` runs one [`exchange::relay`] in each direction between two [`net::connection`]s. When something
-//! fails, [`exchange::failure`] says what follows, and `ending` does it.
+//! All that can change is in a [`live::Snapshot`], and a snapshot never changes: the main thread
+//! publishes another one, and each thread takes it up at its next round. A backend has an identity
+//! ([`pool::state`]) that outlives snapshots; an exchange keeps the snapshot with which it began,
+//! but chooses a backend in the newest. [`reload`] compares two configurations.
 //!
 //! # What always holds
 //!
-//! - A socket has one owner, and an exchange belongs to one thread. What threads share is in
-//!   [`live`] and [`pool`], behind short locks under which nothing is logged, allocated or sent; what they
-//!   tell each other goes through [`net::mailbox`], [`net::waker`] and the two logs.
-//! - Nothing on a worker's path blocks but the one wait in [`net::poller`], and for a moment the access log where it has
-//!   room and the worker is faster ([`log::access`]). Every wait for a peer has a deadline.
-//! - The received head is never edited: what goes out is written from what was understood.
+//! - A socket has one owner, and an exchange belongs to one thread. Threads share [`live`] and
+//!   [`pool`], behind short locks under which nothing is logged, allocated or sent; messages go
+//!   through [`net::mailbox`], [`net::waker`] and the two logs.
+//! - Nothing on a worker's path blocks but the one wait in [`net::poller`], and for a moment the
+//!   access log, if its output has room and the worker is faster ([`log::access`]). Every wait for a
+//!   peer has a deadline.
+//! - The received head is never edited: what is sent is written from what was understood.
 //! - Everything that grows has a bound, named where it is defined.
-//! - No panic is reachable from the network; one in an exchange would cost that connection, one elsewhere ends the
-//!   process ([`net::thread`], which starts every thread).
+//! - No panic is reachable from the network; one in an exchange would cost that connection, one
+//!   elsewhere ends the process ([`net::thread`], which starts every thread).
 //!
 //! # What makes it fast
 //!
-//! `scripts/bench` measures it; the reasons stand where the code is.
+//! `scripts/bench` measures it; the reasons stand beside the code.
 //!
-//! - Four system calls carry a small request through: two reads, two writes ([`net::connection`]). Sockets are registered once,
-//!   edge-triggered ([`net::poller`]), and one wait brings the events of all of them.
-//! - Long bodies never enter the process ([`exchange::relay`], [`net::pipes`]); a head and the beginning of its body leave in one write.
-//! - No allocation on the way of a request without a body: buffers are the worker's or are used again
+//! - A small request takes four system calls: two reads, two writes ([`net::connection`]). Sockets
+//!   are registered once, edge-triggered ([`net::poller`]), and one wait returns the events of all.
+//! - Long bodies never enter the process ([`exchange::relay`], [`net::pipes`]); a head and the
+//!   beginning of its body are sent in one write.
+//! - A request without a body allocates nothing: buffers are the worker's or are reused
 //!   ([`exchange`]), idle connections have none.
-//! - Deadlines cost nothing to renew ([`net::timers`]), ids and log lines no system call and no formatter.
-//! - In a rush the [`listener`] takes connections many at a time. (It was planned to accept whatever is there at once:
-//!   then it was woken for every single one, which cost a quarter of the CPU time of connections of one request.)
+//! - Renewing a deadline costs nothing ([`net::timers`]); ids and log lines cost no system call and
+//!   no formatter.
+//! - In a rush the [`listener`] accepts many connections at a time.
 //!
 //! # Layers
 //!
-//! Imports point one way (a test holds them to it), from the bottom: `text`, `net` < `http`, `log` < `pool` < `checks`,
-//! `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`, `reload`, `resolver`, `signals` < `memory`, `server` < `demo`,
-//! `health_request` < `main`.
+//! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log` <
+//! `pool` < `checks`, `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`,
+//! `reload`, `resolver`, `signals` < `memory`, `server` < `demo`, `health_request` < `main`.
 
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,11 @@
 //! The listener's thread: accepts connections and hands each to the worker that has the fewest.
 //!
-//! It does as little as it can: of a rush of connections it takes many at a time. And it never spins: out of descriptors
-//! it pauses. At `proxy.max_connections` it leaves new clients in the kernel's backlog until a connection closes, and asks
-//! the worker with the longest idle client to close that one: one at a time, so never more than there are newcomers.
+//! It does little: in a rush it accepts many connections at a time, and out of descriptors it
+//! pauses instead of spinning. At `proxy.max_connections` it leaves new clients in the kernel's
+//! backlog until a connection closes, and asks the worker with the longest-idle client to close
+//! that client: one at a time, so never more than there are clients waiting.
 //!
-//! Read next: net/mailbox.rs, how they are handed over; then worker.rs.
+//! Read next: `net/mailbox.rs`, how connections reach a worker.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -28,21 +29,22 @@ use crate::net::waker::{Bell, timespec};
 /// The kernel cuts this down to `net.core.somaxconn`; std would ask for 128.
 const BACKLOG: i32 = 65_535;
 
-/// Connections that follow one another faster than this come in a rush.
+/// Connections that arrive closer together than this are a rush.
 const RUSH: Duration = Duration::from_micros(100);
 
-/// How long the connections of a rush may gather before the next look. To wake this thread for each of them costs more
-/// than to accept it: with 64 clients that connect for every request, waking took a quarter of the CPU time, and in
-/// the backlog they wait no longer than they would for the workers.
+/// How long the connections of a rush may gather before the next accept. Waking this thread for
+/// each of them costs more than accepting it: with 64 clients that connect for every request,
+/// waking took a quarter of the CPU time. In the backlog they wait no longer than they would for
+/// the workers.
 const GATHER: Duration = Duration::from_micros(500);
 
-/// Connections accepted before the workers that sleep are woken, and before a stop is looked for.
+/// Connections accepted before sleeping workers are woken and the listener looks for a stop.
 const AT_ONCE_MAX: u32 = 256;
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a listener that waits for room looks again, should no worker wake it.
+/// How often the listener looks for room again if no worker wakes it.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
 /// Opens the listening socket that `proxy` describes.
@@ -92,16 +94,16 @@ fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
 
 /// What the listener's thread owns.
 pub(crate) struct Listener {
-    /// The sockets that are listened on: the live one last, before it those that a reload has replaced, until their
-    /// backlogs are empty.
+    /// The live socket last; before it those that a reload has replaced, until their backlogs are
+    /// empty.
     sockets: Vec<TcpListener>,
-    /// Sockets of which each is to replace the one before.
+    /// New sockets, each of which replaces the one before.
     replacements: Arc<Mutex<Vec<TcpListener>>>,
     workers: Vec<MailboxSender>,
     follower: Follower,
 }
 
-/// What the others hold of the listener.
+/// How the main thread reaches the listener.
 #[derive(Debug)]
 pub(crate) struct ListenerHandle {
     replacements: Arc<Mutex<Vec<TcpListener>>>,
@@ -109,7 +111,7 @@ pub(crate) struct ListenerHandle {
 }
 
 impl ListenerHandle {
-    /// Listens on this socket from now on. What waits in the backlog of the one before is still taken.
+    /// Listens on this socket from now on. The backlog of the old one is still accepted.
     pub(crate) fn replace(&self, socket: TcpListener) {
         lock(&self.replacements).push(socket);
         self.bell.ring();
@@ -134,7 +136,7 @@ impl Listener {
         (listener, ListenerHandle { replacements, bell })
     }
 
-    /// Accepts until the process drains. Whatever is in the backlog then is still taken.
+    /// Accepts until the process drains, and then what the backlog still holds.
     pub(crate) fn run(&mut self) {
         let mut last_look = Instant::now();
         while self.follower.draining_since.is_none() {
@@ -144,7 +146,7 @@ impl Listener {
                     Ok(count) => {
                         let before = std::mem::replace(&mut last_look, Instant::now());
                         if !self.admission().has_room() {
-                            // Which clients wait now is for the next round to see.
+                            // At the limit now: the next round looks for waiting clients.
                         } else if last_look - before < RUSH * count {
                             thread::sleep(GATHER);
                         } else {
@@ -162,7 +164,7 @@ impl Listener {
             }
             self.follower.look();
         }
-        // Each error or refusal ends this: what cannot be taken now is reset by the close.
+        // Stops at the first error: closing the socket resets what is left in the backlog.
         while self.accept_all().is_ok_and(|count| count > 0) {}
     }
 
@@ -170,7 +172,8 @@ impl Listener {
         &self.follower.live().admission
     }
 
-    /// Accepts what is there, as long as there is room, and wakes the workers that got something. Gives how many came.
+    /// Accepts the waiting connections for which there is room, and wakes the workers that got one.
+    /// Returns how many.
     fn accept_all(&mut self) -> io::Result<u32> {
         let mut count = 0;
         let result = loop {
@@ -196,7 +199,7 @@ impl Listener {
             .iter()
             .map(|socket| PollFd::new(socket, PollFlags::IN));
         let mut fds: Vec<_> = sockets.chain([PollFd::new(bell, PollFlags::IN)]).collect();
-        // Whatever it says, the caller looks for itself.
+        // The result does not matter: the caller looks at everything again.
         let _ = poll(&mut fds, None);
         bell.silence();
     }
@@ -206,8 +209,8 @@ impl Listener {
         self.sockets.iter().any(has_newcomers)
     }
 
-    /// At the limit, with a client waiting: waits until a connection has closed, and asks for the longest idle one to be
-    /// closed if there is one that may be.
+    /// At the connection limit, with a client waiting: waits until a connection has closed, and
+    /// asks a worker to close its longest-idle client if that may be closed.
     fn make_room(&self) {
         let admission = self.admission();
         admission.wait_for_room(|| {
@@ -228,14 +231,14 @@ impl Listener {
         });
     }
 
-    /// Out of descriptors or memory: accepting again at once would only burn the processor.
+    /// Out of descriptors or memory: accepting again at once would only use up the processor.
     fn pause(&self, error: &io::Error) {
         log::warn!("accepting pauses for {} ms: {error}", PAUSE.as_millis());
         self.admission().listener.wait(PAUSE);
     }
 }
 
-/// How many connections were accepted, and whether all were that waited.
+/// How many connections were accepted, and whether those were all that waited.
 enum Accepted {
     All(u32),
     Part(u32),
@@ -254,14 +257,15 @@ fn hand_over_all(
                 else {
                     continue;
                 };
-                // A client of an IPv4 network is one, whichever socket it came through.
+                // An IPv4 client keeps its IPv4 address on a socket of both families.
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
                     return Ok(Accepted::Part(count));
                 };
                 count += 1;
                 admission.add();
-                // Before it can have an answer: the last newcomer's need not say that its connection ends.
+                // Before the worker gets it: when the last waiting client is in, its answer need
+                // not say that the connection ends.
                 if admission.newcomers_wait() {
                     admission.set_newcomers_wait(has_newcomers(socket));
                 }

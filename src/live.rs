@@ -4,7 +4,8 @@
 //! thread alone. Every other thread follows ([`Follower`]), in the way of net/published.rs. What outlives snapshots is in
 //! [`Live`] itself: clocks, the count of open connections, the record of decisions.
 //!
-//! Read next: reload.rs, how one snapshot follows another; worker.rs, `follow`.
+//! Read next: `listener.rs`, where a connection comes in. How one snapshot follows another is in
+//! `reload.rs`.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,6 @@
 //! The command `rondo`: command line, logger, exit status. Everything else is the library's.
+//!
+//! Read next: `lib.rs`, the map.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +19,7 @@ use rondo::memory::MemoryBound;
 use rondo::pool::explain::explain;
 use rondo::{demo, reload, server};
 
-/// It cannot run, was stopped by a second signal, or a health request got no good answer.
+/// It cannot run, was stopped by a second signal, or `--health` got no good answer.
 const CANNOT_RUN: u8 = 1;
 /// The command line or the configuration is wrong.
 const WRONG_INPUT: u8 = 2;
@@ -84,7 +86,7 @@ fn check(source: &Source, config: &Config, choices: usize) -> String {
 
 fn run(source: &Source, config: Config) -> Result<(), server::StartError> {
     for warning in warnings(&config) {
-        log::warn!("warning: {warning}");
+        log::warn!("{warning}");
     }
     server::run(config, source)
 }
@@ -97,7 +99,7 @@ fn with_event_log<E: Display>(
         return fail(CANNOT_RUN, &format!("cannot start the event log: {error}"));
     }
     let outcome = work();
-    // Before the error: what led to it stands above it.
+    // Events first: they explain the error.
     log::logger().flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -105,7 +107,7 @@ fn with_event_log<E: Display>(
     }
 }
 
-/// Prints to standard output. A reader that has gone away needs no text: not an error.
+/// Prints to standard output. A closed pipe is no error: its reader has seen enough.
 fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes());
@@ -113,9 +115,9 @@ fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// One line on standard error, closed or not.
+/// Writes one line to standard error, which may be closed.
 fn fail(status: u8, error: &dyn Display) -> ExitCode {
-    // In one write, so that it stays one where other processes share the output.
+    // In one write, so that the line stays whole where processes share the output.
     let _ = io::stderr().write_all(format!("rondo: {error}\n").as_bytes());
     ExitCode::from(status)
 }

@@ -1,7 +1,9 @@
-//! What the process can take of memory at the most: the sum that `--check` prints.
+//! The most memory that the process can take: the sum that `--check` prints.
 //!
-//! Each part stands beside the code that it bounds; here they are added up, and nowhere else. A test lets hostile peers of
-//! many kinds do their worst, and finds less.
+//! Each part is counted beside the code that bounds it; here they are added up, and nowhere else. A
+//! test lets hostile peers of many kinds do their worst and finds less.
+//!
+//! Read next: `exchange/memory.rs`, its largest part.
 
 use crate::checker;
 use crate::checks::probe::Probe;
@@ -19,22 +21,24 @@ use crate::pool::backend::Backend;
 use crate::pool::state::BackendState;
 use crate::text::words::counted;
 
-/// The program itself, the C library, and the threads that are no workers; measured, and more than twice of what it was.
+/// The program itself, the C library, and the threads other than workers; measured, and more than
+/// doubled.
 const PROCESS_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a backend takes in texts (name, URL, cookie) and lists: in the configuration, in the pool and in each worker.
+/// Texts of a backend (name, URL, cookie) and its entries in lists: in the configuration, in the
+/// pool and in each worker.
 const BACKEND_TEXT_BYTES: usize = 2 * 1024;
 
-/// A bound on resident memory, in bytes. What the kernel holds for the process is apart.
+/// A bound on resident memory, in bytes, without what the kernel holds for the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBound {
-    /// What is there with no backend, worker or connection.
+    /// With no backend, worker or connection.
     pub process: u64,
     /// One worker.
     pub worker: u64,
     /// All backends, with their idle connections and their checks.
     pub backends: u64,
-    /// One client connection in an exchange, with the backend connection that it has then.
+    /// One client connection in an exchange, with its backend connection.
     pub connection: u64,
     /// What the kernel may hold in pipes: not part of the sum.
     pub pipes: u64,
@@ -43,7 +47,7 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
-    /// The bound for `config` where the descriptors are divided like this.
+    /// The bound for `config` with the descriptors divided by `budget`.
     pub fn of(config: &Config, budget: &DescriptorBudget) -> Self {
         let workers = config.proxy.workers;
         let logged = config.proxy.access_log != AccessLog::Off;
@@ -106,7 +110,7 @@ impl MemoryBound {
     }
 }
 
-/// Rounded up: a bound that is rounded down is none.
+/// Rounded up: a bound rounded down is none.
 fn kib(bytes: u64) -> String {
     format!("{} KiB", bytes.div_ceil(1 << 10))
 }

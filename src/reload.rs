@@ -1,6 +1,6 @@
-//! From one configuration to the next: what changes, and what cannot change without a restart.
+//! From one configuration to the next: what changes, and what needs a restart.
 //!
-//! Read next: server.rs, `reload`; pool/mod.rs, how a pool follows another.
+//! Read next: `server.rs`, `reload`; `pool/following.rs`, how a pool follows another.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,19 +12,19 @@ use crate::pool::moved;
 use crate::pool::settings::{BackendSettings, BalanceSettings, Method, Persistence};
 use crate::text::words::listed;
 
-/// How many of each kind a line names.
+/// How many names of each kind a line lists.
 const NAMED_MAX: usize = 8;
 
-/// Why a reload has changed nothing.
+/// Why a reload changed nothing.
 #[derive(Debug)]
 pub(crate) enum ReloadError {
-    /// The configuration did not come from a file.
+    /// The configuration does not come from a file.
     NoFile,
     /// The process is stopping.
     Stopping,
     /// The file is wrong.
     Config(ConfigError),
-    /// These keys can be changed by a restart only.
+    /// Only a restart changes these keys.
     NeedsRestart(Vec<&'static str>),
     /// The new port cannot be listened on.
     Listen(SocketAddr, io::Error),
@@ -54,14 +54,14 @@ impl fmt::Display for ReloadError {
 pub(crate) struct Changes {
     added: Vec<String>,
     removed: Vec<String>,
-    /// The name of each, and its keys that differ.
+    /// Name and differing keys of each backend that is in both.
     changed: Vec<(String, Vec<&'static str>)>,
     kept: usize,
     /// The paths of all other keys that differ.
     keys: Vec<String>,
-    /// Those of them that only a restart changes.
+    /// Those among them that only a restart changes.
     pub(crate) needs_restart: Vec<&'static str>,
-    /// Another socket is listened on.
+    /// The listener moves to another socket.
     pub(crate) moves_listener: bool,
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for Changes {
     }
 }
 
-/// What a reload from `old` to `new` would do, as lines for people.
+/// What a reload from `old` to `new` would do, for `--check --against`.
 pub fn preview(old: &Config, new: &Config) -> String {
     let changes = Changes::between(old, new);
     let mut lines = vec![("reload", changes.to_string())];
@@ -153,7 +153,7 @@ pub fn preview(old: &Config, new: &Config) -> String {
         lines.push(("", format!("it would be refused: {refusal}")));
     }
     lines.extend(clients_that_move(old, new).map(|text| ("clients", text)));
-    // As the summary above it is laid out.
+    // In the layout of the summary above it.
     let lines = lines.into_iter();
     let lines: Vec<String> = lines
         .map(|(name, text)| format!("{name:<13} {text}\n"))
@@ -161,7 +161,8 @@ pub fn preview(old: &Config, new: &Config) -> String {
     lines.concat()
 }
 
-/// Which share of the clients that are bound to a backend would come to another; none where none are bound.
+/// What share of the clients bound to a backend would move to another; none if no clients are
+/// bound.
 fn clients_that_move(old: &Config, new: &Config) -> Option<String> {
     let [before, after] = [old, new].map(|config| Binding::of(&config.balance));
     if before == Binding::None && after == Binding::None {
@@ -196,7 +197,8 @@ impl Binding<'_> {
     }
 }
 
-/// A cookie is made of the backend's name, and clients came to the backends by their weights.
+/// A cookie depends on the backend's name, and backends have clients in proportion to their
+/// weights.
 fn percent_of_cookies(old: &[BackendSettings], new: &[BackendSettings]) -> u64 {
     let stays = |backend: &&BackendSettings| {
         let same = |other: &BackendSettings| other.name == backend.name && !other.disabled;
@@ -212,7 +214,7 @@ fn percent_of_cookies(old: &[BackendSettings], new: &[BackendSettings]) -> u64 {
     moved::rounded(100 * (all - kept), all.max(1))
 }
 
-/// All of them, or the first and how many more.
+/// All names, or the first and how many more.
 fn some(names: &[String]) -> String {
     match names.len().checked_sub(NAMED_MAX) {
         None | Some(0) => names.join(", "),

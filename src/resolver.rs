@@ -1,12 +1,16 @@
 //! The thread that turns backends' names into addresses, so that no other thread waits for a name server.
 //!
-//! It has every name looked up at start, every 30 s and when a connect failed, each name once for all its backends; what
-//! is found it puts into the backends. A failed lookup changes nothing but the log: old addresses are better than none.
-//! Addresses and `localhost` are never looked up (`pool/settings.rs`), and without other names the thread sleeps.
+//! It looks every name up at start, every 30 s and after a failed connect, each name once for all
+//! its backends, and puts the addresses into the backends. A failed lookup changes nothing but the
+//! log: old addresses are better than none. Addresses and `localhost` are never looked up
+//! (`pool/settings.rs`); without other names the thread sleeps.
 //!
-//! A lookup blocks its thread for as long as the C library likes (5 to 40 s where the name server is silent) and cannot
-//! be interrupted. So each has a short-lived thread of its own, a fixed number at a time, and names that were slow or
-//! failed the last time may not take all of them: a name whose server answers never waits for one whose server does not.
+//! A lookup blocks its thread for as long as the C library likes (5 to 40 s if the name server is
+//! silent) and cannot be interrupted. So each has a short-lived thread of its own, a fixed number
+//! at a time, and names that were slow or failed the last time may not take all of these: a name
+//! whose server answers never waits for one whose server does not.
+//!
+//! Read next: `pool/state.rs`, where the addresses are put.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,13 +28,13 @@ use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::settings::Host;
 
-/// Between two lookups of a name for which no connect failed.
+/// Between two lookups of a name without a failed connect.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Between two lookups of a name at least, however often its connects fail.
+/// The least time between two lookups of a name, however often its connects fail.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Lookups at once. Each takes about 30 KiB while it waits (glibc; musl 14 KiB).
 const LOOKUPS_MAX: usize = 16;
-/// How many of them may be doubtful.
+/// How many of them may be for doubtful names.
 const DOUBTFUL_MAX: usize = 12;
 /// A lookup that takes longer than this is doubtful.
 const SLOW: Duration = Duration::from_secs(1);
@@ -38,8 +42,8 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How a name is looked up; a test brings its own.
 pub(crate) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
-/// A running resolver. Dropping it tells the thread to end, which it does at once. Lookups under way are left to
-/// themselves, and what they find is not used.
+/// A running resolver. Dropping it ends the thread at once. Lookups under way are abandoned and
+/// their results dropped.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     bell: Arc<Bell>,
@@ -47,7 +51,7 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// Starts the thread with the system's resolver. Where no name needs one it sleeps.
+    /// Starts the thread with the system's resolver. It sleeps if no name needs a lookup.
     pub(crate) fn start(live: &Arc<Live>) -> io::Result<Resolver> {
         let system = |name: &str| {
             let found = (name, 0).to_socket_addrs()?;
@@ -56,7 +60,7 @@ impl Resolver {
         Resolver::start_with(live, Arc::new(system), PAUSE_MIN)
     }
 
-    /// Starts the thread with another way to look names up, and another pause between two lookups of one name.
+    /// Starts the thread with another way to look names up and another `PAUSE_MIN`.
     pub(crate) fn start_with(
         live: &Arc<Live>,
         lookup: Lookup,
@@ -91,25 +95,25 @@ impl Drop for Resolver {
     }
 }
 
-/// What a lookup found for this name.
+/// The result of a lookup of this name.
 type Found = (String, io::Result<Vec<IpAddr>>);
 
 /// What the thread owns.
 struct Schedule {
     follower: Follower,
     names: Vec<Name>,
-    /// Lookups under way, those of names that no backend has any more included.
+    /// Lookups under way, including those of names that no backend has any more.
     running: usize,
     lookup: Lookup,
     pause_min: Duration,
     done: Sender<Found>,
     results: Receiver<Found>,
-    /// Rung for a result, a failed connect, a new snapshot and a stop.
+    /// Rung after a lookup, a failed connect, a new snapshot and at a stop.
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
 }
 
-/// A name, and the backends that have it.
+/// A name and its backends.
 struct Name {
     host: String,
     backends: Vec<Arc<Backend>>,
@@ -133,11 +137,11 @@ impl Schedule {
             }
             while let Ok((host, found)) = self.results.try_recv() {
                 self.running -= 1;
-                // No backend may have this name any more.
+                // Perhaps no backend has this name any more.
                 if let Some(name) = self.names.iter_mut().find(|name| name.host == host) {
                     name.take(found, self.pause_min);
                 }
-                // A check may be waiting for this name, or may be worth making at once.
+                // A check may be waiting for this name, or be worth making now.
                 self.follower.pool.wake_checker();
             }
             let now = Instant::now();
@@ -145,7 +149,7 @@ impl Schedule {
                 name.hear_wishes();
             }
             self.begin_lookups(now);
-            // A name that is due and had to wait begins when a result rings the bell.
+            // A name that is due and had to wait begins when a finished lookup rings the bell.
             let later = self.names.iter().filter(|name| name.begun.is_none());
             let next = later.map(|name| name.due).filter(|due| *due > now).min();
             self.bell
@@ -153,7 +157,8 @@ impl Schedule {
         }
     }
 
-    /// Begins the lookups that are due and find room: those that are not doubtful first, and the oldest of each kind.
+    /// Begins the lookups that are due and have room: the names that are not doubtful first, and
+    /// the oldest of each kind.
     fn begin_lookups(&mut self, now: Instant) {
         let under_way = self.names.iter().filter(|name| name.begun.is_some());
         let mut room = LOOKUPS_MAX.saturating_sub(self.running);
@@ -179,8 +184,8 @@ impl Schedule {
         }
     }
 
-    /// The names of the backends that are there now. What is known of one that was there before goes on; one with another
-    /// backend is looked up at once.
+    /// Takes the names of the live pool. A name that was there before keeps its state; if its
+    /// backends have changed, it is looked up at once.
     fn set_names(&mut self, now: Instant) {
         let mut known: HashMap<String, Name> = std::mem::take(&mut self.names)
             .into_iter()
@@ -229,22 +234,23 @@ impl Schedule {
 }
 
 impl Name {
-    /// Lets a failed connect of any of its backends bring its next lookup forward.
+    /// A failed connect to any of its backends brings its next lookup forward.
     fn hear_wishes(&mut self) {
         let wishes = |backend: &&Arc<Backend>| backend.take_lookup_wish();
-        // One that comes during a lookup is kept for the next: the connect may have failed with what this one finds.
+        // A wish during a lookup is kept for the next one: the connect may have failed with the
+        // addresses that this one finds.
         if self.begun.is_none() && self.backends.iter().filter(wishes).count() > 0 {
             self.due = self.due.min(self.rests_until);
         }
     }
 
-    /// Whether its server may be silent: its last lookup failed or took long, or this one does.
+    /// Whether its name server may be silent: the last lookup failed or was slow, or this one is.
     fn is_doubtful(&self, now: Instant) -> bool {
         let is_long = |begun| now.saturating_duration_since(begun) >= SLOW;
         self.failed || self.slow || self.begun.is_some_and(is_long)
     }
 
-    /// Takes what a lookup found; says in the log what is new.
+    /// Applies a lookup's result; logs what is new.
     fn take(&mut self, found: io::Result<Vec<IpAddr>>, pause_min: Duration) {
         let now = Instant::now();
         let begun = self.begun.take().unwrap_or(now);
@@ -285,7 +291,7 @@ impl Name {
         }
     }
 
-    /// As a log line begins.
+    /// The beginning of its log lines.
     fn backend_names(&self) -> String {
         const NAMED_MAX: usize = 4;
         let names: Vec<String> = self
@@ -303,7 +309,7 @@ impl Name {
     }
 }
 
-/// The names of a pool's backends that need a lookup, each once (names are the same in either case, RFC 4343), in the
+/// The names of a pool's backends that need a lookup, each once (in either case, RFC 4343), in the
 /// order of the backends.
 fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
     let mut places = HashMap::new();

@@ -1,6 +1,6 @@
 //! Starts the threads and stops them.
 //!
-//! Read next: listener.rs, where a connection comes in.
+//! Read next: `live.rs`, the snapshot that all threads share.
 
 use std::fmt;
 use std::io;
@@ -34,14 +34,14 @@ use crate::worker::Worker;
 
 pub use crate::signals::Command;
 
-/// How long a stop waits for an output that does not take the last lines.
+/// How long a stop waits for a log output that takes no more lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// A balancer that runs.
+/// A running balancer.
 #[derive(Debug)]
 pub struct Server {
     live: Arc<Live>,
-    /// What a reload reads.
+    /// The configuration file, for a reload.
     file: Option<PathBuf>,
     descriptor_limit: u64,
     local_address: SocketAddr,
@@ -50,7 +50,7 @@ pub struct Server {
     /// Closed when the last worker has ended.
     workers_done: Receiver<()>,
     access_log: AccessLog,
-    /// They end when they are dropped.
+    /// Their threads end when these are dropped.
     _checker: Checker,
     _resolver: Resolver,
 }
@@ -60,7 +60,7 @@ pub struct Server {
 pub enum StartError {
     /// The listening socket cannot be opened.
     Listen(SocketAddr, io::Error),
-    /// A thread, a descriptor or another thing that every process needs is not to be had.
+    /// A resource that every process needs, such as a thread or a descriptor, cannot be had.
     System(&'static str, io::Error),
 }
 
@@ -90,8 +90,8 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Server {
-    /// Starts everything that `config` describes. When this returns, connections are accepted. `file` is read again when
-    /// one of the `commands` says so; see `wait`.
+    /// Starts everything that `config` describes. When this returns, connections are accepted.
+    /// `file` is what a reload reads; see `wait`.
     pub fn start(
         config: Config,
         file: Option<&Path>,
@@ -141,7 +141,7 @@ impl Server {
         })
     }
 
-    /// The address that is listened on, with the port that was really taken.
+    /// The address that the listener listens on, with its real port.
     pub fn local_address(&self) -> SocketAddr {
         self.local_address
     }
@@ -151,9 +151,9 @@ impl Server {
         self.live.decisions()
     }
 
-    /// Runs until it is asked to stop, then drains. Asked a second time, it ends the process at once.
+    /// Runs until a command stops it, then drains. A second stop ends the process at once.
     pub fn wait(self) {
-        // An end without a command means that no signal can come any more.
+        // A closed channel means that no signal can come any more.
         while let Ok(Command::Reload) = self.commands.recv() {
             match self.reload() {
                 Ok(changes) => log::info!("reloaded: {changes}"),
@@ -171,7 +171,7 @@ impl Server {
         self.access_log.stop(LAST_LINES);
     }
 
-    /// Waits for `done`, a message or an end; ends the process if it is asked to stop before.
+    /// Waits until `done` brings a message or is closed; a second stop meanwhile ends the process.
     fn wait_until_stopped_again<T>(&self, done: &Receiver<T>) {
         loop {
             crossbeam_channel::select! {
@@ -186,7 +186,7 @@ impl Server {
         }
     }
 
-    /// Reads the configuration again and goes by it, or changes nothing.
+    /// Reads the configuration again and publishes it; on an error nothing changes.
     fn reload(&self) -> Result<Changes, ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
         let config = Config::read(file).map_err(ReloadError::Config)?;
@@ -203,7 +203,7 @@ impl Server {
             .transpose()
             .map_err(|error| ReloadError::Listen(listener::wanted_address(&config.proxy), error))?;
         for warning in warnings(&config) {
-            log::warn!("warning: {warning}");
+            log::warn!("{warning}");
         }
         let descriptors = descriptor_budget(self.descriptor_limit, &config);
         warn_of_few_descriptors(self.descriptor_limit, &descriptors, &config);
@@ -217,7 +217,8 @@ impl Server {
     }
 }
 
-/// Starts the workers. Gives the ends of their mailboxes, and what is closed when the last of them has ended.
+/// Starts the workers. Returns the senders of their mailboxes, and a channel that is closed when
+/// the last worker has ended.
 fn start_workers(
     count: usize,
     live: &Arc<Live>,
@@ -231,7 +232,8 @@ fn start_workers(
         let poller =
             Poller::new(&mailbox.bell).map_err(|error| StartError::System("a poller", error))?;
         let follower = Follower::new(live.clone(), mailbox.bell.clone());
-        // Made here and not on its thread: what it keeps lies in no heap from which loads come and go (`net/room.rs`).
+        // Built on this thread: what the worker keeps then lies in no heap from which loads come
+        // and go (`net/room.rs`).
         let mut worker = Worker::new(follower, mailbox, poller, access_log.writer());
         let done = done.clone();
         start(&format!("worker-{number}"), move || {
@@ -244,7 +246,7 @@ fn start_workers(
     Ok((senders, all_done))
 }
 
-/// Whether checks of this kind can be made here at all.
+/// Whether this process may make checks of the configured kind.
 fn may_check(config: &Config) -> io::Result<()> {
     let is_checked = |backend: &BackendSettings| backend.check;
     if config.health_check.kind == Kind::Icmp && config.backends.iter().any(is_checked) {
@@ -257,7 +259,7 @@ fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Confi
     let (clients, exchanges) = (budget.clients, budget.exchanges);
     let wanted = config.proxy.max_connections;
     if clients < wanted {
-        // The default is no wish that is not granted.
+        // A default that cannot be met in full is no reason to warn.
         let level = if config.proxy.max_connections_is_set {
             Level::Warn
         } else {
@@ -265,17 +267,17 @@ fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Confi
         };
         log::log!(
             level,
-            "proxy.max_connections is {clients} instead of {wanted}: {limit} descriptors allow no more"
+            "proxy.max_connections is {clients} instead of {wanted}: the limit of {limit} descriptors allows no more"
         );
     }
     if exchanges < clients {
         log::info!(
-            "{exchanges} of {clients} client connections can be in an exchange at once: {limit} descriptors allow no more"
+            "{exchanges} of {clients} client connections can be in an exchange at once: the limit of {limit} descriptors allows no more"
         );
     }
 }
 
-/// Runs what `config`, which comes from `source`, describes until a signal asks to stop.
+/// Runs what `config` describes, which was read from `source`, until a signal stops it.
 pub fn run(config: Config, source: &Source) -> Result<(), StartError> {
     // Before any other thread of the balancer, so that no signal is lost.
     let commands = watch_signals()?;
@@ -291,7 +293,7 @@ pub fn run(config: Config, source: &Source) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A command for each signal that has one, from now on.
+/// From now on, each signal that has a meaning becomes a command.
 pub fn watch_signals() -> Result<Receiver<Command>, StartError> {
     signals::watch().map_err(|error| StartError::System("signals", error))
 }
@@ -308,7 +310,7 @@ fn start(name: &str, run: impl FnMut() + Send + 'static) -> Result<(), StartErro
         .map_err(|error| StartError::System("a thread", error))
 }
 
-/// Raises the soft limit of open descriptors to the hard one and gives what it is now.
+/// Raises the soft limit of open descriptors to the hard one and returns the limit now in force.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -1,6 +1,7 @@
-//! Thread: turns signals into messages to the main thread, says what the others do, and reaps orphans as PID 1.
+//! Thread: turns signals into commands to the main thread, logs the others, and reaps orphans as
+//! PID 1.
 //!
-//! Most of these signals end a process by default; none of them ends this one without a word.
+//! Most of these signals would end a process by default; none ends this one silently.
 
 use std::io;
 use std::process;
@@ -12,16 +13,16 @@ use signal_hook::iterator::Signals;
 
 use crate::net::thread;
 
-/// What the main thread is asked to do.
+/// A command to the main thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Finish what is in flight and end; asked a second time, end at once.
+    /// Drain and end; the second time, end at once.
     Stop,
     /// Read the configuration again.
     Reload,
 }
 
-/// A command for each signal that has one, from now on.
+/// From now on, each signal that has a meaning becomes a command.
 pub(crate) fn watch() -> io::Result<Receiver<Command>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let is_init = process::id() == 1;
@@ -31,16 +32,18 @@ pub(crate) fn watch() -> io::Result<Receiver<Command>> {
     let (sender, receiver) = unbounded();
     let pass_on = move || {
         if is_init {
-            // Those that ended before the signal was watched.
+            // Children that ended before the signal was watched.
             reap_orphans();
         }
         for signal in signals.forever() {
             match signal {
                 SIGUSR1 => {
-                    log::info!("SIGUSR1: there is nothing to reopen, logs go to standard streams");
+                    log::info!(
+                        "SIGUSR1 ignored: there is no log file to reopen, logs go to standard output and error"
+                    );
                 }
                 SIGUSR2 => log::warn!(
-                    "SIGUSR2: this version does not replace its program while it runs; nothing is done"
+                    "SIGUSR2 ignored: this version cannot replace its program while it runs"
                 ),
                 SIGCHLD => reap_orphans(),
                 _ => {
@@ -60,11 +63,11 @@ pub(crate) fn watch() -> io::Result<Receiver<Command>> {
     Ok(receiver)
 }
 
-/// Takes the exit status of every child that has ended. As PID 1 of a container this process inherits the orphans of
-/// all others, and only it can free their entries in the process table. It starts no child of its own there, whose
-/// status could be taken from who waits for it.
+/// Takes the exit status of every child that has ended. As PID 1 of a container this process
+/// inherits all orphans, and only it can free their entries in the process table. It starts no
+/// child of its own whose status might be taken from a waiter.
 fn reap_orphans() {
-    // An error says that there are no children.
+    // An error means that there are no children.
     while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
         log::debug!("reaped the orphaned process {}", pid.as_raw_nonzero());
     }

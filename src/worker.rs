@@ -1,10 +1,10 @@
 //! A worker's thread: takes connections over, waits for events in one place, and carries each
 //! connection that is ready as far as it goes.
 //!
-//! Everything that a worker has belongs to it alone. It shares the pool (one short lock for each
-//! choice), the configuration, and its mailbox.
+//! A worker owns its connections. It shares the pool (one short lock for each choice), the
+//! configuration and its mailbox.
 //!
-//! Read next: net/poller.rs and net/connection.rs, on which it stands; then exchange/mod.rs, what it does with a connection.
+//! Read next: `net/connection.rs`, a socket with its buffers. The one wait is in `net/poller.rs`.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,13 +25,15 @@ use crate::net::room::{ITEMS_KEPT, fill_cache, merge_free};
 use crate::net::slab::{Key, Slab};
 use crate::net::timers::Alarms;
 
-/// New connections taken over before those that are open have their turn.
+/// New connections taken over before the open ones have their turn.
 const TAKEN_OVER_MAX: usize = 64;
 
-/// Turns that take longer were held up by something else than their work, in milliseconds.
+/// A batch of turns that takes longer, in milliseconds, was held up by something else than its
+/// work.
 const STALL_MIN: Millis = 500;
 
-/// Idle clients looked at when the listener asks for room, before all others have their turn again.
+/// Idle clients looked at when the listener asks for room, before all other connections have a
+/// turn.
 const ROOM_TRIES_MAX: usize = 64;
 
 /// How long an idle connection is kept open while the process drains, in case a request is on its way.
@@ -40,23 +42,22 @@ const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// How long memory must have been unused before it is given back.
 const UNUSED: Duration = Duration::from_secs(1);
 
-/// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     mailbox: Arc<Mailbox>,
     clients: Slab<Client>,
-    /// Those whose turn it is.
+    /// Connections whose turn it is.
     queue: VecDeque<Key>,
     alarms: Alarms,
     idle: IdleList,
     follower: Follower,
-    /// When memory that is not used is given back.
+    /// When unused memory is given back.
     give_back_at: Millis,
     context: Context,
 }
 
 impl Worker {
-    /// A worker that is fed through `mailbox`, whose bell wakes `poller`.
+    /// A worker that takes connections from `mailbox`, whose bell wakes `poller`.
     pub(crate) fn new(
         follower: Follower,
         mailbox: Arc<Mailbox>,
@@ -93,8 +94,8 @@ impl Worker {
         }
     }
 
-    /// Waits, and notes what the events say before any connection acts on them: an idle connection to a
-    /// backend that has just ended must not be lent to the request that came in the same moment.
+    /// Waits, and notes what the events say before any connection acts on them: a request must not
+    /// be sent over an idle backend connection whose end has arrived in the same batch.
     fn take_events(&mut self, events: &mut Events) {
         let idle_until = self.publish_idle();
         let mut brought = self.mailbox.rest(!self.queue.is_empty(), |may_sleep| {
@@ -108,8 +109,8 @@ impl Worker {
         let mut looks = 0;
         loop {
             self.note(events);
-            // The kernel gives events in their order, each socket once at a time: after so many full batches it has
-            // given all that were there at the first.
+            // The kernel returns ready sockets in turn, each once a round: after so many full
+            // batches it has returned all that were ready at the first.
             looks += 1;
             if brought == Brought::All || looks > 1 + self.sockets() / EVENTS_MAX {
                 break;
@@ -117,7 +118,8 @@ impl Worker {
             brought = self.wait(events, Some(Duration::ZERO));
         }
         self.context.clock.read();
-        // Before any request is answered: where the process drains, the answer says that the connection ends.
+        // Before any request is answered: while the process drains, an answer says that its
+        // connection ends.
         self.follow();
     }
 
@@ -126,7 +128,7 @@ impl Worker {
         waited.expect("epoll_wait fails only for arguments that are never given here")
     }
 
-    /// Goes by the snapshot that is live.
+    /// Takes up the snapshot that is live.
     fn follow(&mut self) {
         if self.follower.look() {
             self.context.follow(self.follower.snapshot());
@@ -134,7 +136,7 @@ impl Worker {
         }
     }
 
-    /// Notes what events say, and puts their connections into the queue.
+    /// Notes what events say, and queues their connections.
     fn note(&mut self, events: &Events) {
         let backends = &mut self.context.backends;
         for (source, readiness) in events.iter() {
@@ -155,13 +157,13 @@ impl Worker {
         }
     }
 
-    /// How many sockets the poller knows.
+    /// How many sockets are registered with the poller.
     fn sockets(&self) -> usize {
         self.clients.len() + self.context.backends.len() + 1
     }
 
-    /// Tells the listener since when the longest idle clients have been idle, and gives when the next one will have
-    /// been idle for too long.
+    /// Tells the listener since when the longest-idle clients have been idle; returns when the next
+    /// one has been idle for too long.
     fn publish_idle(&self) -> Millis {
         let since = |kind| self.idle.oldest(kind).map_or(NEVER, |(_, since)| since);
         let (answered, silent) = (since(Kind::Answered), since(Kind::Silent));
@@ -169,12 +171,12 @@ impl Worker {
         answered.min(silent).saturating_add(self.client_idle_ms())
     }
 
-    /// For how long a client may be idle.
+    /// How long a client may be idle, in milliseconds.
     fn client_idle_ms(&self) -> Millis {
         Clock::after(0, self.context.snapshot.config.timeouts.client_idle)
     }
 
-    /// How long nothing has to be done without an event. `None`: for ever.
+    /// How long the worker may sleep if no event comes. `None`: for ever.
     fn sleep_time(&self, idle_until: Millis) -> Option<Duration> {
         let next = self
             .alarms
@@ -204,7 +206,7 @@ impl Worker {
         let clock = &self.context.clock;
         let first = self.first();
         if self.clients.len() >= self.queue.capacity() {
-            // As `make_room` does it; each client stands in the queue once.
+            // Grown like the buffers of `net/room.rs`; each client is in the queue once.
             let mut larger = VecDeque::with_capacity(2 * self.queue.capacity());
             larger.append(&mut self.queue);
             self.queue = larger;
@@ -220,7 +222,7 @@ impl Worker {
             .poller
             .register(&client.side.connection, Source::Client(key))
         {
-            log::warn!("{address}: not taken over: {error}");
+            log::warn!("connection from {address} dropped: {error}");
             self.remove(key);
             return;
         }
@@ -231,7 +233,7 @@ impl Worker {
         }
     }
 
-    /// As many backend connections as the number of clients allows.
+    /// Allows as many backend connections as the clients leave descriptors for.
     fn share_descriptors(&mut self) {
         self.context.backends.set_clients(self.clients.len());
     }
@@ -246,8 +248,8 @@ impl Worker {
         }
     }
 
-    /// Gives each connection in the queue one turn. One that is not done yet has the next one after the
-    /// events that came meanwhile.
+    /// Gives each connection in the queue one turn. A connection with more to do has its next turn
+    /// after the events that came meanwhile.
     fn take_turns(&mut self) {
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop_front() else {
@@ -260,7 +262,7 @@ impl Worker {
         }
     }
 
-    /// Lets one connection act, and does what follows from how it went.
+    /// Lets one connection act, and acts on the result.
     fn turn(&mut self, key: Key, act: fn(&mut Client, &mut Context) -> Turn) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
@@ -296,12 +298,13 @@ impl Worker {
         }
     }
 
-    /// Drops a connection that is over.
+    /// Drops a closed connection.
     fn remove(&mut self, key: Key) {
         self.idle.remove(key.index);
         if let Some(mut client) = self.clients.remove(key) {
             self.alarms.cancel(key.index, &mut client.alarm);
-            // The descriptors are free before the place is: the limit must not be exceeded even for a moment.
+            // Close the descriptors before the count falls, or the limit could be exceeded for a
+            // moment.
             drop(client);
             self.share_descriptors();
             self.mailbox.closed_one();
@@ -309,7 +312,7 @@ impl Worker {
         }
     }
 
-    /// The client that has been idle longest.
+    /// The longest-idle client.
     fn longest_idle(&self) -> Option<(Key, Millis)> {
         let (index, since) = self.idle.longest()?;
         Some((self.key_of(index)?, since))
@@ -319,9 +322,10 @@ impl Worker {
         self.clients.at(index).map(|(key, _)| key)
     }
 
-    /// Closes the longest idle client if the listener has asked for room: one that has had an answer, or that has been
-    /// silent long enough. A request that has arrived on it meanwhile is served instead. One that crosses the close is
-    /// lost, as on every server: to end only our sending side first would not answer it either.
+    /// Closes the longest-idle client if the listener has asked for room: one that has had an
+    /// answer, or that has been silent long enough. A request that has arrived on it meanwhile is
+    /// served instead. A request that crosses the close is lost, as on every server: to close only
+    /// our sending side first would not answer it either.
     fn make_room(&mut self) {
         if !self.mailbox.is_room_asked() {
             return;
@@ -340,16 +344,17 @@ impl Worker {
             if client.side.connection.is_silent() {
                 return admission.make_room(|| self.close(key, CloseReason::MadeRoom));
             }
-            // Its event is on the way. The request is begun now, so that the connection is no longer idle.
+            // Its event is on the way. The request begins now, so that the connection is no longer
+            // idle.
             client.side.connection.note(Readiness::IN);
             self.turn(key, Client::advance);
         }
-        // None here; the listener may find one in another worker.
+        // No client here may be closed; the listener may find one at another worker.
         self.publish_idle();
         admission.room_may_be_made();
     }
 
-    /// The client that would make room for another.
+    /// The client to close for another.
     fn client_to_close(&self) -> Option<Key> {
         let now = self.context.clock.now();
         let may_close = |kind, pause| {
@@ -364,8 +369,8 @@ impl Worker {
         longest.and_then(|(index, _)| self.key_of(index))
     }
 
-    /// The deadlines that were set in these turns count from their beginning. If the process was paused in the midst of
-    /// them, or had no processor, all deadlines move by as much: no peer was late.
+    /// The deadlines set in these turns count from the beginning of the turns. If the process was
+    /// stopped or had no processor meanwhile, all deadlines move by as much: no peer was late.
     fn forgive_stall(&mut self) {
         let stall = self.context.clock.since_reading();
         if stall < STALL_MIN {
@@ -378,7 +383,7 @@ impl Worker {
         }
     }
 
-    /// Closes whatever has waited too long.
+    /// Acts on the deadlines that have passed.
     fn close_late_ones(&mut self) {
         let now = self.context.clock.settled();
         while let Some(index) = self.alarms.rung(now) {
@@ -406,8 +411,8 @@ impl Worker {
         }
     }
 
-    /// Gives memory back that has not been used for a while, as after a load. As long as there is some to give back the
-    /// worker wakes for it, and then no more.
+    /// Gives back memory that has been unused for a while, as after a load. The worker wakes for
+    /// this only as long as there is memory to give back.
     fn give_back(&mut self) {
         let now = self.context.clock.now();
         if self.give_back_at <= now {
@@ -432,7 +437,7 @@ impl Worker {
         self.context.has_unused() || self.clients.has_unused()
     }
 
-    /// While the process drains: closes what is idle, and in the end everything. True: all is done.
+    /// While the process drains: closes idle connections, and at the end all. True: all is done.
     fn drain(&mut self, all_came: bool) -> bool {
         let Some((idle_until, until)) = self.drain_times() else {
             return false;
@@ -466,7 +471,7 @@ impl Worker {
         ))
     }
 
-    /// When `drain` next has something to do that no event tells.
+    /// When `drain` has something to do next, should no event come.
     fn next_of_drain(&self) -> Millis {
         let clock = &self.context.clock;
         let times = self.drain_times().into_iter().flat_map(<[Millis; 2]>::from);

@@ -1,11 +1,12 @@
-//! The messages of the kinds of check: what is sent, and how what comes back is judged. Bytes only; the sockets are
-//! those of `checks/probe.rs`.
+//! The messages of each kind of check: what is sent, and how the response is judged. Bytes only;
+//! the sockets are in `checks/probe.rs`.
 
 use crate::http::{Grammar, HeadLimits, ResponseHead};
 use crate::net::room::make_room;
 use crate::pool::settings::StatusRanges;
 
-/// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no addresses).
+/// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no
+/// addresses).
 pub(crate) const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 
 /// The request of an `http` check.
@@ -17,7 +18,7 @@ pub(crate) fn request(path: &str, authority: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What the bytes received so far say.
+/// The verdict over the bytes received so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Good,
@@ -31,14 +32,14 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Reader {
     head: ResponseHead,
-    /// What has come of the head at hand.
+    /// The bytes of the present head.
     bytes: Vec<u8>,
     limits: HeadLimits,
     grammar: Grammar,
 }
 
 impl Reader {
-    /// What one takes with its head half read, and `read_max` bytes more at hand.
+    /// The most that one reader takes, with an incomplete head and `read_max` bytes more at hand.
     pub(crate) fn bytes_max(limits: &HeadLimits, read_max: usize) -> usize {
         size_of::<Self>() + limits.input_bytes_max() + read_max + limits.kept_bytes_max()
     }
@@ -57,8 +58,8 @@ impl Reader {
         }
     }
 
-    /// Takes what has come, and judges by the status of the first final head, once that is complete; interim ones are
-    /// passed over.
+    /// Takes new bytes, and judges by the status of the first final head once that is complete;
+    /// interim ones are skipped.
     pub(crate) fn judge(&mut self, more: &[u8], good: &StatusRanges) -> Answer {
         make_room(&mut self.bytes, more.len(), self.limits.input_bytes_max());
         self.bytes.extend_from_slice(more);
@@ -78,7 +79,7 @@ impl Reader {
     }
 }
 
-/// An echo request (RFC 792, RFC 4443 4.1). The kernel puts in the identifier and the checksum.
+/// An echo request (RFC 792, RFC 4443 4.1). The kernel fills in the identifier and the checksum.
 pub(crate) fn echo_request(v6: bool) -> [u8; 16] {
     *if v6 {
         b"\x80\0\0\0\0\0\0\x01rondo ??"
@@ -87,7 +88,8 @@ pub(crate) fn echo_request(v6: bool) -> [u8; 16] {
     }
 }
 
-/// Whether it is the reply to that request; the kernel has matched the identifier and the host.
+/// Whether the bytes are the reply to that request; the kernel has matched the identifier and the
+/// host.
 pub(crate) fn is_echo_reply(bytes: &[u8], v6: bool) -> bool {
     let kind = if v6 { 129 } else { 0 };
     bytes.len() >= 16 && bytes[..2] == [kind, 0] && bytes[6..16] == echo_request(v6)[6..]
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_reply_is_told_from_anything_else() {
+    fn only_an_echo_reply_is_taken_for_one() {
         for v6 in [false, true] {
             let mut reply = echo_request(v6);
             assert!(!is_echo_reply(&reply, v6), "our own request");

@@ -1,8 +1,9 @@
-//! The kinds of check: what one check sends, and what it takes for an answer.
+//! One check of one backend: what it sends, and which response passes.
 //!
-//! A [`Probe`] is one check of one backend: a small machine over a non-blocking socket that gives a [`Verdict`] in the
-//! end. It holds no thread and asks no clock; `checker.rs` runs many at once, and what a verdict means for the backend
-//! is up to `health.rs`; the bytes that go over the socket are in `checks/messages.rs`. A new kind of check is a kind here and an arm in [`Probe::advance`].
+//! A [`Probe`] is a small state machine over a non-blocking socket that ends in a [`Verdict`]. It
+//! holds no thread and no clock. `checker.rs` runs many at once; `pool/health.rs` decides what a
+//! verdict means for the backend; the bytes on the socket are in `checks/messages.rs`. A new kind
+//! of check is a kind here and an arm in [`Probe::advance`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
@@ -24,22 +25,24 @@ use crate::pool::settings::{HealthCheckSettings, HttpCheck, Kind};
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The backend is there.
+    /// The backend is up.
     Passed,
     /// It is not, for this reason.
     Failed(String),
-    /// Nothing was learned, because this machine was short of something; it says nothing about the backend.
+    /// Inconclusive, because this machine was short of something; it says nothing about the
+    /// backend.
     Nothing(String),
 }
 
-/// What is read of the body after the verdict, so that closing sends no reset into an answer on its way.
+/// What is read of the body after the verdict, so that the close sends no reset into a response on
+/// its way.
 const REST_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take.
 const REST_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What is read of an answer at once.
 const READ_BYTES: usize = 4096;
-/// Its request, and what is remembered of the addresses that failed.
+/// Its request, and the reasons of failed addresses.
 const TEXT_BYTES: usize = 4096;
 
 /// One check of one backend.
@@ -48,23 +51,24 @@ pub(crate) struct Probe {
     stage: Stage,
     /// For all addresses together.
     deadline: Instant,
-    /// For the stage at hand; while connecting, an equal share of what is left for the addresses that are left.
+    /// For the present stage; while connecting, an equal share of the time left for the addresses
+    /// left.
     stage_deadline: Instant,
     addresses: Arc<[SocketAddr]>,
-    /// The address after the one at hand.
+    /// The address after the present one.
     next: usize,
     /// Why the addresses before it failed.
     failures: Vec<String>,
-    /// Why one of them could not be tried, through no fault of the backend.
+    /// Why an address could not be tried, through no fault of the backend.
     shortage: Option<String>,
     rest: Option<Rest>,
-    /// Within which the head of an answer is read.
+    /// The bounds of a response's head.
     limits: HeadLimits,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// On to the next address; at first perhaps the name is yet to be looked up.
+    /// The next address; before the first, perhaps the name must still be looked up.
     NextAddress,
     Connecting(Socket),
     Sending {
@@ -72,7 +76,7 @@ enum Stage {
         bytes: Vec<u8>,
         sent: usize,
     },
-    /// Until the head of a final answer is there.
+    /// Until a final head is complete.
     Reading {
         socket: Socket,
         answer: Box<Reader>,
@@ -83,19 +87,19 @@ enum Stage {
     },
 }
 
-/// What a stage came to.
+/// The result of a stage.
 enum Step {
     Wait(Stage),
     Go(Stage),
-    /// This address does not do; the next one may.
+    /// This address failed; the next one is tried.
     Failed(String),
-    /// Whether this address does cannot be told.
+    /// Inconclusive for this address: a shortage on this machine.
     Untold(String),
     End(Verdict),
 }
 
 impl Probe {
-    /// What a check takes beside itself: the longest answer, and some text.
+    /// What a check takes beside itself: the longest response, and some text.
     pub(crate) fn bytes_max(limits: &HeadLimits) -> usize {
         Reader::bytes_max(limits, READ_BYTES) + TEXT_BYTES
     }
@@ -134,13 +138,14 @@ impl Probe {
         self.stage_deadline
     }
 
-    /// Gives it so much more time.
+    /// Moves the deadlines by this time.
     pub(crate) fn postpone(&mut self, by: Duration) {
         self.deadline += by;
         self.stage_deadline += by;
     }
 
-    /// Goes as far as it can without waiting, and gives the verdict at the end. `ready`: the socket was reported so.
+    /// Goes on without waiting, and returns the verdict at the end. `ready`: the socket was
+    /// reported ready.
     pub(crate) fn advance(
         &mut self,
         backend: &Backend,
@@ -176,7 +181,7 @@ impl Probe {
         }
     }
 
-    /// After the verdict: what is left of the connection, to be read to its end.
+    /// After the verdict: the connection, to be read to its end.
     pub(crate) fn into_rest(self) -> Option<Rest> {
         self.rest
     }
@@ -188,7 +193,7 @@ impl Probe {
         now: Instant,
     ) -> Step {
         if self.addresses.is_empty() {
-            // Asked before the addresses, so that no address can come in between.
+            // Asked before the addresses, so that no address can arrive in between.
             let pending = backend.is_lookup_pending();
             self.addresses = backend.addresses();
             if self.addresses.is_empty() {
@@ -214,8 +219,8 @@ impl Probe {
         opened.map_or_else(|error| on_connect_error(address, &error), Step::Go)
     }
 
-    /// What all addresses together say. One real failure outweighs an address that could not be tried: `localhost`
-    /// may have an IPv6 address that this machine has not.
+    /// The verdict over all addresses. One real failure outweighs an address that could not be
+    /// tried: `localhost` may have an IPv6 address that this machine has not.
     fn conclusion(&mut self) -> Verdict {
         match self.shortage.take() {
             Some(reason) if self.failures.is_empty() => Verdict::Nothing(reason),
@@ -238,9 +243,12 @@ impl Probe {
         if let Some(error) = socket.take_error().unwrap_or_else(Some) {
             return on_connect_error(address, &error);
         }
-        // On loopback a port out of the ephemeral range can be connected to itself when no socket listens there.
+        // TCP self-connect: on loopback, a port of the ephemeral range can connect to itself when
+        // nothing listens.
         if socket.local_addr().ok().and_then(|local| local.as_socket()) == Some(address) {
-            return Step::Failed(format!("connect to {address} met itself"));
+            return Step::Failed(format!(
+                "connect to {address} reached itself: nothing listens there"
+            ));
         }
         backend.address_worked(address);
         self.stage_deadline = self.deadline;
@@ -275,7 +283,8 @@ impl Probe {
                     socket,
                     answer: Box::new(Reader::new(&self.limits, backend.settings.lenient)),
                 }),
-                // Dropping the socket closes it in order: nothing was sent to us that would make it a reset.
+                // Dropping the socket closes it in order: the backend sent nothing that would make
+                // it a reset.
                 Kind::Tcp | Kind::Icmp | Kind::None => Step::End(Verdict::Passed),
             };
         }
@@ -369,7 +378,8 @@ impl Probe {
     }
 }
 
-/// A connection whose verdict is known: what still comes is read and thrown away, so that closing it is no reset.
+/// A connection whose verdict is known: what still comes is discarded, so that the close is no
+/// reset.
 #[derive(Debug)]
 pub(crate) struct Rest {
     socket: Socket,
@@ -388,7 +398,7 @@ impl Rest {
         (self.socket.as_fd(), PollFlags::IN)
     }
 
-    /// Reads what is there; says whether it is over, so that it can be dropped.
+    /// Reads what has come; true when the connection can be dropped.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         let mut buffer = [0; READ_BYTES];
         loop {
@@ -401,7 +411,8 @@ impl Rest {
     }
 }
 
-/// Whether this process may send echoes at all, to be asked before the first check; an error names the remedy.
+/// Whether this process may send echo requests, to be asked before the first check; an error names
+/// the remedy.
 pub(crate) fn may_send_echoes() -> io::Result<()> {
     match Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(io::Error::new(
@@ -422,7 +433,7 @@ fn open_connection(address: SocketAddr) -> io::Result<Stage> {
     )?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
-        // Ready for writing in both cases, as soon as it is connected.
+        // Either way the socket becomes writable when it is connected.
         Ok(()) | Err(_) => Ok(Stage::Connecting(socket)),
     }
 }
@@ -439,7 +450,7 @@ fn open_echo(address: SocketAddr) -> io::Result<Stage> {
         Type::DGRAM.nonblocking(),
         Some(protocol),
     )?;
-    // Connected, it hears this host only, and learns that it is unreachable.
+    // Connected, it receives from this host only, and learns that the host is unreachable.
     socket.connect(&SocketAddr::new(address.ip(), 0).into())?;
     socket.send(&echo_request(v6))?;
     Ok(Stage::Echoing { socket, v6 })
@@ -451,9 +462,9 @@ fn on_connect_error(address: SocketAddr, error: &io::Error) -> Step {
         _ => format!("connect to {address}: {error}"),
     };
     match error.kind() {
-        // Not short of ports, perhaps, but without this address family; the next address tells.
+        // Perhaps no shortage of ports but a missing address family: the next address shows.
         ErrorKind::AddrNotAvailable => Step::Untold(reason),
-        // A firewall of ours, or echoes that were forbidden after the start.
+        // A firewall here, or echo requests that were forbidden after the start.
         ErrorKind::PermissionDenied => Step::End(Verdict::Nothing(reason)),
         _ if is_our_shortage(error) => Step::End(Verdict::Nothing(reason)),
         _ => Step::Failed(reason),
@@ -469,7 +480,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_shortage_judges_nobody() {
+    fn a_shortage_here_is_no_verdict_on_a_backend() {
         let address = "127.0.0.1:80".parse().unwrap();
         for errno in [
             Errno::MFILE,

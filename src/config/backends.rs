@@ -1,5 +1,5 @@
-//! The list `backends`, whose settings belong to `pool/backend.rs`: read, and given a name each.
-//! URLs are taken apart in `url.rs`.
+//! The list `backends`, whose settings belong to `pool/backend.rs`: reading it, and a name for each
+//! backend. URLs are parsed in `url.rs`.
 
 use std::collections::HashMap;
 
@@ -92,7 +92,7 @@ pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<Vec<BackendSettings>,
     name(written)
 }
 
-/// A backend whose name may still be missing.
+/// A backend that may not have a name yet.
 struct Written<'a> {
     url_node: Node<'a>,
     name_node: Option<Node<'a>>,
@@ -162,10 +162,9 @@ pub(super) fn summary(backend: &BackendSettings) -> String {
     text
 }
 
-/// Gives a name to each backend that has none, unlike all others.
+/// Gives a unique name to each backend without one.
 fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, ConfigError> {
-    // Name to the number its next repeat gets. Names that were written come first: they cannot give
-    // way.
+    // Name to the number of its next repetition. Configured names come first: they cannot change.
     let mut taken: HashMap<String, usize> = HashMap::new();
     for backend in &written {
         let Some(node) = &backend.name_node else {

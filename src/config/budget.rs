@@ -37,10 +37,11 @@ pub struct DescriptorBudget {
 
 /// Divides `limit` descriptors.
 ///
-/// A client connection takes two, one of them for its backend connection, so that no request is refused for want of a
-/// descriptor. Where the limit is too low for `proxy.max_connections`, what is convenient shrinks first: pipes (a body is
-/// copied without one), idle backend connections, health checks at once. A number of connections that the configuration
-/// asks for may be higher than that, up to four for every five descriptors that are left: most of them may be idle.
+/// A client connection takes two, one of them for its backend connection, so that no request is
+/// refused for want of a descriptor. If the limit is too low for `proxy.max_connections`,
+/// conveniences shrink first: pipes (a body is copied without one), idle backend connections,
+/// health checks at once. A `proxy.max_connections` that the configuration sets may exceed this, up
+/// to four connections for every five descriptors that are left: most of them may be idle.
 pub fn descriptor_budget(limit: u64, config: &Config) -> DescriptorBudget {
     let workers = config.proxy.workers as u64;
     let wanted = config.proxy.max_connections as u64;

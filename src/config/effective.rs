@@ -1,4 +1,4 @@
-//! A configuration as values by key, defaults filled in: to be compared with another one.
+//! A configuration as values by key, with defaults, for comparing it with another.
 
 use crate::config::document::{Node, Object, parse_duration};
 use crate::config::key::{Key, Takes};

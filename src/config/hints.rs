@@ -1,5 +1,5 @@
-//! What was probably meant by a key or a word that is not known here: other programs' names, near
-//! misses, other sections.
+//! What was probably meant by an unknown key or word: other programs' names, near misses, other
+//! sections.
 
 use crate::config::KEYS;
 use crate::config::key::{Key, Takes};

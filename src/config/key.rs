@@ -1,5 +1,4 @@
-//! A setting is one row: its name, what it takes, what holds when it is left out, and what it
-//! means.
+//! A setting is one row: its name, what it takes, its default, and its meaning.
 //!
 //! A section lists its rows in its own file. Reading (`document/object.rs`), the JSON Schema
 //! (`schema.rs`), the hints about unknown keys (`hints.rs`) and the tables of README, which a test
@@ -38,23 +37,23 @@ pub(crate) enum Takes {
         keys: &'static [Key],
         wanted: &'static str,
     },
-    /// Anything else: in words, and as a JSON Schema.
+    /// Anything else: described in words, and as a JSON Schema.
     Other {
         wanted: &'static str,
         schema: &'static str,
     },
-    /// Refused by name, after its keys were checked where they are known already.
+    /// Refused by name as not built yet; its keys are checked if they are known already.
     NotBuilt(&'static [Key]),
 }
 
-/// What holds when a key is left out.
+/// What holds for a key that is left out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fallback {
-    /// It cannot be left out.
+    /// It must be given.
     Required,
     /// The same as if this JSON text were given.
     Value(&'static str),
-    /// Something that cannot be given.
+    /// Something that no value expresses.
     Nothing(&'static str),
 }
 
@@ -66,7 +65,7 @@ pub(crate) struct Word {
 }
 
 impl Key {
-    /// A key of the contract that is refused by name.
+    /// A documented key that is refused by name, as not built yet.
     pub(crate) const fn not_built(name: &'static str) -> Key {
         Key {
             name,
@@ -76,7 +75,7 @@ impl Key {
         }
     }
 
-    /// What it means, what it takes and what holds when it is left out, for an editor.
+    /// Its meaning, values and default, for an editor.
     pub(crate) fn description(&self) -> String {
         let default = match self.default {
             Fallback::Nothing(words) => format!(" Default: {words}."),
@@ -89,7 +88,7 @@ impl Key {
         )
     }
 
-    /// What it means, and what its words mean.
+    /// Its meaning, and that of its words.
     pub(crate) fn explanation(&self) -> String {
         let Takes::Word(words) = self.takes else {
             return self.meaning.to_owned();
@@ -103,7 +102,7 @@ impl Key {
 }
 
 impl Takes {
-    /// A duration with the bounds that hold unless a key says otherwise.
+    /// A duration within the usual bounds.
     pub(crate) const DURATION: Takes =
         Takes::Duration(Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
 

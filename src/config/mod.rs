@@ -1,12 +1,13 @@
 //! The configuration as it is used: every value checked, every default filled in.
 //!
-//! A configuration as written ([`Document`]) becomes a [`Config`] here, once, at the edge; nothing
-//! behind it asks again whether a value is good. One file for each section: `proxy.rs`,
-//! `backends.rs`, `balance.rs`, `health_check.rs`, `timeouts.rs`, `limits.rs`, `admin.rs`; each
-//! setting is a row there (`key.rs`), and to add one is to add its row, its field, the line that
-//! reads it, its words in `--check`, and its line of README, which a test asks for. `budget.rs`
-//! says what a configuration costs, `summary.rs` is what `--check` prints, `warnings.rs` what it
-//! warns of. Read `proxy.rs` next.
+//! A configuration as written ([`Document`]) becomes a [`Config`] here, once; no later code checks
+//! a value again. One file for each section: `proxy.rs`, `backends.rs`, `balance.rs`,
+//! `health_check.rs`, `timeouts.rs`, `limits.rs`, `admin.rs`. Each setting is a row there
+//! (`key.rs`); to add one, add its row, its field, the line that reads it, its words in `--check`,
+//! and its line of README, which a test asks for. `budget.rs` is what a configuration costs,
+//! `summary.rs` what `--check` prints, `warnings.rs` what it warns of.
+//!
+//! Read next: `config/proxy.rs`.
 
 use std::path::Path;
 
@@ -108,7 +109,7 @@ pub(crate) const KEYS: &[Key] = &[
 /// A whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What clients meet.
+    /// The listening side.
     pub proxy: Proxy,
     /// How a backend is chosen.
     pub balance: BalanceSettings,
@@ -120,7 +121,7 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How large anything may be.
     pub limits: Limits,
-    /// None: there is no admin interface.
+    /// None: no admin interface.
     pub admin: Option<Admin>,
     /// The value of each key by its path, but for those of `backends`.
     values: Vec<(String, String)>,
@@ -139,7 +140,7 @@ impl Config {
 
     /// The configuration of `--backends URL,URL --port N`: everything else has its default.
     pub fn from_flags(backends: &str, port: &str) -> Result<Config, ConfigError> {
-        // Written as the file that says the same, so that defaults and checks have one home.
+        // Written as the equivalent file, so that defaults and checks are in one place.
         let urls: Vec<_> = backends
             .split(',')
             .map(|url| Json::object([("url", Json::text(url))]))

@@ -1,4 +1,4 @@
-//! The section `proxy`: what clients meet, and whose word about other clients is believed.
+//! The section `proxy`: the listening side, and which clients' forwarded fields are trusted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -45,7 +45,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "max_connections",
         takes: Takes::Integer(1, 1_000_000),
         default: Fallback::Value("10000"),
-        meaning: "client connections at once, as far as the descriptor limit allows. At the limit the connection that has been idle longest, after an answer or for 1 s since it was accepted, is closed to make room; with none, new ones wait in the kernel's queue",
+        meaning: "client connections at once, as far as the descriptor limit allows. At the limit the connection that has been idle longest, after an answer or for 1 s since it was accepted, is closed to make room; with none, new ones wait in the kernel's queue. While some wait, answers say `Connection: close`",
     },
     Key {
         name: "access_log",
@@ -95,9 +95,9 @@ pub struct Proxy {
     pub address: Option<IpAddr>,
     pub mode: Mode,
     pub workers: usize,
-    /// What the descriptor limit allows is in [`crate::config::descriptor_budget`].
+    /// The wish; what the descriptor limit allows is in [`crate::config::descriptor_budget`].
     pub max_connections: usize,
-    /// Whether that number stands in the configuration.
+    /// Whether the configuration sets that number.
     pub max_connections_is_set: bool,
     pub access_log: AccessLog,
     pub trust_forwarded: Trust,
@@ -171,7 +171,7 @@ impl AccessLog {
     }
 }
 
-/// Whose forwarded fields are believed.
+/// Which clients' forwarded fields are trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Those of no client.
@@ -183,7 +183,7 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Whether the forwarded fields of this client are believed.
+    /// Whether the forwarded fields of this client are trusted.
     pub fn trusts(&self, client: IpAddr) -> bool {
         match self {
             Trust::None => false,
@@ -192,16 +192,16 @@ impl Trust {
         }
     }
 
-    /// Whether an address in X-Forwarded-For is a trusted proxy's, behind which the client is to be
-    /// looked for. Where all clients are trusted no address is known to be a proxy's, and the
-    /// address next to us is the client's.
+    /// Whether an address in X-Forwarded-For is a trusted proxy's, so that the client is farther
+    /// away. If all clients are trusted no address is known to be a proxy's, and the address next
+    /// to us is the client's.
     pub(crate) fn is_proxy(&self, address: IpAddr) -> bool {
         matches!(self, Trust::Networks(_)) && self.trusts(address)
     }
 }
 
-/// All addresses that share a prefix. An IPv4-mapped IPv6 address is the IPv4 address, in the
-/// network as in the client.
+/// All addresses with a common prefix. An IPv4-mapped IPv6 address counts as the IPv4 address, in
+/// the network and in the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     /// The first bits of an IPv4 address and which bits count.

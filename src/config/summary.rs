@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::config::{Config, DescriptorBudget, backends, balance, descriptor_budget, health_check};
 use crate::text::words::counted;
 
-/// What would run under this descriptor limit, as lines for people. `costs`: further lines, each with its name.
+/// What would run under this descriptor limit, as lines for people. `costs`: further lines, each
+/// with its name.
 pub fn summary(config: &Config, descriptor_limit: u64, costs: &[(&str, String)]) -> String {
     let mut out = String::new();
     let mut rows = |name: &str, lines: &[String]| {

@@ -1,4 +1,4 @@
-//! The URL of a backend, taken apart.
+//! Parses the URL of a backend.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +22,7 @@ impl fmt::Display for UrlError {
     }
 }
 
-/// Takes a URL apart. A user, a query or a fragment would never be used: refused rather than
+/// Parses a URL. A user, a query or a fragment would never be used, so it is refused rather than
 /// ignored.
 pub(crate) fn parse(text: &str) -> Result<BackendUrl, UrlError> {
     let wrong = |what, hint: &str| {
@@ -112,8 +112,8 @@ fn host(text: &str) -> Option<Host> {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         });
-    // No top-level domain is a number: this is an address with a typing error, and resolvers read
-    // it in strange ways.
+    // No top-level domain is a number: this is a mistyped address, which resolvers read in strange
+    // ways.
     let last = name.rsplit('.').next()?.to_ascii_lowercase();
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
         || last

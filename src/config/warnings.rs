@@ -1,4 +1,4 @@
-//! What is valid but cannot work, or not as it was meant: told by `--check` and at the start, never
+//! What is valid but cannot work, or not as intended: reported by `--check` and at the start, never
 //! an error.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use crate::text::words::listed;
 /// How many URLs that occur twice are named.
 const REPEATED_URLS_MAX: usize = 5;
 
-/// One line for each thing that is valid and cannot work.
+/// One line for each thing that is valid but cannot work.
 pub fn warnings(config: &Config) -> Vec<String> {
     let backends = &config.backends;
     let mut warnings: Vec<String> = without_traffic(config).into_iter().collect();
@@ -24,7 +24,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Why no backend takes requests, or why none is what it was meant to be.
+/// Why no backend takes requests, or none the role that it was given.
 fn without_traffic(config: &Config) -> Option<String> {
     let backends = &config.backends;
     let refusal = match config.proxy.mode {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_that_take_no_requests_are_told() {
+    fn backends_that_take_no_requests_are_warned_of() {
         assert_warns(
             PORT,
             r#"{"url":"http://a","weight":0},{"url":"http://b","weight":0}"#,
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_the_listener_is_told() {
+    fn a_backend_that_is_the_listener_is_warned_of() {
         for (proxy, url, is_own) in [
             (PORT, "http://localhost:8080", true),
             (PORT, "http://127.0.0.1:8080", true),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_given_twice_is_told_once() {
+    fn a_url_that_is_given_twice_is_warned_of_once() {
         assert_warns(
             PORT,
             r#"{"url":"http://a/x/"},{"url":"http://b"},{"url":"http://A:80/x"}"#,

@@ -1,9 +1,10 @@
 //! `Accepted`: what comes before the first request on a new connection.
 //!
-//! Most have nothing: they are `Idle` at once. A listener of `proxy.accept_proxy_protocol` reads
-//! the client's address first, and in tcp mode there is no request to wait for at all.
+//! Most connections have nothing of the kind and are `Idle` at once. With
+//! `proxy.accept_proxy_protocol` the client's address comes first, and in tcp mode there is no
+//! request at all.
 //!
-//! Read next: `request_head`, or `connecting` for tcp mode.
+//! Read next: `exchange/request_head.rs`, or `exchange/connecting.rs` for tcp mode.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
@@ -13,26 +14,27 @@ use crate::net::clock::{Clock, Millis, NEVER};
 use crate::net::connection::Received;
 use crate::net::proxy_protocol::{self, HEADER_BYTES_MAX};
 
-/// A connection on which something else than a request comes first.
+/// A connection on which something comes before the first request.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    /// Since when it is open.
+    /// When it was accepted.
     pub(super) since: Millis,
     /// The same in microseconds.
     since_us: u64,
-    /// By when its PROXY protocol header must be whole.
+    /// The deadline of its PROXY protocol header.
     pub(super) until: Millis,
 }
 
-/// What follows.
+/// What comes next.
 pub(super) enum Next {
-    /// The header is not whole yet.
+    /// More of the header.
     Wait,
     /// A request.
     Idle,
-    /// A backend, in tcp mode.
+    /// A backend: tcp mode.
     Connect(Box<Busy>),
-    /// The connection ends without a word: what connected is not the proxy that may connect here, or is gone.
+    /// The connection ends without an answer: the peer is gone, or is not the proxy that may
+    /// connect here.
     Close(CloseReason),
 }
 
@@ -45,7 +47,7 @@ impl Accepted {
         }
     }
 
-    /// Reads the PROXY protocol header if there must be one, and goes on to what is served here.
+    /// Reads the PROXY protocol header where one must come.
     pub(super) fn advance(&mut self, client: &mut ClientSide, cx: &mut Context) -> Next {
         if cx.snapshot.config.proxy.accept_proxy_protocol
             && let Err(next) = self.read_proxy_header(client, cx)

@@ -1,8 +1,8 @@
 //! A worker's connections to backends: lent to an exchange, or idle and waiting for the next.
 //!
 //! A connection moves between the two and is registered with the poller once, so its token leads
-//! here, and here stands who has it now. Idle ones are used last in, first out: the fewest stay
-//! open, and those that do are fresh.
+//! here, where its present holder is known. Idle connections are used last in, first out: the
+//! fewest stay open, and those are fresh.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,10 +21,11 @@ use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::state::{BackendId, IdlePlace};
 
-/// Connections to backends that are gone that are closed in one turn of the worker: closing one takes some microseconds.
+/// Connections to removed backends that are closed in one turn of the worker: closing one takes
+/// some microseconds.
 const CLOSED_AT_ONCE_MAX: usize = 64;
 
-/// A connection to a backend in the hands of an exchange.
+/// A connection to a backend, lent to an exchange.
 #[derive(Debug)]
 pub(crate) struct BackendConnection {
     /// The socket.
@@ -38,15 +39,15 @@ pub(crate) struct BackendConnection {
 #[derive(Debug)]
 pub(crate) struct BackendConnections {
     places: Slab<Place>,
-    /// For each backend of the pool that is live, in its order.
+    /// For each backend of the live pool, in its order.
     idle: Vec<IdleList>,
-    /// Idle connections to backends that are gone, not yet closed.
+    /// Idle connections to removed backends, not yet closed.
     leaving: Vec<Key>,
-    /// Before this none of them expires. It may be too early, since those that are lent again do not move it.
+    /// No idle connection expires before this. It may be too early, since lending does not move it.
     next_expiry: Millis,
-    /// How many there may be beyond one for each client.
+    /// How many idle connections there may be beyond one for each client.
     idle_max: usize,
-    /// How many there may be.
+    /// How many connections there may be, idle and lent.
     max: usize,
 }
 
@@ -56,13 +57,13 @@ enum Place {
         client: Key,
     },
     Idle {
-        /// Given back when the connection is closed or lent.
+        /// Released when the connection is closed or lent.
         place: IdlePlace,
         connection: Connection,
     },
 }
 
-/// The idle connections to one backend, the one idle longest first.
+/// The idle connections to one backend, longest idle first.
 #[derive(Debug)]
 struct IdleList {
     backend: BackendId,
@@ -76,13 +77,14 @@ struct Idle {
 }
 
 impl BackendConnections {
-    /// What one takes, idle or lent; the buffers of a lent one belong to its exchange.
+    /// Bytes of one connection here; the buffers of a lent one belong to its exchange.
     pub(crate) const BYTES_EACH: usize = Slab::<Place>::BYTES_EACH + 2 * size_of::<Idle>();
 
-    /// What lies free beside them.
+    /// Bytes that lie free beside them.
     pub(crate) const BLOCK_BYTES: usize = Slab::<Place>::BLOCK_BYTES;
 
-    /// At most `idle_max` beyond one for each client; idle ones to the backends of `pool`.
+    /// Keeps idle connections to the backends of `pool`, at most `idle_max` beyond one for each
+    /// client.
     pub(crate) fn new(idle_max: usize, pool: &Pool) -> Self {
         let mut connections = Self {
             places: Slab::default(),
@@ -96,8 +98,8 @@ impl BackendConnections {
         connections
     }
 
-    /// Keeps idle connections to the backends of this pool from now on, and no others. Those to backends that are gone are
-    /// closed by `expire`, a few at a time: there may be many, and other clients wait.
+    /// From now on keeps idle connections to the backends of this pool only. The others are closed
+    /// by `expire`, a few at a time: there may be many, and other clients wait.
     pub(crate) fn follow(&mut self, pool: &Pool, idle_max: usize) {
         let clients = self.max - self.idle_max;
         self.idle_max = idle_max;
@@ -125,7 +127,8 @@ impl BackendConnections {
         }
     }
 
-    /// The worker has so many clients now: closes idle connections beyond what is left for them.
+    /// The worker has so many clients now: closes the idle connections for which no descriptor is
+    /// left.
     pub(crate) fn set_clients(&mut self, count: usize) {
         self.max = self.idle_max.saturating_add(count);
         while self.places.len() > self.max && self.close_oldest() {}
@@ -144,7 +147,7 @@ impl BackendConnections {
         closed.is_some_and(|key| self.places.remove(key).is_some())
     }
 
-    /// How many there are, idle and lent.
+    /// How many connections there are, idle and lent.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
@@ -164,8 +167,8 @@ impl BackendConnections {
         }
     }
 
-    /// Begins to connect for `client`. The connection is there once the poller says it is writable. An idle connection
-    /// to any backend makes room for it where need be.
+    /// Begins to connect for `client`. The connection is open once the poller reports it writable.
+    /// If need be, the longest-idle connection to any backend makes room for it.
     pub(crate) fn open(
         &mut self,
         address: SocketAddr,
@@ -190,7 +193,7 @@ impl BackendConnections {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        // Heads and chunks are sent in one piece; waiting for more would only delay them.
+        // Heads and chunks are sent in one piece; waiting for more (Nagle) would only delay them.
         sockopt::set_tcp_nodelay(&socket, true)?;
         let connection = Connection::connecting(TcpStream::from(socket));
         let key = self.places.insert_with(|_| Place::Lent { client });
@@ -205,7 +208,7 @@ impl BackendConnections {
         })
     }
 
-    /// Lends the idle connection of `backend` that was used last.
+    /// Lends the connection to `backend` that was idle the shortest time.
     pub(crate) fn take_idle(
         &mut self,
         backend: &Backend,
@@ -213,7 +216,7 @@ impl BackendConnections {
         now: Millis,
     ) -> Option<BackendConnection> {
         let idle = self.list(backend)?;
-        // The newest one is the last to expire.
+        // The newest expires last.
         idle.back().filter(|newest| newest.expires > now)?;
         let Idle { key, .. } = idle.pop_back()?;
         let place = self
@@ -230,9 +233,10 @@ impl BackendConnections {
         }
     }
 
-    /// The idle connections to a backend, unless it is gone.
+    /// The idle connections to a backend, unless it has been removed.
     fn list(&mut self, backend: &Backend) -> Option<&mut VecDeque<Idle>> {
-        // Its place in the pool from which it was chosen, which is most often the one that is live; else it is looked for.
+        // Most often the pool from which it was chosen is the live one, and its place there the
+        // same; otherwise search.
         let guess = self.idle.get(backend.index);
         let at = match guess {
             Some(list) if list.backend == backend.id => backend.index,
@@ -244,8 +248,8 @@ impl BackendConnections {
         Some(&mut self.idle[at].connections)
     }
 
-    /// Keeps a connection whose exchange has ended cleanly until `expires`, or closes it when
-    /// `backend` has `idle_max` of them already, or is gone.
+    /// Keeps a connection whose exchange has ended cleanly, until `expires`; closes it when
+    /// `backend` has `idle_max` of them already or has been removed.
     pub(crate) fn park(
         &mut self,
         lent: BackendConnection,
@@ -283,8 +287,8 @@ impl BackendConnections {
         drop(connection);
     }
 
-    /// Takes an event. Gives the client whose exchange it is for, or nothing when the connection
-    /// was idle: what comes then, bytes or an end, was not asked for, and discards it.
+    /// Notes an event. Returns the client whose exchange it is for; none if the connection was
+    /// idle: bytes or an end are then unexpected, and the connection is closed.
     pub(crate) fn note(&mut self, key: Key, readiness: Readiness) -> Option<Key> {
         match self.places.get_mut(key)? {
             Place::Lent { client } => Some(*client),
@@ -302,7 +306,8 @@ impl BackendConnections {
         }
     }
 
-    /// Closes the connections that have been idle too long, and some of those whose backend is gone.
+    /// Closes connections that have been idle too long, and some of those whose backend has been
+    /// removed.
     pub(crate) fn expire(&mut self, now: Millis) {
         if self.next_expiry > now {
             return;
@@ -331,7 +336,7 @@ impl BackendConnections {
         }
     }
 
-    /// When `expire` next has something to do, or earlier.
+    /// When `expire` has something to do next, or earlier.
     pub(crate) fn next_expiry(&self) -> Millis {
         self.next_expiry
     }

@@ -5,7 +5,7 @@ use std::io;
 use crate::exchange::relay::RelayError;
 use crate::net::errno::is_our_shortage;
 
-/// What there is to know about a reason.
+/// One row of the table.
 #[derive(Debug)]
 struct Row {
     /// For log lines.
@@ -24,7 +24,7 @@ struct Row {
     is_error: bool,
 }
 
-/// Makes the enum and its table, a row at the place of each variant, so that none can be without.
+/// Makes the enum and its table from the same rows, so that no variant is without one.
 macro_rules! close_reasons {
     ($($name:ident, $metric:literal, $is_error:ident, $text:literal;)*) => {
         /// Why a client's connection ended.
@@ -44,7 +44,7 @@ macro_rules! close_reasons {
     };
 }
 
-/// The two kinds, for the table.
+/// The two kinds.
 const USUAL: bool = false;
 const ERROR: bool = true;
 
@@ -58,8 +58,8 @@ close_reasons! {
     ClientGone,         "client_gone",          ERROR, "the client went away";
     NoProxyHeader,      "no_proxy_header",      ERROR, "no PROXY protocol header";
     // In tcp mode, where there is no status to answer with.
-    NoBackend,          "no_backend",           ERROR, "no backend took it";
-    // The two of a request's body: after its response had begun; before that it is answered.
+    NoBackend,          "no_backend",           ERROR, "no backend could be connected to";
+    // Both after the response had begun; before that, the failure is answered.
     ClientBodyTimeout,  "client_body_timeout",  ERROR, "the request's body did not come in time";
     BadRequestBody,     "bad_request_body",     ERROR, "the request's body was bad after its response had begun";
     ClientWriteTimeout, "client_write_timeout", ERROR, "the client did not take the response in time";
@@ -68,7 +68,7 @@ close_reasons! {
     TunnelTimeout,      "tunnel_timeout",       ERROR, "nothing passed through the tunnel in time";
     TunnelBroke,        "tunnel_broke",         ERROR, "one side of the tunnel broke";
     LingerTimeout,      "linger_timeout",       ERROR, "the client went on sending after the last answer";
-    OurShortage,        "our_shortage",         ERROR, "we were short of memory";
+    OurShortage,        "our_shortage",         ERROR, "rondo is out of memory";
     Panic,              "panic",                ERROR, "an internal error";
 }
 
@@ -82,7 +82,7 @@ impl CloseReason {
         self.row().text
     }
 
-    /// Why a connection ends on whose client's side reading or writing failed.
+    /// The reason when reading from or writing to the client failed.
     pub(super) fn of_client(error: &io::Error) -> Self {
         if is_our_shortage(error) {
             CloseReason::OurShortage
@@ -91,7 +91,7 @@ impl CloseReason {
         }
     }
 
-    /// Why a tunnel ends in which reading or writing failed.
+    /// The reason when reading or writing failed in a tunnel.
     pub(super) fn of_tunnel(error: &RelayError) -> Self {
         match error {
             RelayError::Source(error) | RelayError::Sink(error) if is_our_shortage(error) => {
@@ -101,7 +101,7 @@ impl CloseReason {
         }
     }
 
-    /// What it says of an exchange that was under way: why it failed or was cut.
+    /// What the access line of the exchange says: why it failed or was cut.
     pub(super) fn of_exchange(self) -> Option<&'static str> {
         (self != CloseReason::Finished).then(|| self.text())
     }

@@ -1,10 +1,10 @@
 //! Connecting: which backend, and over which connection.
 //!
-//! Retry is a loop through these stages: `fail` (exchange/ending.rs) looks a failure up, the backend is
-//! marked as tried, and `choose` is entered again until a request has gone out or no backend is
-//! left. The set of those tried only grows, so the loop ends.
+//! A retry is a loop through these stages: `fail` (exchange/ending.rs) looks the failure up, the
+//! backend is marked as tried, and `choose` runs again, until the request has been sent or no
+//! backend is left. The set of tried backends only grows, so the loop ends.
 //!
-//! Read next: pool/mod.rs, how a backend is chosen; then sending.rs.
+//! Read next: `pool/mod.rs`, how a backend is chosen.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ use crate::exchange::state::{Opening, Stage, Step, To, Walk};
 use crate::net::clock::{Clock, Millis};
 use crate::pool::{Choice, Event, Wish};
 
-/// Chooses a backend, and takes an idle connection to it or opens one.
+/// Chooses a backend, and takes an idle connection to it or opens a new one.
 pub(super) fn choose(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -60,7 +60,8 @@ pub(super) fn choose(
     let now = cx.clock.now();
     if !cx.is_tcp() {
         while let Some(mut lent) = cx.backends.take_idle(&chosen.place, client.key, now) {
-            // What cannot be sent twice is not risked on a connection that has just been closed.
+            // A request that cannot be sent twice goes only over a connection that a peek shows to
+            // be open.
             if exchange.may_repeat() || lent.connection.is_silent() {
                 *stage = Stage::Forwarding(BackendSide::new(chosen, lent));
                 return Step::Again;
@@ -71,7 +72,7 @@ pub(super) fn choose(
     open(client, stage, chosen, exchange, cx)
 }
 
-/// Goes on with the backend that was chosen, over a fresh connection.
+/// Goes on with the chosen backend, over a new connection.
 pub(super) fn connect(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -107,8 +108,8 @@ fn open(
     try_next_address(client, stage, (chosen, walk), exchange, None, cx)
 }
 
-/// Begins to connect to the backend's next address. After the last one it is `failure` that
-/// counts, unless it only says that an address could not be tried and another one failed.
+/// Begins to connect to the backend's next address. When none is left, `failure` is the result,
+/// unless it only says that an address could not be tried and another address has failed.
 fn try_next_address(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -143,7 +144,7 @@ fn try_next_address(
     connect_failed(client, stage, chosen, exchange, failure, cx)
 }
 
-/// The connect has ended: the request goes out, or the next address is tried.
+/// The connect has ended: sends the request, or tries the next address.
 fn finish_connect(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -164,7 +165,7 @@ fn finish_connect(
     Step::Again
 }
 
-/// A connect ended without a connection.
+/// A connect has failed.
 fn address_failed(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -195,7 +196,7 @@ pub(super) fn connect_timed_out(
             let failure = Failure::ConnectTimeout(opening.address);
             address_failed(client, stage, opening, exchange, failure, cx)
         }
-        // The time may have run out in the moment in which the connection opened.
+        // The connection may have opened at the moment in which the time ran out.
         opened => {
             *stage = opened;
             Step::Again
@@ -203,7 +204,7 @@ pub(super) fn connect_timed_out(
     }
 }
 
-/// No address of the backend could be connected to.
+/// None of the backend's addresses could be connected to.
 fn connect_failed(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -217,8 +218,7 @@ fn connect_failed(
 }
 
 impl Walk {
-    /// The next address, and until when it may take to answer: an equal share of the time that is
-    /// left for all of them.
+    /// The next address, and the deadline for it: an equal share of the time left for all.
     fn next_address(&mut self, now: Millis) -> Option<(SocketAddr, Millis)> {
         let address = *self.addresses.get(self.next)?;
         let left_count = (self.addresses.len() - self.next) as u64;
@@ -229,11 +229,11 @@ impl Walk {
 }
 
 impl BackendConnection {
-    /// What a connect to `address` has come to.
+    /// The result of a connect to `address`.
     fn result(&self, address: SocketAddr) -> Result<(), Failure> {
         match self.connection.take_error() {
-            // TCP meets itself where the kernel picks the port of a backend that does not listen for
-            // our end of the connection.
+            // TCP self-connect: towards a local port on which nothing listens, the kernel may pick
+            // that very port as our source port.
             Ok(None) if self.connection.is_connected_to_itself(address) => {
                 Err(Failure::ConnectRefused(address, Errno::CONNREFUSED))
             }

@@ -18,8 +18,8 @@ use crate::text::timestamp::HttpDate;
 /// Exchanges kept for the next request; more are given back to the allocator.
 pub(crate) const SPARE_MAX: usize = 256;
 
-/// A snapshot with a count of its own for each worker: to count in the shared one for each exchange would have all workers
-/// write to one cache line.
+/// A snapshot with a reference count of its own for each worker: with the shared count, each
+/// exchange would make all workers write to one cache line.
 pub(crate) type OwnCount = Arc<Arc<Snapshot>>;
 
 /// A worker's resources. They belong to one thread; only `live` is shared.
@@ -27,11 +27,11 @@ pub(crate) type OwnCount = Arc<Arc<Snapshot>>;
 pub(crate) struct Context {
     /// What all threads share.
     pub live: Arc<Live>,
-    /// The snapshot by which this batch of events goes; an exchange keeps the one with which it began.
+    /// The snapshot of this batch of events; an exchange keeps the one with which it began.
     pub snapshot: OwnCount,
     /// Where sockets are registered.
     pub poller: Poller,
-    /// The time, as of this batch of events.
+    /// Read once for this batch of events.
     pub clock: Clock,
     /// The time of day for Date fields.
     pub date: HttpDate,
@@ -39,7 +39,7 @@ pub(crate) struct Context {
     pub tools: Tools,
     /// Connections to backends.
     pub backends: BackendConnections,
-    /// Names for requests that have none.
+    /// Ids for requests that have none.
     pub request_ids: RequestIds,
     /// The last exchanges, explained.
     pub decisions: Arc<Decisions>,
@@ -47,7 +47,7 @@ pub(crate) struct Context {
     pub access_log: AccessLogWriter,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
     spare: Vec<Box<Busy>>,
-    /// The fewest spare exchanges since the last time that memory was given back: so many are not needed.
+    /// The fewest spare exchanges since memory was last given back: so many are not needed.
     spare_min: usize,
 }
 
@@ -74,7 +74,7 @@ impl Context {
         }
     }
 
-    /// Goes by another snapshot from now on. What is under way keeps its own.
+    /// Takes up another snapshot. Exchanges under way keep their own.
     pub(crate) fn follow(&mut self, snapshot: &Arc<Snapshot>) {
         self.tools.pipes.set_max(snapshot.descriptors.pipes);
         self.backends
@@ -87,17 +87,18 @@ impl Context {
         self.snapshot.draining_since.is_some()
     }
 
-    /// Whether a connection is closed after its answer: the process stops, or other clients wait for a place.
+    /// Whether a connection is closed after its response: the process drains, or other clients wait
+    /// to connect.
     pub(crate) fn closes_after_answer(&self) -> bool {
         self.is_draining() || self.live.admission.newcomers_wait()
     }
 
-    /// Whether there are no requests, only connections to pass on.
+    /// Whether connections are balanced instead of requests.
     pub(crate) fn is_tcp(&self) -> bool {
         self.snapshot.config.proxy.mode == Mode::Tcp
     }
 
-    /// An unused exchange, as new, with the settings of this moment.
+    /// An empty exchange with the present settings.
     pub(crate) fn take_exchange(&mut self) -> Box<Busy> {
         let spare = self.spare.pop();
         self.spare_min = self.spare_min.min(self.spare.len());
@@ -106,7 +107,7 @@ impl Context {
         busy
     }
 
-    /// Takes an exchange back when it is over, with everything that it had borrowed.
+    /// Takes back an exchange that is over, and all that it had borrowed.
     pub(crate) fn put_back(&mut self, mut busy: Box<Busy>) {
         busy.clear(&mut self.backends, &mut self.tools.pipes);
         if self.spare.len() < SPARE_MAX {
@@ -121,9 +122,9 @@ impl Context {
             || self.backends.has_unused()
     }
 
-    /// Gives back the memory that has not been used since the last time.
+    /// Gives back memory that was unused since the last time.
     pub(crate) fn give_back(&mut self) {
-        // From the front: the last ones are those that are used again.
+        // From the front: the last ones are those in use.
         self.spare.drain(..self.spare_min);
         self.spare_min = self.spare.len();
         self.tools.out.clear();

@@ -1,6 +1,7 @@
-//! The endings of an exchange: how it fails, is refused or abandoned, finishes, and what becomes of the connections.
+//! How an exchange ends: it fails, is refused or abandoned, or finishes; and what becomes of its
+//! connections.
 //!
-//! Read next: record.rs, what is written down of it.
+//! Read next: `exchange/record.rs`, what is logged. An answer of our own is in `exchange/reply.rs`.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
@@ -17,10 +18,10 @@ use crate::net::errno::is_our_shortage;
 use crate::pool::Event;
 use crate::pool::trace::Rule;
 
-/// What the log says of a request for which no backend may be asked.
+/// The log's reason when no backend may take a request.
 pub(super) const UNAVAILABLE: &str = "no backend may take it";
 
-/// Acts on what made an exchange leave its backend.
+/// Acts on the trouble that ended forwarding.
 pub(super) fn leave(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -37,7 +38,7 @@ pub(super) fn leave(
             }
             refuse(client, exchange, status, reason, cx)
         }
-        // What the client got must not pass for complete: its connection is cut.
+        // What the client received must not look complete: its connection is cut.
         Trouble::Broke(error) => {
             let backend = stage.chosen().map(|chosen| &*chosen.place);
             log_failure(client, exchange, backend, None, &error, cx);
@@ -77,7 +78,7 @@ pub(super) fn fail(
     let tries = &mut exchange.tries;
     tries.used += u32::from(row.costs_try);
     match row.event {
-        // One request may kill each backend that serves it: it is blamed on one of them.
+        // A request may kill each backend that serves it: only one of them is blamed.
         Some(event @ (Event::Died | Event::NotHttp)) if !tries.has_blamed => {
             tries.has_blamed = true;
             cx.snapshot.pool.report(backend, event, &failure);
@@ -124,13 +125,13 @@ pub(super) fn give_up(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut
     reply(client, exchange, status, Some(reason), cx)
 }
 
-/// The client left without a (whole) request: there is no answer to give and nothing to log.
+/// The client left without a complete request: nothing to answer and nothing to log.
 pub(super) fn abandon(reason: CloseReason) -> Step {
     Step::Over(End::Abandoned(reason))
 }
 
-/// A request that cannot be understood, or not be taken: after the answer the connection ends,
-/// since where its next request would begin is not known.
+/// Refuses a request that cannot be understood or taken. The connection ends after the answer,
+/// since the beginning of a next request is unknown.
 pub(super) fn refuse(
     client: &mut ClientSide,
     exchange: &mut Exchange,
@@ -142,8 +143,8 @@ pub(super) fn refuse(
     reply(client, exchange, status, Some(reason), cx)
 }
 
-/// Both sides are done: the backend's connection is kept for the next exchange if it may be,
-/// and the client's goes on to its next request.
+/// Both sides are done: keeps the backend's connection for another exchange if it may be kept, and
+/// the client's for its next request.
 pub(super) fn finish(client: &mut ClientSide, busy: &mut Busy, cx: &mut Context) -> After {
     record(client, busy, None, cx);
     let exchange = &busy.exchange;
@@ -164,18 +165,18 @@ pub(super) fn finish(client: &mut ClientSide, busy: &mut Busy, cx: &mut Context)
     }
 }
 
-/// Keeps the backend's connection after an exchange that ended exactly; closes any other.
+/// Keeps the backend's connection after an exchange that ended cleanly; closes it otherwise.
 fn keep_connection(mut backend: BackendSide, exchange: &Exchange, cx: &mut Context) {
     let limits = &exchange.settings.config.limits;
     let place = &backend.chosen.place;
     let connection = &mut backend.lent.connection;
     let ended_exactly = backend.reusable
-        // That one has been told the address of this client.
+        // Such a connection carries this client's address in its PROXY header.
         && !place.settings.send_proxy_protocol
         && exchange.request_side == RequestSide::Sent
         && connection.buffered().is_empty()
         && !connection.has_ended()
-        // A read that filled its buffer, or a splice, has not seen that nothing follows.
+        // A read that filled its buffer, or a splice, has not shown that nothing follows.
         && (!connection.is_readable() || connection.is_silent());
     if ended_exactly {
         let expires = Clock::after(
@@ -203,7 +204,7 @@ pub(super) fn finish_reply(client: &ClientSide, busy: &mut Busy, cx: &mut Contex
     }
 }
 
-/// The exchange is cut short with its connection: what was under way is written down.
+/// Logs an exchange that is cut short with its connection.
 pub(super) fn cut(client: &mut ClientSide, busy: &mut Busy, reason: CloseReason, cx: &mut Context) {
     let Exchange {
         persistence,

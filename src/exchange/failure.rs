@@ -4,7 +4,7 @@
 //! decides whether a request is sent again, whether the backend is to blame, or which status a
 //! failure gives; each failure is looked up once.
 //!
-//! Read next: exchange/connecting.rs, which acts on the rows.
+//! Read next: `exchange/ending.rs`, which acts on the rows.
 
 use std::fmt;
 use std::io;
@@ -41,7 +41,7 @@ pub(crate) enum Failure {
     NotHttp,
 }
 
-/// What the connection that failed had carried before.
+/// What the failed connection had carried before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
     /// Nothing: it was opened for this exchange.
@@ -53,12 +53,12 @@ pub(crate) enum Age {
 /// What may still be done with the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// No byte of it went out: it can go anywhere, whatever it is.
+    /// No byte of it was sent: it can go to any backend, whatever it is.
     Unsent,
-    /// No byte of a response came, it is idempotent (RFC 9110 9.2.2), and every byte of its body
-    /// sent so far is still held.
+    /// No byte of a response came, the request is idempotent (RFC 9110 9.2.2), and every byte of
+    /// its body sent so far is still held.
     Repeatable,
-    /// It may have been acted upon, and must not be sent again.
+    /// It may have been acted upon and must not be sent again.
     Spent,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Row {
     pub next: Next,
     /// Whether it used up one of `balance.tries`.
     pub costs_try: bool,
-    /// What the pool is told of the backend.
+    /// What the pool learns about the backend.
     pub event: Option<Event>,
     /// The status for the client when no backend is left to ask.
     pub status: u16,
@@ -91,7 +91,7 @@ pub(crate) struct Row {
 }
 
 impl Failure {
-    /// What follows from it.
+    /// Looks the failure up.
     #[rustfmt::skip]
     pub(crate) fn row(self, connection: Age, request: Request) -> Row {
         use Age::{Fresh, Reused};
@@ -102,10 +102,10 @@ impl Failure {
                 (OtherBackend, false, Some(Event::ConnectFailed), 502, Outcome::ConnectFailed),
             (Failure::ConnectTimeout(_), ..) =>
                 (OtherBackend, true, Some(Event::ConnectFailed), 504, Outcome::ConnectTimedOut),
-            // Ports are counted for each address, so another backend may have one left.
+            // Ports are counted for each address, so another backend may have a free one.
             (Failure::NoPort(_), ..) =>
                 (OtherBackend, false, None, 503, Outcome::OurShortage),
-            // Another backend would need the same thing that we lack.
+            // Another backend would need the very thing that we lack.
             (Failure::NoDescriptor(_), ..) =>
                 (Answer, false, None, 503, Outcome::OurShortage),
             (Failure::NoMemory(_), Reused, Unsent | Repeatable) =>
@@ -129,13 +129,13 @@ impl Failure {
             // Slow is not dead, and the request may be running.
             (Failure::HeadTimeout, ..) =>
                 (Answer, true, None, 504, Outcome::HeadTimedOut),
-            // One client could else take every backend away with one request each.
+            // Otherwise one client could take every backend out with one request each.
             (Failure::RefusedHead(_), ..) =>
                 (Answer, true, None, 502, Outcome::RefusedHead),
             (Failure::NotHttp, Fresh, _) =>
                 (Answer, true, Some(Event::NotHttp), 502, Outcome::NotHttp),
-            // It has spoken HTTP on this connection before: rather the rest of an answer that was
-            // longer than it said.
+            // The connection has carried HTTP before: these are rather surplus bytes of the last
+            // response.
             (Failure::NotHttp, Reused, _) =>
                 (Answer, true, None, 502, Outcome::NotHttp),
         };
@@ -168,7 +168,7 @@ impl Failure {
     /// Sorts a response head that is refused for `reason`; `bytes`: what there is of it.
     pub(crate) fn of_head(reason: &'static str, bytes: &[u8]) -> Self {
         const NAME: &[u8] = b"HTTP/";
-        // An empty line before the status line is wrong and still HTTP.
+        // An empty line before the status line is invalid, but still HTTP.
         let start = bytes
             .iter()
             .take_while(|byte| matches!(byte, b'\r' | b'\n'))
@@ -193,7 +193,7 @@ impl fmt::Display for Failure {
                 write!(f, "connect to {address}: no local port or address is left")
             }
             Failure::NoDescriptor(errno) => write!(f, "no connection could be opened: {errno}"),
-            Failure::NoMemory(errno) => write!(f, "we were short of memory: {errno}"),
+            Failure::NoMemory(errno) => write!(f, "rondo is out of memory: {errno}"),
             Failure::Ended(None) => f.write_str("it closed the connection before a response head"),
             Failure::Ended(Some(errno)) => write!(f, "{errno} before a response head"),
             Failure::HeadTimeout => f.write_str("no response head in time"),
@@ -204,7 +204,7 @@ impl fmt::Display for Failure {
 }
 
 fn errno(error: &io::Error) -> Errno {
-    // All errors of sockets have a number; one that is made here stands for a broken connection.
+    // Every socket error has a number; an error made by std stands for a broken connection.
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 

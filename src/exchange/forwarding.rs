@@ -1,10 +1,10 @@
-//! Forwarding: the request on its way to the backend and the response on its way back, both at
-//! once.
+//! Forwarding: the rest of the request on its way to the backend, and the response on its way back,
+//! both at once.
 //!
-//! Each side goes as far as it can and says what it waits for. A deadline runs only against the
-//! peer that a side waits for.
+//! Each side goes as far as it can and then waits for one peer. A deadline runs only against the
+//! peer that is waited for.
 //!
-//! Read next: reply.rs, for what is answered when this fails; tunnel.rs, for what follows a 101.
+//! Read next: `exchange/relay.rs`, which moves a body. `exchange/tunnel.rs` follows a 101.
 
 use std::io;
 use std::time::Duration;
@@ -27,36 +27,36 @@ use crate::net::errno::is_our_shortage;
 use crate::pool::{Event, Pool};
 use crate::text::timestamp::HttpDate;
 
-/// The time that `Expect: 100-continue` may hold a request up before we say so ourselves.
+/// How long `Expect: 100-continue` may hold a request up before rondo answers with 100 itself.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an answer may take for a client that has closed its sending side.
+/// How long a response may take for a client that has closed its sending side.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
-/// What became of one side in one turn.
+/// What one side came to in one turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     /// It waits, or has ended.
     Rests,
-    /// It could go on at once.
+    /// There is more to do at once.
     Yields,
     /// A tunnel follows.
     Switches,
 }
 
-/// What was taken of a response's head.
+/// What was read of a response's head.
 enum Taken {
-    /// Nothing whole is there yet.
+    /// Nothing complete.
     Nothing,
     /// An interim response.
     Interim,
     /// The final one, with as much of the body as came with it.
     Final,
-    /// A 101 that was asked for.
+    /// A 101 that the client asked for.
     Upgrade,
 }
 
-/// Carries both sides as far as they go.
+/// Carries both sides as far as they can go.
 pub(super) fn forward(
     client: &mut ClientSide,
     backend: &mut BackendSide,
@@ -88,7 +88,7 @@ pub(super) fn forward(
     Ok(Step::Wait)
 }
 
-/// The request side: what is left of the head, then the body.
+/// The request side: the unsent rest of the head, then the body.
 fn forward_request(
     client: &mut ClientSide,
     backend: &mut BackendSide,
@@ -109,7 +109,7 @@ fn forward_request(
     if !exchange.held.is_empty() {
         let is_sent = connection.sent() != backend.sent_before;
         let has_more = exchange.request_relay.taken() > exchange.held.len() as u64;
-        // It is not sent again, whatever comes.
+        // It is never sent again.
         if has_more || is_sent && !exchange.request.is_idempotent() {
             exchange.held = Vec::new();
         }
@@ -128,7 +128,7 @@ fn forward_request(
             *wait = Wait::default();
         }
         Ok(Flow::Yield) => {
-            // It goes on: what it last waited for has come.
+            // Progress: the last wait is over.
             *wait = Wait::default();
             return Ok(Side::Yields);
         }
@@ -148,7 +148,7 @@ fn forward_request(
                 Trouble::Failed(Failure::of_connection(&error))
             });
         }
-        // The backend takes no more, but may have answered before: that answer counts.
+        // The backend takes no more, but may have answered before: that response counts.
         Err(RelayError::Sink(_)) => {
             exchange.request_side = RequestSide::Refused;
             *wait = Wait::default();
@@ -175,7 +175,8 @@ fn forward_response(
     match exchange.response_side {
         ResponseSide::Head => match read_response_head(client, backend, exchange, cx)? {
             Taken::Nothing => Ok(Side::Rests),
-            // A backend may send interim responses without end: the others' turn comes after each.
+            // A backend may send interim responses without end: other connections have a turn after
+            // each.
             Taken::Interim => Ok(Side::Yields),
             Taken::Upgrade => Ok(Side::Switches),
             Taken::Final => forward_response_body(client, backend, exchange, cx),
@@ -185,14 +186,14 @@ fn forward_response(
     }
 }
 
-/// Reads a response head and passes it on.
+/// Reads a response head and forwards it.
 fn read_response_head(
     client: &mut ClientSide,
     backend: &mut BackendSide,
     exchange: &mut Exchange,
     cx: &mut Context,
 ) -> Result<Taken, Trouble> {
-    // Interim responses do not pile up for a client that does not take them.
+    // Interim responses must not pile up for a client that does not read them.
     if !client
         .connection
         .flush()
@@ -215,14 +216,14 @@ fn read_response_head(
     Ok(taken)
 }
 
-/// Nothing of the final response is there yet.
+/// The final response has not come: sets the deadline for its head.
 fn await_response_head(client: &ClientSide, exchange: &mut Exchange, cx: &Context) {
     let now = cx.clock.now();
     if exchange.request_side == RequestSide::Sending {
         // The backend may wait for the rest of the request: no time runs against it.
         exchange.response_wait = Wait::default();
     } else if exchange.response_wait.what == WaitFor::HalfClosed {
-        // Runs from when the end was seen.
+        // Runs on from the moment in which the client's end was seen.
     } else {
         exchange.response_wait.set(
             WaitFor::ResponseHead,
@@ -250,7 +251,7 @@ pub(super) fn send_continue(
     exchange
         .request_wait
         .set(WaitFor::ClientBody, cx.clock.now(), timeout, true);
-    // The backend has said it meanwhile; or it has answered, and this would lie in the midst of that.
+    // A 100 was sent already, or the response has begun: a 100 now would corrupt it.
     if exchange.continued || exchange.status.is_some() {
         return Step::Again;
     }
@@ -261,7 +262,7 @@ pub(super) fn send_continue(
     }
 }
 
-/// Passes the body on.
+/// Forwards the response's body.
 fn forward_response_body(
     client: &mut ClientSide,
     backend: &mut BackendSide,
@@ -291,8 +292,8 @@ fn forward_response_body(
             *wait = Wait::default();
             return Ok(Side::Yields);
         }
-        // A client that has closed its sending side may be gone altogether, and an answer that
-        // is silent would never find out.
+        // A client that has closed its sending side may be gone, which a silent response would
+        // never find out.
         Ok(Flow::WaitSource)
             if client.connection.has_ended() && exchange.request_side != RequestSide::Sending =>
         {
@@ -318,14 +319,14 @@ fn forward_response_body(
 }
 
 impl Trouble {
-    /// The client does not take its response, or broke off its request.
+    /// The client does not read its response, or broke off its request.
     fn of_client(error: &io::Error) -> Self {
         Trouble::Close(CloseReason::of_client(error))
     }
 }
 
 impl Chosen {
-    /// The value of the cookie that binds the client to this backend, where it must be set.
+    /// The value of the cookie that binds the client to this backend, if it must be set.
     fn set_cookie(&self, scheme: Scheme) -> Option<&[u8]> {
         if self.set_cookie {
             self.place.set_cookie(scheme == Scheme::Https)
@@ -334,7 +335,7 @@ impl Chosen {
         }
     }
 
-    /// How the backend's answers are read.
+    /// How strictly the backend's responses are read.
     fn response_grammar(&self) -> Grammar {
         if self.place.settings.lenient {
             Grammar::LenientResponse
@@ -344,18 +345,18 @@ impl Chosen {
     }
 }
 
-/// What a worker lends for passing a head on, beside the buffer in which the head lies.
+/// What a worker lends for forwarding a head, beside the buffer that holds the head.
 struct Means<'a> {
     out: &'a mut Vec<u8>,
     pool: &'a Pool,
     date: &'a mut HttpDate,
     clock: &'a Clock,
-    /// Whether the client's connection is closed after the answer.
+    /// Whether the client's connection is closed after the response.
     closes: bool,
 }
 
 impl Exchange {
-    /// Takes one response head from the backend and passes it on.
+    /// Reads one response head from the backend and forwards it.
     fn take_response_head(
         &mut self,
         backend: &mut BackendSide,
@@ -434,8 +435,8 @@ impl Exchange {
         }
     }
 
-    /// Passes the head in `response` on, and what `rest` holds of the body. Gives how much of `rest`
-    /// was used.
+    /// Forwards the head in `response`, and what `rest` holds of the body. Returns how much of
+    /// `rest` was used.
     fn pass_on(
         &mut self,
         rest: &[u8],
@@ -454,8 +455,8 @@ impl Exchange {
         out.clear();
         if self.response.is_interim() {
             self.heard = Heard::Interim;
-            // One of them may have been made here already (see `send_continue`), and a client of
-            // HTTP/1.0 knows none (RFC 9110 15.2).
+            // A 100 may have been sent here already (see `send_continue`), and an HTTP/1.0 client
+            // knows no interim response (RFC 9110 15.2).
             let is_continue = self.response.status() == 100;
             if self.request.version() == Version::Http11 && !(is_continue && self.continued) {
                 write_interim(&self.response, out);
@@ -471,7 +472,8 @@ impl Exchange {
         let (framing, writer) = self.frame_for_client(body);
         let request_is_whole = self.request_relay.has_read_all();
         *reusable = self.response.keep_alive() && body != Body::UntilClose;
-        // A client that was told to wait before its body may send it or not; there is no way to know.
+        // A client that was never told to continue may send its body or not; there is no way to
+        // know.
         let unasked =
             self.request.expects_continue() && !self.continued && self.request_relay.taken() == 0;
         self.persistence.close_if(
@@ -505,7 +507,7 @@ impl Exchange {
         }
         self.response_relay = Relay::new(translator);
         self.status = Some(self.response.status());
-        // From here on nothing is sent again, and the head has been written.
+        // From here on the request is never sent again, and the response head is written.
         self.held = Vec::new();
         self.response.give_back();
         self.response_side = ResponseSide::Body;
@@ -516,7 +518,7 @@ impl Exchange {
         if self.response_relay.has_read_all() && self.request_side != RequestSide::Sending {
             chosen.place.give_back();
         }
-        // Of a malformed body the client gets what was right, as it would if it had come later.
+        // Of a malformed body the client receives what was valid before the error.
         let (used, plain) = translated
             .as_ref()
             .map_or((0, &[][..]), |(used, plain)| (*used, *plain));
@@ -527,8 +529,8 @@ impl Exchange {
         Ok((Taken::Final, used))
     }
 
-    /// Passes a 101 on, if it was asked for (RFC 9110 15.2.2). Before that the request's body goes out, for a client
-    /// changes the protocol only behind its whole request (RFC 9110 7.8).
+    /// Forwards a 101 if the client asked for it (RFC 9110 15.2.2). The request's body goes out
+    /// first: a client changes the protocol only behind its whole request (RFC 9110 7.8).
     fn pass_upgrade_on(
         &mut self,
         client: &mut Connection,
@@ -571,7 +573,8 @@ impl Exchange {
         Ok(Taken::Upgrade)
     }
 
-    /// Whether the client was never told to send its body, and needs not: its connection ends with the answer.
+    /// Whether the client's body is not waited for: the client was never told to send it, and its
+    /// connection ends with the response.
     fn waives_request_body(&self) -> bool {
         !self.persistence.is_kept()
             && self.request.expects_continue()
@@ -579,8 +582,9 @@ impl Exchange {
             && self.request_relay.taken() == 0
     }
 
-    /// How a body that comes framed as `body` is framed towards the client: a length stays a length,
-    /// and what has none is sent in chunks to a client that understands them (RFC 9112 6.1).
+    /// The framing of a body towards the client, when it comes framed as `body`: a length stays a
+    /// length, and a body without one is sent in chunks to a client that understands them (RFC 9112
+    /// 6.1).
     fn frame_for_client(&self, body: Body) -> (Body, Writer) {
         match (body, self.request.version()) {
             (Body::None | Body::Length(_), _) => (body, Writer::Plain),

@@ -1,5 +1,5 @@
-//! `Lingering`: our side is closed, and what the client still sends is thrown away, so that it does not make the kernel
-//! answer with a reset that destroys our answer (RFC 9112 9.6).
+//! `Lingering`: our side is closed, and what the client still sends is discarded; unread, it would
+//! make the kernel send a reset that destroys our answer (RFC 9112 9.6).
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::net::connection::{Connection, Received};
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES_MAX: u32 = 1024 * 1024;
 
-/// How long it lasts.
+/// A connection that lingers.
 #[derive(Debug)]
 pub(super) struct Lingering {
     /// When to give up.
     pub(super) until: Millis,
-    /// Bytes that may still be thrown away.
+    /// Bytes that may still be discarded.
     left: u32,
 }
 
@@ -33,7 +33,7 @@ impl Lingering {
         }
     }
 
-    /// Throws away what the client sends. `Some`: the connection is over.
+    /// Discards what the client sends. `Some`: the connection is over.
     pub(super) fn advance(
         &mut self,
         client: &mut Connection,

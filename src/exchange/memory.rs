@@ -1,7 +1,8 @@
-//! What one connection can hold at the most, and a worker beside its connections: two parts of the sum in `memory.rs`.
+//! The most that one connection can hold, and a worker beside its connections: two parts of the sum
+//! in `memory.rs`.
 //!
-//! A client and a backend may both be hostile, and work together. What the code lets them have held, all of it at the
-//! same time, is added up here from the constants by which the code is bound.
+//! A client and a backend may both be hostile, and work together. All that the code lets them have
+//! held at the same time is added up here, from the constants that bound the code.
 
 use crate::config::{Config, DescriptorBudget, Mode};
 use crate::exchange::Client;
@@ -20,20 +21,22 @@ use crate::net::slab::{Key, Slab};
 use crate::net::timers::Alarms;
 use crate::pool::trace::Decisions;
 
-/// A list that doubles when it is full has room for twice what is in it, and is copied once more when it grows.
+/// A list that doubles when it is full has room for twice its items, and exists twice while it
+/// grows.
 const DOUBLED: usize = 3;
 
-/// What lies in a worker's lists of one client.
+/// Bytes of one client in a worker's lists.
 const LISTED_BYTES: usize = Alarms::BYTES_EACH + IdleList::BYTES_EACH + size_of::<Key>();
 
-/// What depends on the configuration.
+/// The parts that depend on the configuration.
 struct Parts {
     /// A head and its list of fields.
     head: usize,
     /// A head as it is written for the backend, and for the client.
     request_head: usize,
     response_head: usize,
-    /// What was read of a request's body with its head, held and on its way; then what is read of it at once.
+    /// What one read takes of a request's body with its head, held and under way; then what later
+    /// reads take.
     request_body: usize,
     /// What is read of a response's body at once.
     response_body: usize,
@@ -62,17 +65,18 @@ fn parts(config: &Config) -> Parts {
     }
 }
 
-/// A client's connection with an exchange on it, and the backend's connection.
+/// A client's connection with an exchange, and the backend's connection.
 pub(crate) fn connection_bytes_max(config: &Config) -> usize {
     let parts = parts(config);
     let connection = Slab::<Client>::BYTES_EACH + DOUBLED * LISTED_BYTES;
     let tried = DOUBLED * config.backends.len().div_ceil(8);
     let exchange = size_of::<Busy>() + tried + BackendConnections::BYTES_EACH;
-    // The request's head is kept until the end, for another try and for the log; the backend may take nothing of what
-    // is written from it, and nothing of the body behind that. While a head arrives there is less.
+    // The request's head is kept to the end, for another try and for the log; the backend may take
+    // nothing of what is written from it, nor of the body behind it. While a head arrives there is
+    // less.
     let request = parts.head + parts.request_head + parts.request_body;
-    // A response's head arrives, then it is written, then it is given back but for the memory that is kept. What follows,
-    // a trailer section included, is not read before the client has taken that.
+    // A response's head arrives, then it is written, then all but a small buffer is given back.
+    // What follows, a trailer section included, is not read before the client has taken that.
     let response = parts.head.max(KEPT_BYTES + parts.response_head) + parts.response_body;
     connection + exchange + request + response
 }
@@ -82,12 +86,12 @@ pub(crate) fn idle_backend_connection_bytes() -> usize {
     BackendConnections::BYTES_EACH
 }
 
-/// What a worker has for its turns, and keeps for the next exchanges.
+/// What a worker has for its turns and keeps for the next exchanges.
 pub(crate) fn worker_bytes_max(config: &Config, budget: &DescriptorBudget) -> usize {
     let parts = parts(config);
     let out = parts.request_head.max(parts.response_head) + parts.response_body;
     let tools = SCRATCH_BYTES + OUT_BYTES_KEPT.max(DOUBLED * out);
-    // A head that has just become whole lies in two places until its turn is over.
+    // A head that has just become complete is in two buffers until its turn is over.
     let turn = 2 * parts.head;
     let spare = SPARE_MAX.min(budget.clients) * (size_of::<Busy>() + 2 * KEPT_BYTES);
     let blocks = Slab::<Client>::BLOCK_BYTES + BackendConnections::BLOCK_BYTES;

@@ -9,19 +9,21 @@
 //! Accepted (PROXY protocol) -> Idle;  tcp mode: Accepted -> Choosing -> Opening -> Forwarding -> Tunnel
 //! ```
 //!
-//! The state of a connection is a value that owns what it needs, and so is the stage of an exchange: `advance` is the
-//! one `match` on each. A stage is a function of the client's side, the backend's side where it has one, the exchange
-//! and what the worker lends; `ending` acts on what it cannot go on from. `Forwarding` is full duplex: the request side
-//! and the response side each have a state of their own there, since a response may begin, and end, while the request's
-//! body is still going out.
+//! The state of a connection is a value that owns what it needs, and so is the stage of an
+//! exchange: `advance` is the one `match` on each. A stage is a function of the client's side, the
+//! backend's side where it has one, the exchange and what the worker lends; `ending` acts on what
+//! it cannot go on from. `Forwarding` is full duplex: the request side and the response side each
+//! have a state of their own there, since a response may begin, and end, while the request's body
+//! is still going out.
 //!
-//! Nothing here blocks. A step that needs a peer sets the exchange down with a deadline and
-//! returns; the worker takes it up again at the next event.
+//! Nothing here blocks. A step that needs a peer leaves the exchange with a deadline and returns;
+//! the worker resumes it at the next event.
 //!
-//! Read next, in the order of a request: `request_head`, `connecting`, `sending`, `forwarding`, then `reply`, `tunnel`,
-//! `ending`, `lingering` and `record`. `accepted` comes before all of them, on the connections that need it.
-//! What all of them use: `state` (what an exchange holds), `context` (what a worker lends), `backend_connections`,
-//! `failure` (what follows from one), `close_reason` and `request_id`.
+//! Read next: `exchange/state.rs` (what an exchange holds), then `request_head`, `connecting`,
+//! `sending` and `forwarding`, in the order of a request; `ending` and `record` close it. Beside
+//! them: `accepted` (what comes before the first request), `reply`, `tunnel`, `lingering`,
+//! `context` (what a worker lends), `backend_connections`, `failure` (what follows from one),
+//! `close_reason` and `request_id`.
 
 mod accepted;
 pub(crate) mod backend_connections;
@@ -59,30 +61,30 @@ use crate::net::slab::Key;
 
 pub(crate) use close_reason::CloseReason;
 
-/// Steps that one connection may take before the others' turn comes.
+/// Steps that one connection may take before the other connections have a turn.
 const STEPS_MAX: usize = 64;
 
-/// A client's connection, and what is going on on it.
+/// A client's connection and the exchange on it.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub side: ClientSide,
     /// When the worker looks at `deadline` next (see `timers::Alarms`).
     pub alarm: Millis,
-    /// Whether the worker has this connection on its list of those whose turn comes.
+    /// Whether the connection is in the worker's queue.
     pub is_queued: bool,
     state: State,
 }
 
-/// Where a connection stands, with what it needs there.
+/// The state of a connection, with what it needs there.
 #[derive(Debug)]
 enum State {
-    /// Nothing has been read, and something else than a request comes first.
+    /// A new connection on which something comes before the first request.
     Accepted(Accepted),
     /// No request has begun.
     Idle { since: Millis },
     /// A request is under way.
     Busy(Box<Busy>),
-    /// Our side is closed; what still arrives is thrown away.
+    /// Our side is closed; what still arrives is discarded.
     Lingering(Lingering),
 }
 
@@ -91,11 +93,11 @@ enum State {
 pub(crate) enum First {
     /// A request.
     Request,
-    /// A PROXY protocol header, or in tcp mode nothing that is waited for.
+    /// A PROXY protocol header, or in tcp mode the exchange itself.
     Preface,
 }
 
-/// What `advance` came to.
+/// The result of `advance`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     /// Nothing more to do until an event or the deadline.
@@ -107,7 +109,7 @@ pub(crate) enum Turn {
 }
 
 impl Client {
-    /// A connection on which nothing has happened yet.
+    /// A new connection.
     pub(crate) fn new(
         stream: TcpStream,
         address: SocketAddr,
@@ -131,7 +133,7 @@ impl Client {
         }
     }
 
-    /// Carries the connection as far as it goes.
+    /// Carries the connection on until it must wait or is closed.
     pub(crate) fn advance(&mut self, cx: &mut Context) -> Turn {
         for _ in 0..STEPS_MAX {
             match &mut self.state {
@@ -174,9 +176,9 @@ impl Client {
         Turn::Again
     }
 
-    /// Ends the exchange under way. `Some`: there is no more to do on the connection now.
+    /// Ends the exchange under way. `Some`: nothing is left to do on the connection now.
     fn end_exchange(&mut self, end: End, cx: &mut Context) -> Option<Turn> {
-        // Taken out first: what panics from here on does not come to it again.
+        // Taken out first: a panic from here on cannot meet the exchange a second time.
         let mut busy = self.take_exchange(cx.clock.now())?;
         let (client, idle_since) = (&mut self.side, busy.exchange.idle_since);
         let after = match end {
@@ -201,7 +203,7 @@ impl Client {
         }
     }
 
-    /// Takes the exchange under way, if there is one, off the connection, which waits for the next one.
+    /// Takes the exchange under way, if there is one, off the connection, which is then idle.
     fn take_exchange(&mut self, now: Millis) -> Option<Box<Busy>> {
         match std::mem::replace(&mut self.state, State::Idle { since: now }) {
             State::Busy(busy) => Some(busy),
@@ -209,8 +211,8 @@ impl Client {
         }
     }
 
-    /// The end of the connection, whatever its state: logs what was under way and gives back
-    /// everything borrowed.
+    /// Ends the connection in whatever state: logs the exchange under way and gives back what it
+    /// had borrowed.
     pub(crate) fn close(&mut self, reason: CloseReason, cx: &mut Context) -> Turn {
         if let Some(mut busy) = self.take_exchange(cx.clock.now()) {
             cut(&mut self.side, &mut busy, reason, cx);
@@ -249,8 +251,8 @@ impl Client {
         }
     }
 
-    /// By when something must have happened on this connection. An idle one has no deadline here:
-    /// the worker keeps the idle ones in order of their age.
+    /// The deadline of this connection. Idle connections have none here: the worker keeps them in
+    /// the order of their age.
     pub(crate) fn deadline(&self) -> Millis {
         match &self.state {
             State::Accepted(accepted) => accepted.until,
@@ -260,7 +262,7 @@ impl Client {
         }
     }
 
-    /// Moves every deadline away by this time.
+    /// Moves every deadline by this time.
     pub(crate) fn postpone(&mut self, by: Millis) {
         let later = |until: &mut Millis| *until = until.saturating_add(by);
         match &mut self.state {
@@ -271,7 +273,8 @@ impl Client {
         }
     }
 
-    /// Since when no request is under way, and whether one was before; `None` while one is.
+    /// Since when the connection is idle, and whether it has had an answer; `None` during an
+    /// exchange.
     pub(crate) fn idle(&self) -> Option<(Kind, Millis)> {
         let since = match &self.state {
             State::Idle { since } => *since,
@@ -288,7 +291,7 @@ impl Client {
         Some((kind, since))
     }
 
-    /// Passes on what an event said about the backend's socket.
+    /// Notes what an event said about the backend's socket.
     pub(crate) fn note_backend(&mut self, readiness: Readiness) {
         if let State::Busy(busy) = &mut self.state
             && let Some(connection) = busy.stage.connection()
@@ -297,9 +300,9 @@ impl Client {
         }
     }
 
-    /// Whether a peer has not taken its bytes in time, as far as events tell. They come only when a
-    /// third of the kernel's buffer is free, which a slow but healthy peer may not manage: so one
-    /// more write is tried, and what it takes is progress.
+    /// Whether events say that a peer has not taken its bytes in time. The kernel reports room only
+    /// when a third of its buffer is free, which a slow but healthy peer may not manage; so one
+    /// more write is tried, and whatever it takes counts as progress.
     fn try_late_writes(&mut self, now: Millis) -> bool {
         let State::Busy(busy) = &mut self.state else {
             return false;
@@ -327,7 +330,7 @@ impl Client {
 }
 
 impl Busy {
-    /// Goes on in the stage that it is in.
+    /// Takes one step of the current stage.
     fn advance(&mut self, client: &mut ClientSide, cx: &mut Context) -> Step {
         let Self { stage, exchange } = self;
         match stage {
@@ -345,7 +348,7 @@ impl Busy {
         }
     }
 
-    /// On to another stage.
+    /// Changes the stage.
     fn go(&mut self, to: To) {
         match to {
             To::Backend => self.stage = Stage::Choosing,
@@ -354,7 +357,7 @@ impl Busy {
         }
     }
 
-    /// Acts on the first wait that is over.
+    /// Acts on the first wait whose deadline has passed.
     fn time_out(&mut self, client: &mut ClientSide, now: Millis, cx: &mut Context) -> Step {
         let Self { stage, exchange } = self;
         if let Stage::Opening(_) = stage {

@@ -1,8 +1,10 @@
-//! What is written down of an exchange: its access line, the decisions that were made in it, and an
-//! event line if a backend or a shortage on our side made it fail.
+//! What is logged of an exchange: its access line, its record of decisions, and an event line if a
+//! backend or a shortage on our side made it fail.
 //!
-//! All are cheap, the last one because it is rare: it has a limit for each backend. Times are those
-//! of the worker's batches of events, so nothing here asks for one.
+//! All are cheap: event lines are limited for each backend, and the times are those of the worker's
+//! batches of events, so none is asked of the kernel.
+//!
+//! Read next: `log/line.rs`, the access line; `pool/trace.rs`, the record of decisions.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -26,11 +28,11 @@ const TARGET_BYTES_MAX: usize = 256;
 pub(super) struct Moments {
     /// The request's first byte came.
     pub(super) began: u64,
-    /// Its head was whole.
+    /// Its head was complete.
     pub(super) understood: u64,
-    /// The backend at hand was chosen.
+    /// The present backend was chosen.
     pub(super) chosen: u64,
-    /// The request went out to it.
+    /// The request was sent to it.
     pub(super) sent: u64,
     /// Its response head came.
     pub(super) answered: u64,
@@ -41,7 +43,7 @@ fn between(from_us: u64, to_us: u64) -> Duration {
 }
 
 impl Exchange {
-    /// The request's head is whole.
+    /// The request's head is complete.
     pub(super) fn record_request(&mut self, peer: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
         self.moments.understood = now;
@@ -54,7 +56,7 @@ impl Exchange {
             .stage(Stage::RequestHead, between(self.moments.began, now));
     }
 
-    /// The request goes out.
+    /// The request has been sent.
     pub(super) fn record_sent(&mut self, now_us: u64) {
         self.moments.sent = now_us;
         self.decision
@@ -69,7 +71,7 @@ impl Exchange {
         self.record_outcome(Outcome::Answered(status), now_us);
     }
 
-    /// What a JSON line shows besides. `waiting`: bytes that the client's connection holds.
+    /// The additional fields of a JSON line. `waiting`: bytes that the client's connection holds.
     fn details(&self, waiting: u64, now_us: u64) -> Details<'_> {
         let field = |wanted: &[u8]| {
             let mut fields = self.request.fields();
@@ -82,7 +84,8 @@ impl Exchange {
             host: self.request.host().unwrap_or_default(),
             user_agent: field(b"user-agent"),
             referer: field(b"referer"),
-            // Behind a whole head there may be the next request; before it there is nothing but this one.
+            // Behind a complete head these bytes may be the next request; before that they are this
+            // one.
             bytes_received: if is_understood {
                 self.received + self.request_relay.taken()
             } else {
@@ -101,9 +104,8 @@ impl Exchange {
     }
 }
 
-/// Writes an event line about an exchange that failed through no fault of the client, unless
-/// there was one about the same `backend` a moment ago. `status`: what the client gets; none where
-/// an answer that had begun is cut.
+/// Writes an event line about an exchange that failed through no fault of the client, at a limited
+/// rate for each `backend`. `status`: what the client receives; none if a response is cut.
 pub(super) fn log_failure(
     client: &ClientSide,
     exchange: &Exchange,
@@ -128,8 +130,8 @@ pub(super) fn log_failure(
     log::warn!("{line}");
 }
 
-/// Writes down an exchange that has ended, however it did. `close`: why the connection ended
-/// with it, if it did.
+/// Logs an exchange that has ended, however it did. `close`: why the connection ended with it, if
+/// it did.
 pub(super) fn record(
     client: &ClientSide,
     Busy { stage, exchange }: &mut Busy,
@@ -144,7 +146,7 @@ pub(super) fn record(
         }
         _ => {}
     }
-    // What was first has caused the rest: a client may leave because it is refused.
+    // The first reason has caused the rest: a client may leave because it was refused.
     let reason = exchange
         .reason
         .or_else(|| close.and_then(CloseReason::of_exchange));
@@ -159,14 +161,14 @@ pub(super) fn record(
         .stage(Stage::Total, between(moments.began, now));
     exchange.decision.status = exchange.status;
     exchange.decision.reason = reason;
-    // Without a request that was understood there was nothing to decide.
+    // Without a complete head there was nothing to decide.
     if moments.understood != 0 {
         cx.decisions.push(&exchange.decision);
     }
     let Some(format) = exchange.settings.config.proxy.access_log.format() else {
         return;
     };
-    // The backend at hand, or else the last one that failed.
+    // The present backend, or else the last one that failed.
     let at_hand = stage.chosen().map(|chosen| &chosen.place);
     let backend = at_hand
         .map(|place| &**place)
@@ -229,13 +231,13 @@ impl fmt::Display for FailureLine<'_> {
     }
 }
 
-/// Bytes from the network, made safe for a line and bounded.
+/// Bytes from the network, escaped and bounded.
 struct Escaped<'a>(&'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = &self.0[..self.0.len().min(TARGET_BYTES_MAX)];
-        // One piece, which never grows: see `net/room.rs`.
+        // In one piece that never grows: see `net/room.rs`.
         let mut text = Vec::with_capacity(FIRST_BYTES);
         escape_text(shown, &mut text);
         f.write_str(&String::from_utf8_lossy(&text))?;
@@ -278,14 +280,14 @@ mod tests {
             "backend \"a\": cut the answer to GET /x: it closed the connection; \
              41 more failed in the 10 s before"
         );
-        let nobody = FailureLine {
+        let without_backend = FailureLine {
             backend: None,
             status: Some(503),
             request_line: b"GET /\r\n\x1b[2J\" HTTP/1.1",
             ..line
         };
         assert_eq!(
-            nobody.to_string(),
+            without_backend.to_string(),
             "503 for GET /\\x0d\\x0a\\x1b[2J\\x22: it closed the connection"
         );
         let tcp = FailureLine {

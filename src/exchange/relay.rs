@@ -1,10 +1,11 @@
-//! One body from one connection to the other. What its bytes mean is http/body.rs; this moves them.
+//! Moves one body from one connection to the other. What its bytes mean is http/body.rs.
 //!
-//! A relay goes as far as the sockets let it and says which one it waits for. It holds at most one
-//! scratch buffer's worth of bytes: nothing is read while something waits to be written. Long
-//! bodies of known length are moved by `splice` through a pipe and never enter this process.
+//! A relay goes as far as the sockets let it and returns which one it waits for. It holds at most
+//! one scratch buffer of bytes: nothing is read while something waits to be written. Long bodies of
+//! known length are moved by `splice` through a pipe and never enter this process.
 //!
-//! Read next: net/pipes.rs. One relay in each direction is run by exchange/forwarding.rs and exchange/tunnel.rs.
+//! Read next: `exchange/failure.rs`, what follows when something breaks. `exchange/forwarding.rs`
+//! and `exchange/tunnel.rs` run one relay in each direction, over `net/pipes.rs`.
 
 use std::fmt;
 use std::io;
@@ -21,27 +22,26 @@ use crate::net::syscalls::splice;
 /// holds back when its peer does not take it.
 pub(crate) const SCRATCH_BYTES: usize = 32 * 1024;
 
-/// What is kept of the buffer in which heads and chunks are put together: enough for all but the largest heads.
+/// Capacity that is kept of the buffer for heads and chunks: enough for all but the largest heads.
 pub(crate) const OUT_BYTES_KEPT: usize = 64 * 1024;
 
-/// What is read at once for a sink that has proved slow, because its remainder has to be kept.
+/// The most that is read at once for a slow sink, because the unsent rest must be kept.
 const SLOW_SINK_BYTES: usize = 8 * 1024;
 
-/// A body with less than this to come is copied: below it two system calls and the
-/// pipe cost more than the copy they avoid.
+/// A shorter rest of a body is copied: below this, two system calls and the pipe cost more than the
+/// copy that they avoid.
 const SPLICE_BYTES_MIN: u64 = 32 * 1024;
 
-/// Bytes after which a relay lets the worker's other exchanges take their turn.
+/// Bytes after which other exchanges of the worker have a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a worker lends to a relay for one turn.
+/// What a worker lends to an exchange for one turn.
 #[derive(Debug)]
 pub(crate) struct Tools {
-    /// Where every read lands first.
+    /// Every read goes here first.
     pub scratch: Box<[u8]>,
-    /// Where heads and chunks are put together before they are sent.
+    /// Heads and chunks are written here before they are sent.
     pub out: Vec<u8>,
-    /// Empty pipes.
     pub pipes: Pipes,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum Flow {
     WaitSource,
     /// The sink takes nothing now.
     WaitSink,
-    /// There is more to do at once; the others' turn comes first.
+    /// There is more to do, but other connections have a turn first.
     Yield,
 }
 
@@ -73,7 +73,7 @@ pub(crate) enum Flow {
 pub(crate) enum RelayError {
     /// Reading failed.
     Source(io::Error),
-    /// The body itself is at fault.
+    /// The body is malformed or too long.
     Body(BodyError),
     /// Writing failed.
     Sink(io::Error),
@@ -101,7 +101,7 @@ pub(crate) struct Relay {
     body: BodyTranslator,
     pipe: Option<Pipe>,
     sink_is_slow: bool,
-    /// The last read brought as much as one can.
+    /// The last read filled the buffer.
     flows_in_bulk: bool,
 }
 
@@ -118,12 +118,12 @@ impl Relay {
         self.body.has_ended()
     }
 
-    /// Bytes taken from the source; grows whenever it made progress.
+    /// Bytes taken from the source; grows with all progress.
     pub(crate) fn taken(&self) -> u64 {
         self.body.taken()
     }
 
-    /// Takes what has come together with the head; see [`BodyTranslator::translate`].
+    /// Translates the bytes that came with the head; see [`BodyTranslator::translate`].
     pub(crate) fn translate<'a>(
         &mut self,
         input: &'a [u8],
@@ -139,7 +139,7 @@ impl Relay {
         }
     }
 
-    /// Moves the body on as far as both sides allow.
+    /// Moves the body as far as both sides allow.
     pub(crate) fn advance(
         &mut self,
         source: &mut Connection,
@@ -183,7 +183,7 @@ impl Relay {
             let sent = sink.send(out, plain);
             source.consume_buffered(used);
             sent.map_err(RelayError::Sink)?;
-            // A chunk head may lie split here: only what arrives next can complete it.
+            // A chunk head may be incomplete here: only new bytes can complete it.
             if used > 0 {
                 return Ok(Moved::Bytes(used));
             }
@@ -209,7 +209,7 @@ impl Relay {
                 let (used, plain) = self.translate(bytes, out)?;
                 let sent = sink.send(out, plain);
                 self.flows_in_bulk = used == most;
-                // Whatever became of it: what follows the body is the next request.
+                // Even if the send failed: what follows the body is the next request.
                 source.consume(used, scratch);
                 sent.map_err(RelayError::Sink)?;
                 Ok(Moved::Bytes(used))
@@ -217,14 +217,14 @@ impl Relay {
         }
     }
 
-    /// Splicing pays for plain data of which much is to come, and must go on once begun.
+    /// Splicing pays for plain data of which much is left, and must go on once begun.
     fn should_splice(&mut self, source: &Connection, tools: &mut Tools) -> bool {
         if self.pipe.is_some() {
             return true;
         }
         let pays = match self.body.plain_left() {
             Some(PlainLeft::Bytes(left)) => left >= SPLICE_BYTES_MIN,
-            // How much is to come is not known; what came last is the best guess.
+            // The length is unknown; the last read is the best guess.
             Some(PlainLeft::UntilClose) => self.flows_in_bulk,
             None => false,
         };

@@ -1,6 +1,6 @@
-//! Reply: an answer of our own, when there is none to forward.
+//! Reply: an answer of our own instead of a backend's response.
 //!
-//! Read next: ending.rs.
+//! Read next: `http/reply.rs`, how the answer is written.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
@@ -12,11 +12,11 @@ use crate::http::body::{BodyTranslator, Writer};
 use crate::http::reply::{Reply, write_reply};
 use crate::net::connection::Connection;
 
-/// When a client should come back for what a 503 refused it, in seconds (RFC 9110 10.2.3).
+/// The `Retry-After` of a 503, in seconds (RFC 9110 10.2.3).
 const RETRY_AFTER_S: u32 = 1;
 
-/// Begins to answer with `status`; `reason` is for the log, where something failed. Nothing of a
-/// response may have gone out before, and the backend's connection is closed.
+/// Begins to answer with `status`; `reason` is for the log, where something failed. No byte of a
+/// response may have been sent before, and the backend's connection must be closed.
 pub(super) fn reply(
     client: &mut ClientSide,
     exchange: &mut Exchange,
@@ -31,7 +31,7 @@ pub(super) fn reply(
     exchange.response_relay.release_pipe(&mut cx.tools.pipes);
     exchange.request_relay.release_pipe(&mut cx.tools.pipes);
     exchange.discard_body_at_hand(&mut client.connection, cx);
-    // What is left of the request would be taken for the next one.
+    // The rest of this request would be taken for the next one.
     let closes = !exchange.has_read_request() || cx.closes_after_answer();
     exchange.persistence.close_if(closes);
     exchange.status = Some(status);
@@ -54,7 +54,7 @@ pub(super) fn reply(
     }
 }
 
-/// Sends what is left of the answer, and then ends the connection or goes on.
+/// Sends the rest of the answer, and then ends the connection or goes on.
 pub(super) fn send_reply(
     client: &mut ClientSide,
     exchange: &mut Exchange,
@@ -77,7 +77,7 @@ pub(super) fn send_reply(
 }
 
 impl Exchange {
-    /// Takes the body of a request that was not sent anywhere off the connection, as far as it has come.
+    /// Discards as much of the body as has come, for a request that was not sent anywhere.
     fn discard_body_at_hand(&mut self, client: &mut Connection, cx: &mut Context) {
         if self.body_begun || self.request.body() == Body::None {
             return;

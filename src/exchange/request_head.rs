@@ -1,6 +1,7 @@
 //! `Idle` and `RequestHead`: from the first byte of a request to its whole head.
 //!
-//! Read next: http/mod.rs, how a head is understood; connecting.rs, what follows.
+//! Read next: `exchange/connecting.rs`, which finds a backend. How a head is understood is in
+//! `http/mod.rs`.
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
@@ -12,12 +13,12 @@ use crate::http::forwarded::{Forwarded, forwarded};
 use crate::net::clock::Millis;
 use crate::net::connection::Received;
 
-/// What is read at once of a request, head and beginning of its body. It may be held twice, in case the request must
-/// be sent again, and takes no more than a body that passes then: half of that, and a little more for a head before
-/// 16 KiB of body.
+/// The most that one read takes of a request, head and beginning of its body. These bytes may be
+/// held twice, in case the request must be sent again, and may take no more than a body that is
+/// under way: half of that, and a little more for a head before 16 KiB of body.
 pub(crate) const REQUEST_READ_BYTES: usize = 20 * 1024;
 
-/// Whether the first byte of a request has come, and if so the exchange that begins with it.
+/// Whether the first byte of a request has come; if so, begins its exchange.
 pub(super) fn await_request(
     client: &ClientSide,
     idle_since: Millis,
@@ -34,14 +35,14 @@ pub(super) fn await_request(
     Some(busy)
 }
 
-/// Reads until the head is whole.
+/// Reads until the head is complete.
 pub(super) fn read_request_head(
     client: &mut ClientSide,
     exchange: &mut Exchange,
     cx: &mut Context,
 ) -> Step {
     let limits = &exchange.settings.head_limits;
-    // What a pipelining client sent behind its last request comes first.
+    // What a pipelining client sent behind its last request is read first.
     let buffered = client.connection.buffered();
     if !buffered.is_empty() {
         match exchange.request.take(buffered, limits) {
@@ -71,7 +72,7 @@ pub(super) fn read_request_head(
             }
             Ok(None) => client.connection.consume(0, &cx.tools.scratch),
             Err(error) => {
-                // What follows is of no use; it must only not stay in the scratch buffer.
+                // The rest is discarded, but must leave the shared scratch buffer.
                 client.connection.consume(0, &cx.tools.scratch);
                 return refuse(client, exchange, error.status(), error.reason(), cx);
             }
@@ -79,10 +80,10 @@ pub(super) fn read_request_head(
     }
 }
 
-/// The head is not whole: its time runs from its first byte, and no trickle stretches it.
+/// The head is incomplete: its time runs from its first byte, and a trickle does not extend it.
 fn await_rest_of_head(client: &mut ClientSide, exchange: &mut Exchange) -> Step {
     if client.connection.buffered().is_empty() {
-        // The event was about something else than bytes.
+        // The event was about something else than new bytes.
         return Step::Over(End::NoRequest);
     }
     let timeout = exchange.settings.config.timeouts.client_head;
@@ -92,7 +93,7 @@ fn await_rest_of_head(client: &mut ClientSide, exchange: &mut Exchange) -> Step 
     Step::Wait
 }
 
-/// The client ended its side. Half a request can be answered with an error only.
+/// The client closed its sending side. An incomplete request can only be answered with an error.
 fn head_broke_off(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
     if has_only_empty_lines(client) {
         return abandon(CloseReason::ClientDone);
@@ -100,8 +101,8 @@ fn head_broke_off(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Con
     refuse(client, exchange, 400, "the request's head broke off", cx)
 }
 
-/// The head did not come in time. An empty line is no request yet: an old client may have sent
-/// one behind its last request (RFC 9112 2.2), and is not answered twice.
+/// The head did not come in time. An empty line alone is no request yet: an old client may send one
+/// behind its last request (RFC 9112 2.2), which is not answered twice.
 pub(super) fn head_timed_out(
     client: &mut ClientSide,
     exchange: &mut Exchange,
@@ -127,7 +128,7 @@ fn has_only_empty_lines(client: &ClientSide) -> bool {
         .all(|line| line == b"\r\n")
 }
 
-/// The head is whole.
+/// Acts on a complete head.
 fn begin(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> Step {
     exchange.request_wait = Wait::default();
     let closes = !exchange.request.keep_alive() || cx.is_draining();
@@ -153,8 +154,8 @@ fn begin(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut Context) -> 
         _ => {}
     }
     match exchange.request.max_forwards() {
-        // RFC 9110 7.6.2: the request goes no further, so the answer is ours. A TRACE would show the client what the
-        // proxies before us have added.
+        // RFC 9110 7.6.2: the request goes no further, so we answer it. A TRACE would show the
+        // client what the proxies before us have added.
         Some(0) if exchange.request.method() == b"OPTIONS" => {
             reply(client, exchange, 200, None, cx)
         }

@@ -1,4 +1,4 @@
-//! The ids under which requests are logged and forwarded, where the client gives none.
+//! The ids under which requests are logged and forwarded when the client sends none.
 
 use std::hash::{BuildHasher, RandomState};
 

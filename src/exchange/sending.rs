@@ -1,6 +1,7 @@
-//! Sending: the request as it goes to the backend, with what there is of its body; and all of it undone for another try.
+//! Sending: the request is rewritten and sent to the backend, with the part of its body that has
+//! come; and all of this undone for another try.
 //!
-//! Read next: forwarding.rs.
+//! Read next: `exchange/forwarding.rs`, which carries the rest in both directions.
 
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Request};
@@ -13,7 +14,7 @@ use crate::http::forward::{RequestForwarding, write_request};
 use crate::net::connection::Connection;
 use crate::net::proxy_protocol;
 
-/// Rewrites the request and sends it, with what there is of its body in the same write.
+/// Rewrites the request and sends it, in one write with the part of its body that has come.
 pub(super) fn send_request(
     client: &mut ClientSide,
     backend: &mut BackendSide,
@@ -65,12 +66,12 @@ pub(super) fn send_request(
     ));
     let (used, plain) = request_relay
         .translate(client.connection.buffered(), out)
-        // No byte has gone out; the backend never hears of it.
+        // No byte has been sent; the backend does not know of the request.
         .map_err(|error| Trouble::Refused(error.status(), error.reason()))?;
     let result = connection.send(out, plain);
     let is_sent = connection.sent() != backend.sent_before;
     if is_sent && !request.is_idempotent() {
-        // It is not sent again, whatever comes.
+        // It is never sent again.
         client.connection.consume_buffered(used);
     } else {
         client.connection.move_buffered(used, held);
@@ -83,18 +84,18 @@ pub(super) fn send_request(
 }
 
 impl Exchange {
-    /// Whether the request may be sent again: doing it twice is the same as doing it once (RFC 9110
-    /// 9.2.2), and what was sent of its body is still held.
+    /// Whether the request may be sent again: it is idempotent (RFC 9110 9.2.2), and what was sent
+    /// of its body is still held.
     pub(super) fn may_repeat(&self) -> bool {
         self.request.is_idempotent() && self.holds_request()
     }
 
-    /// Whether all of the request that was taken from the client is still at hand.
+    /// Whether every byte taken from the client for this request is still held.
     fn holds_request(&self) -> bool {
         self.request_relay.taken() <= self.held.len() as u64
     }
 
-    /// What may still be done with the request after a failure of the connection that it went over.
+    /// What may still be done with the request when its connection has failed.
     pub(super) fn request_state(&self, backend: &BackendSide) -> Request {
         let connection = &backend.lent.connection;
         if self.heard != Heard::Nothing || !connection.buffered().is_empty() {
@@ -108,7 +109,7 @@ impl Exchange {
         }
     }
 
-    /// Makes everything as it was before the request was sent.
+    /// Restores the state before the request was sent.
     pub(super) fn rewind(&mut self, client: &mut Connection, cx: &mut Context) {
         client.unread(&self.held);
         self.held = Vec::new();

@@ -1,7 +1,10 @@
-//! What an exchange holds, and the words of the spine for where it stands.
+//! What an exchange holds, and the types for where it stands.
 //!
-//! [`Stage`] owns what belongs to one stage, the backend and its connection among it, so that a stage without what it
-//! needs cannot be written. [`Exchange`] is what lasts from the first byte to the access line.
+//! [`Stage`] owns what belongs to one stage, including the backend and its connection, so that a
+//! stage without what it needs cannot be written. [`Exchange`] is what lasts from the first byte to
+//! the access line.
+//!
+//! Read next: `exchange/request_head.rs`, the first stage.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
@@ -32,34 +35,34 @@ pub(crate) struct ClientSide {
     /// The socket.
     pub(crate) connection: Connection,
     pub(super) key: Key,
-    /// The peer's, or the one that its PROXY protocol header names.
+    /// The peer's address, or the one in its PROXY protocol header.
     pub(super) address: SocketAddr,
-    /// How the client speaks, where that header says it.
+    /// Whether the client came over TLS, where that header says so.
     pub(super) scheme: Option<Scheme>,
 }
 
-/// An exchange and where it stands.
+/// An exchange and its stage.
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
     pub(super) stage: Stage,
     pub(super) exchange: Exchange,
 }
 
-/// Where an exchange stands, with what it has borrowed there.
+/// The stage of an exchange, with what it has borrowed there.
 #[derive(Debug, Default)]
 pub(super) enum Stage {
     /// A request's head is arriving.
     #[default]
     RequestHead,
-    /// A backend is to be chosen.
+    /// A backend is about to be chosen.
     Choosing,
-    /// The same backend is asked again, over a fresh connection: the used one has failed.
+    /// The same backend is asked again, over a new connection: the reused one failed.
     Again(Chosen),
     /// A connection to the backend is opening.
     Opening(Opening),
-    /// Request and response are passing through.
+    /// Request and response are being forwarded.
     Forwarding(BackendSide),
-    /// An answer of our own is going out.
+    /// An answer of our own is being sent.
     Reply,
     /// Bytes pass in both directions until both have ended.
     Tunnel(BackendSide),
@@ -69,7 +72,7 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) place: InFlight,
-    /// The client's cookie must be set to this backend's.
+    /// The response must set the client's cookie to this backend.
     pub(super) set_cookie: bool,
 }
 
@@ -79,17 +82,17 @@ pub(super) struct Opening {
     pub(super) chosen: Chosen,
     pub(super) lent: BackendConnection,
     pub(super) address: SocketAddr,
-    /// By when this address must have answered.
+    /// When to give up on this address.
     pub(super) until: Millis,
     pub(super) walk: Walk,
 }
 
-/// The way through a backend's addresses: one after the other, until a connection opens.
+/// The backend's addresses, tried one after the other until a connection opens.
 #[derive(Debug)]
 pub(super) struct Walk {
     pub(super) addresses: Arc<[SocketAddr]>,
     pub(super) next: usize,
-    /// By when one of them must have answered.
+    /// When to give up on all of them.
     pub(super) until: Millis,
 }
 
@@ -98,30 +101,30 @@ pub(super) struct Walk {
 pub(super) struct BackendSide {
     pub(super) chosen: Chosen,
     pub(super) lent: BackendConnection,
-    /// What the connection had sent before this exchange.
+    /// Bytes sent on the connection before this exchange.
     pub(super) sent_before: u64,
     /// The connection may carry another exchange after this one.
     pub(super) reusable: bool,
 }
 
-/// What a stage's step came to.
+/// The result of one step of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// On at once, in the stage that stands now.
+    /// Go on at once, in the stage that is now set.
     Again,
     /// On to another stage.
     Go(To),
     /// A peer has to do something first.
     Wait,
-    /// There is more to do; the others' turn comes first.
+    /// There is more to do, but other connections have a turn first.
     Yield,
     /// The exchange is over.
     Over(End),
-    /// The connection ends, and cuts the exchange short.
+    /// The connection ends, in the midst of the exchange.
     Close(CloseReason),
 }
 
-/// The stages that need nothing but what is there.
+/// The stages that need nothing beyond what is at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum To {
     /// A backend is to be chosen.
@@ -137,18 +140,18 @@ pub(super) enum To {
 pub(super) enum Trouble {
     /// The backend failed before its response head was passed on.
     Failed(Failure),
-    /// The client's request cannot be taken: the status for it, and the reason for the log.
+    /// The client's request is refused: with this status, and this reason for the log.
     Refused(u16, &'static str),
-    /// The backend's response broke off after its head had been passed on.
+    /// The backend's response broke off after its head had been forwarded.
     Broke(RelayError),
-    /// The connection ends, and cuts the exchange short.
+    /// The connection ends, in the midst of the exchange.
     Close(CloseReason),
 }
 
-/// How an exchange is over without being cut short.
+/// How an exchange ends without being cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Request and response have passed.
+    /// Request and response have been forwarded.
     Forwarded,
     /// An answer of our own has gone out.
     Replied,
@@ -158,20 +161,20 @@ pub(super) enum End {
     Abandoned(CloseReason),
 }
 
-/// What follows an exchange on the client's connection.
+/// What becomes of the client's connection after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
-    /// The wait for the next request.
+    /// It waits for the next request.
     NextRequest,
-    /// The wait that it was in before.
+    /// It waits on, as if no exchange had begun.
     SameWait,
-    /// Our side is closed, the client's is waited for.
+    /// Our side is closed; the client's close is waited for.
     Linger,
-    /// The end.
+    /// It is closed.
     Close(CloseReason),
 }
 
-/// The snapshot with which an exchange began: its limits and time-outs stay what they were then.
+/// The snapshot of an exchange: the limits and time-outs of its beginning hold to its end.
 #[derive(Debug, Default)]
 pub(crate) struct Settings(Option<OwnCount>);
 
@@ -190,55 +193,54 @@ impl Deref for Settings {
     }
 }
 
-/// One request and its response. Kept and used again: its buffers grow to what requests need and
-/// stay.
+/// One request and its response. Reused for the next one: its buffers keep their memory.
 #[derive(Debug, Default)]
 pub(crate) struct Exchange {
     pub(super) settings: Settings,
     pub(super) request: RequestHead,
-    /// Whether what the peer says about the client is believed.
+    /// Whether the peer is a trusted proxy.
     pub(super) is_trusted: bool,
-    /// The client's address, where a trusted peer says it.
+    /// The client's address, as a trusted proxy gives it.
     pub(super) client: Option<IpAddr>,
-    /// How the client speaks, maybe to a proxy before us.
+    /// Whether the client came over TLS, perhaps to a proxy before us.
     pub(super) scheme: Scheme,
     pub(super) request_id: [u8; REQUEST_ID_LEN],
-    /// Since when the connection waited for the request.
+    /// Since when the connection had been idle.
     pub(super) idle_since: Millis,
-    /// When the request's first byte came.
+    /// When the first byte of the request came.
     pub(super) started: Millis,
-    /// When what happened, for the log and the record of decisions.
+    /// For the log and the record of decisions.
     pub(super) moments: Moments,
     pub(super) decision: Decision,
-    /// What the client's connection had sent before this exchange.
+    /// Bytes sent on the client's connection before this exchange.
     pub(super) sent_before: u64,
-    /// What was received of the client's, but for what `request_relay` has taken.
+    /// Bytes received from the client, without those that `request_relay` has taken.
     pub(super) received: u64,
     /// Body bytes that arrived with the head, as long as the request may be sent again.
     pub(super) held: Vec<u8>,
     pub(super) request_side: RequestSide,
     pub(super) request_relay: Relay,
     pub(super) request_wait: Wait,
-    /// The request's relay is set up.
+    /// Whether the request's relay is set up.
     pub(super) body_begun: bool,
     pub(super) tries: Tries,
     pub(super) response: ResponseHead,
     pub(super) response_side: ResponseSide,
     pub(super) response_relay: Relay,
     pub(super) response_wait: Wait,
-    /// The status that the client got.
+    /// The status that the client receives.
     pub(super) status: Option<u16>,
-    /// Why it is an answer of our own; for the log.
+    /// Why the answer is our own, for the log.
     pub(super) reason: Option<&'static str>,
-    /// What becomes of the client's connection.
+    /// Whether the client's connection persists.
     pub(super) persistence: Persistence,
-    /// A 100 (Continue) has been passed on or made.
+    /// Whether the client has been sent a 100 (Continue).
     pub(super) continued: bool,
     /// What the backend has sent before its final response.
     pub(super) heard: Heard,
 }
 
-/// What the tries of a request leave behind, whichever backend has it now.
+/// What the tries of a request leave behind, whichever backend has it.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
     /// The backends that this request was sent to or that refused it.
@@ -247,16 +249,16 @@ pub(super) struct Tries {
     pub(super) used: u32,
     /// How many backends were chosen; for the log.
     pub(super) attempts: u32,
-    /// A backend has been blamed for a death in this exchange: a request that kills any backend that serves
-    /// it must not take the whole pool down.
+    /// A backend has been blamed for a death in this exchange: a request that kills each backend
+    /// that serves it must not take the whole pool down.
     pub(super) has_blamed: bool,
-    /// The backend that had the request last. Its place is held until the client has an answer instead of it.
+    /// The backend that had the request last, for the log.
     pub(super) left: Option<InFlight>,
-    /// What the client gets when no backend is left to try.
+    /// What decides the status when no backend is left to try.
     pub(super) last_failure: Option<LastFailure>,
 }
 
-/// A failed try.
+/// The failure of a try.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastFailure {
     pub(super) failure: Failure,
@@ -264,41 +266,42 @@ pub(super) struct LastFailure {
     pub(super) reason: &'static str,
 }
 
-/// How far the request has come on its way to the backend.
+/// How much of the request the backend has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum RequestSide {
     /// No byte of it has been written.
     #[default]
     Unsent,
-    /// Head or body are going out.
+    /// Head or body are being sent.
     Sending,
-    /// All of it has gone out.
+    /// All of it has been sent.
     Sent,
-    /// The backend takes no more of it. What it answered still counts (an early 413).
+    /// The backend takes no more of it. A response from it still counts (an early 413).
     Refused,
 }
 
-/// How far the response has come on its way to the client.
+/// How much of the response the client has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ResponseSide {
-    /// The final head has not been passed on.
+    /// The final head has not been sent.
     #[default]
     Head,
-    /// The body is passing.
+    /// The body is being sent.
     Body,
-    /// All of it has gone out.
+    /// All of it has been sent.
     Done,
 }
 
-/// Whether the client's connection goes on after the exchange.
+/// Whether the client's connection persists after the exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Persistence {
-    /// The next request may follow.
+    /// It does.
     #[default]
     Kept,
     /// It is closed after the response.
     Closed,
-    /// Its close is the end of the response's body, so a broken response must be cut with a reset, not to look complete.
+    /// Its close ends the response's body, so a broken response must be cut with a reset, or it
+    /// would look complete.
     EndsBody,
 }
 
@@ -307,7 +310,7 @@ impl Persistence {
         self == Persistence::Kept
     }
 
-    /// Closes the connection if it `must` be closed; nothing lets it persist again.
+    /// Closes the connection after the exchange if it `must` be closed; it stays so.
     pub(super) fn close_if(&mut self, must: bool) {
         if must && self.is_kept() {
             *self = Persistence::Closed;
@@ -315,14 +318,14 @@ impl Persistence {
     }
 }
 
-/// What has come from the backend before the head of the final response.
+/// What the backend has sent before the head of the final response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Heard {
     #[default]
     Nothing,
     /// An interim response.
     Interim,
-    /// A 101 before the request's body was sent, for which it waits in `response`.
+    /// A 101, which waits in `response` until the request's body has been sent.
     Switch,
 }
 
@@ -339,16 +342,16 @@ pub(super) enum WaitFor {
     Nothing,
     ClientHead,
     ClientBody,
-    /// The client's body, of which it has sent nothing because it expects a 100 (Continue) first.
+    /// The client's body, none of which has come: it expects a 100 (Continue) first.
     ClientBodyExpected,
     ClientWrite,
     BackendWrite,
     ResponseHead,
     ResponseBody,
-    /// The backend, for a client that has closed its sending side and may be gone altogether.
+    /// The backend, for a client that has closed its sending side and may be gone.
     HalfClosed,
     Tunnel,
-    /// A tunnel of which one side has ended.
+    /// A tunnel that one side has ended.
     HalfTunnel,
 }
 
@@ -362,8 +365,8 @@ impl Default for Wait {
 }
 
 impl Wait {
-    /// Waits for `what`. The time starts again when something else was waited for before, or when
-    /// there was `progress` since.
+    /// Waits for `what`. The time starts again if something else was waited for before, or if there
+    /// was `progress` since.
     pub(super) fn set(&mut self, what: WaitFor, now: Millis, timeout: Duration, progress: bool) {
         if progress || self.what != what {
             *self = Wait {
@@ -400,7 +403,7 @@ impl Stage {
         }
     }
 
-    /// Ends the stage. Gives the backend's side, if it had one that was open.
+    /// Ends the stage. Returns the backend's side if it was open.
     pub(super) fn take_backend(&mut self) -> Option<BackendSide> {
         match std::mem::take(self) {
             Stage::Forwarding(backend) | Stage::Tunnel(backend) => Some(backend),
@@ -411,7 +414,7 @@ impl Stage {
         }
     }
 
-    /// Ends the stage, and lets go of the backend and its connection.
+    /// Ends the stage and gives up the backend and its connection.
     fn clear(&mut self, backends: &mut BackendConnections) {
         let Some(chosen) = self.chosen() else {
             *self = Stage::RequestHead;
@@ -449,13 +452,13 @@ impl BackendSide {
 }
 
 impl Busy {
-    /// Gives back what was borrowed and forgets the rest, but for the memory.
+    /// Gives back what was borrowed and resets the rest, keeping buffers.
     pub(crate) fn clear(&mut self, backends: &mut BackendConnections, pipes: &mut Pipes) {
         self.stage.clear(backends);
         self.exchange.clear(pipes);
     }
 
-    /// By when something must have happened.
+    /// The nearest deadline.
     pub(super) fn deadline(&self) -> Millis {
         let Self { stage, exchange } = self;
         match stage {
@@ -467,7 +470,7 @@ impl Busy {
         }
     }
 
-    /// Moves each deadline away by this time.
+    /// Moves each deadline by this time.
     pub(super) fn postpone(&mut self, by: Millis) {
         let later = |until: &mut Millis| *until = until.saturating_add(by);
         if let Stage::Opening(opening) = &mut self.stage {
@@ -480,7 +483,7 @@ impl Busy {
 }
 
 impl Tries {
-    /// The backend that had the request is not asked again.
+    /// Gives up the backend: it is not asked again.
     pub(super) fn leave(&mut self, mut place: InFlight) {
         self.tried.insert(&place);
         place.give_back();
@@ -536,7 +539,7 @@ impl Exchange {
             continued,
             heard,
         } = self;
-        // It may be the last that holds it.
+        // This may be the last holder of the snapshot.
         *settings = Settings::default();
         tries.clear();
         for relay in [request_relay, response_relay] {
@@ -560,25 +563,25 @@ impl Exchange {
         (*is_trusted, *continued, *body_begun) = (false, false, false);
     }
 
-    /// The first byte has come, or in tcp mode the connection. `sent`: what the client's connection
-    /// has sent so far.
+    /// The first byte has come (in tcp mode the connection). `sent`: bytes sent so far on the
+    /// client's connection.
     pub(super) fn begin_at(&mut self, now: Millis, now_us: u64, sent: u64) {
         self.started = now;
         self.moments.began = now_us;
         self.sent_before = sent;
     }
 
-    /// Whether the request's body, if it has one, has been read to its end.
+    /// Whether the request's body, if any, has been read to its end.
     pub(super) fn has_read_request(&self) -> bool {
         self.request.body() == Body::None || (self.body_begun && self.request_relay.has_read_all())
     }
 
-    /// The client's address, which is the peer's where nothing else is told.
+    /// The client's address: the peer's, unless a trusted proxy gave another.
     pub(super) fn client(&self, peer: IpAddr) -> IpAddr {
         self.client.unwrap_or(peer)
     }
 
-    /// The id under which the request is logged and forwarded: the client's own if it is fit.
+    /// The id under which the request is logged and forwarded: the client's own if it is valid.
     pub(super) fn request_id(&self) -> &[u8] {
         self.request.request_id().unwrap_or(&self.request_id)
     }

@@ -200,7 +200,8 @@ impl Table {
     }
 }
 
-/// A backend that plays `script` on its next connections, one after the other, and gives what it received on each.
+/// A backend that plays `script` on its next connections, one after the other, and gives what it
+/// received on each.
 fn backend(scripts: Vec<&'static str>) -> (SocketAddr, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -688,7 +689,8 @@ fn an_answer_that_ends_with_its_connection_is_broken_off_with_a_reset() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
-/// An exchange whose request has gone out to the first of two backends, over a connection of that age.
+/// An exchange whose request has gone out to the first of two backends, over a connection of that
+/// age.
 fn forwarding(age: Age, request: Request, origins: &[SocketAddr; 2]) -> Table {
     let mut table = Table::with(
         r#""proxy": {"port": 0}, "balance": {"method": "round_robin"}"#,

@@ -1,7 +1,7 @@
 //! Tunnel: bytes in both directions, unread, until both sides have ended.
 //!
-//! An end of one side is passed on as the end of that direction only; the other goes on (RFC 9110
-//! 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same). But it may not be silent
+//! The end of one side is passed on as the end of that direction only, and the other goes on (RFC
+//! 9110 9.3.6 asks for no less of a CONNECT, and a `WebSocket` needs the same), but not in silence
 //! for long: many programs never look whether their peer has ended.
 
 use crate::exchange::close_reason::CloseReason;
@@ -12,7 +12,7 @@ use crate::exchange::state::{ResponseSide, Stage, Step, Wait, WaitFor};
 use crate::http::body::BodyTranslator;
 use crate::net::errno::is_our_shortage;
 
-/// Carries both directions as far as they go.
+/// Carries both directions as far as they can go.
 pub(super) fn tunnel(
     client: &mut ClientSide,
     backend: &mut BackendSide,
@@ -39,7 +39,7 @@ pub(super) fn tunnel(
                 }
             }
             Ok(flow) => yields |= flow == Flow::Yield,
-            // The backend takes no more, but may have said why.
+            // The backend takes no more, but may have sent the reason.
             Err(RelayError::Sink(error)) if !is_our_shortage(&error) => {
                 exchange.request_side = RequestSide::Refused;
                 backend.expect_input();
@@ -59,7 +59,7 @@ pub(super) fn tunnel(
                 }
             }
             Ok(flow) => yields |= flow == Flow::Yield,
-            // All that it said has been read.
+            // Everything that it sent has been read.
             Err(RelayError::Source(_)) if exchange.request_side == RequestSide::Refused => {
                 exchange.response_side = ResponseSide::Done;
             }
@@ -68,8 +68,8 @@ pub(super) fn tunnel(
     }
     let request_ended = exchange.request_side != RequestSide::Sending;
     let response_ended = exchange.response_side == ResponseSide::Done;
-    // A backend that is gone in both directions is done, though the client may not have taken yet
-    // all that it said.
+    // A backend that is gone in both directions is done, even if the client has not yet taken all
+    // that it sent.
     if backend.is_broken() || exchange.request_side == RequestSide::Refused {
         place.give_back();
     }
@@ -77,7 +77,7 @@ pub(super) fn tunnel(
         (true, true) if client.has_ended() => return Step::Close(CloseReason::Finished),
         // The client of a backend that took no more may still be sending.
         (true, true) => return Step::Over(End::Forwarded),
-        // That side is not read any more, so a read would not show that it is gone altogether.
+        // That side is not read any more, so no read would show that the client is gone.
         (true, false) if client.is_broken() => return Step::Close(CloseReason::TunnelBroke),
         (false, true) if backend.is_broken() => return Step::Close(CloseReason::TunnelBroke),
         _ => {}
@@ -101,7 +101,7 @@ pub(super) fn tunnel(
 }
 
 impl Busy {
-    /// What the relays carry from here on is a tunnel.
+    /// From here on the relays carry a tunnel.
     pub(super) fn begin_tunnel(&mut self) {
         if let Some(backend) = self.stage.take_backend() {
             self.stage = Stage::Tunnel(backend);

@@ -1,4 +1,5 @@
-//! Chapters to read, beside README: they are part of the documentation so that their links and examples are checked.
+//! Chapters to read, beside README: they are part of the documentation so that their links and
+//! examples are checked.
 
 // Names of programs are words here, not code.
 #![allow(clippy::doc_markdown)]

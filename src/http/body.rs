@@ -1,7 +1,10 @@
-//! A body as bytes and values: taken in the framing that it comes in, written in the framing of the next connection.
+//! A body as bytes and values: read in the framing in which it comes, written in the framing of the
+//! next connection.
 //!
-//! Where it ends is known from its head (`framing`); what this adds is chunks taken apart and put together, the bound on
-//! its data, and its end. Next: [`chunked`](crate::http::chunked).
+//! Where it ends is known from its head (`framing`); here chunks are decoded and encoded, and the
+//! bound on its data and its end are checked.
+//!
+//! Read next: `http/chunked.rs`.
 
 use std::fmt;
 
@@ -23,7 +26,7 @@ pub(crate) enum BodyError {
 }
 
 impl BodyError {
-    /// What is wrong, in the words of an access line, with a request's body.
+    /// The reason in an access line, for a request's body.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             BodyError::TooLong => "the request's body is too long",
@@ -54,7 +57,7 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
-/// How the next connection is told where the body ends.
+/// How the next connection learns where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     /// By its length, or by the end of the connection: the data alone is sent.
@@ -74,16 +77,16 @@ enum Reader {
     Finished,
 }
 
-/// How much is to come of a body that passes as it is.
+/// How much is left of a body that is forwarded as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PlainLeft {
-    /// So many bytes, at least one.
+    /// This many bytes, at least one.
     Bytes(u64),
-    /// All that comes until the connection ends.
+    /// Everything until the connection ends.
     UntilClose,
 }
 
-/// One body on its way from one framing to the other.
+/// One body under way from one framing to another.
 #[derive(Debug)]
 pub(crate) struct BodyTranslator {
     reader: Reader,
@@ -109,7 +112,8 @@ impl Default for BodyTranslator {
 }
 
 impl BodyTranslator {
-    /// For a body that comes framed as `body`. `data_max` bounds its data in bytes, and `limits` its trailer section.
+    /// For a body that comes framed as `body`. `data_max` bounds its data in bytes, and `limits`
+    /// its trailer section.
     pub(crate) fn new(body: Body, writer: Writer, data_max: u64, limits: &HeadLimits) -> Self {
         let reader = match body {
             Body::None | Body::Length(0) => Reader::Finished,
@@ -128,7 +132,7 @@ impl BodyTranslator {
         }
     }
 
-    /// For all that comes until the connection ends: one direction of a tunnel.
+    /// For everything until the connection ends: one direction of a tunnel.
     pub(crate) fn tunnel() -> Self {
         Self {
             reader: Reader::UntilClose,
@@ -136,14 +140,15 @@ impl BodyTranslator {
         }
     }
 
-    /// Reads chunks in this way instead of as a request's.
+    /// Reads chunks by this grammar instead of a request's.
     pub(crate) fn read_as(&mut self, grammar: Grammar) {
         if let Reader::Chunked(decoder) = &mut self.reader {
             decoder.read_as(grammar);
         }
     }
 
-    /// Leaves out the trailer fields that the head's Connection fields name; `options` are the values of these fields.
+    /// Leaves out the trailer fields that the head's Connection fields name; `options` are the
+    /// values of these fields.
     pub(crate) fn leave_out_trailers<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
         if let Reader::Chunked(decoder) = &mut self.reader {
             decoder.leave_out(options);
@@ -160,9 +165,9 @@ impl BodyTranslator {
         self.taken
     }
 
-    /// Translates the part of the body that lies at the front of `input` for the next connection. It is
-    /// appended to `out`, except that long plain data is left where it is and given as the second
-    /// value, to be sent after `out`. The first value says how much of `input` was used.
+    /// Translates the part of the body at the front of `input` for the next connection and appends
+    /// it to `out`, except that long plain data stays where it is and is returned as the second
+    /// value, to be sent after `out`. The first value is how much of `input` was used.
     pub(crate) fn translate<'a>(
         &mut self,
         input: &'a [u8],
@@ -242,7 +247,8 @@ impl BodyTranslator {
         Ok(used)
     }
 
-    /// The connection has ended, and the body with it if it may. What tells the next connection is appended to `out`.
+    /// The connection has ended, and the body too if it may end so. Appends the body's end to
+    /// `out`.
     pub(crate) fn end(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
         if !matches!(self.reader, Reader::UntilClose) {
             return Err(BodyError::BrokeOff);
@@ -254,7 +260,7 @@ impl BodyTranslator {
         Ok(())
     }
 
-    /// How much is to come, if the rest passes as it is and may go another way than through `translate`.
+    /// How much is left, if it is forwarded as it is and need not pass through `translate`.
     pub(crate) fn plain_left(&self) -> Option<PlainLeft> {
         match (&self.reader, self.writer) {
             (Reader::Length(left), Writer::Plain) => Some(PlainLeft::Bytes(*left)),
@@ -263,7 +269,7 @@ impl BodyTranslator {
         }
     }
 
-    /// `count` bytes of `plain_left` have gone that other way.
+    /// Notes that `count` bytes of `plain_left` were moved without `translate`.
     pub(crate) fn passed(&mut self, count: usize) -> Result<(), BodyError> {
         debug_assert!(
             self.plain_left().is_some(),
@@ -310,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_written_anew_and_plain_for_who_knows_no_chunks() {
+    fn chunks_are_decoded_and_encoded_again_or_sent_plain_to_an_old_client() {
         let sent = b"3;x=y\r\nabc\r\n0004\r\ndefg\r\n0\r\nA: b\r\n\r\n";
         for (writer, expected) in [
             (

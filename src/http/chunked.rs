@@ -1,7 +1,11 @@
-//! The chunked transfer coding (RFC 9112 7.1): a strict decoder that eats bytes as they come, and an encoder.
+//! The chunked transfer coding (RFC 9112 7.1): a strict decoder that eats bytes as they come, and
+//! an encoder.
 //!
-//! The decoder gives out data where it lies in the caller's buffer and copies nothing but trailer fields. Chunk extensions
-//! are checked and dropped, as an intermediary may that does not know them. Next: `trailers`.
+//! The decoder returns data where it is in the caller's buffer and copies nothing but trailer
+//! fields. Chunk extensions are checked and dropped, as an intermediary may do that does not know
+//! them.
+//!
+//! Read next: `http/trailers.rs`.
 
 use crate::http::fields::is_tchar;
 use crate::http::head::HeadError;
@@ -9,24 +13,26 @@ use crate::http::trailers::TrailerSection;
 use crate::http::{Grammar, HeadLimits, strict_reason};
 use std::fmt;
 
-/// Extension bytes may outweigh the data that came with them by this much. Honest ones are some bytes a chunk;
-/// without a bound a sender keeps us reading for ever without a byte of body (CVE-2023-39326 in Go).
+/// How far extension bytes may exceed the data that came with them. Honest ones are some bytes a
+/// chunk; without a bound a sender could keep us reading for ever without a byte of body
+/// (CVE-2023-39326 in Go).
 const EXTENSION_BYTES_AHEAD_MAX: u32 = 16 * 1024;
 /// Digits of a chunk size, leading zeros included: what fits in 64 bits.
 const SIZE_DIGITS_MAX: u8 = 16;
-/// Takes the chunks of one body apart.
+/// Decodes the chunks of one body.
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
     grammar: Grammar,
-    /// The size read so far, then the bytes of the chunk that are still to come.
+    /// The size read so far, then the bytes of the chunk that are still missing.
     left: u64,
     /// How far extensions are ahead of data, in bytes.
     extension_bytes_ahead: u32,
     trailers: TrailerSection,
 }
 
-/// What one call of [`Decoder::decode`] found. `used` counts bytes of its input; the rest belongs to the next call.
+/// The result of [`Decoder::decode`]. `used` counts bytes of its input; the rest belongs to the
+/// next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     /// Body bytes, at least one, which lie at the end of the first `used` bytes.
@@ -51,7 +57,7 @@ pub enum Step<'a> {
 /// Why a chunked body was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkError {
-    /// Breaks the grammar, or its extensions have no end.
+    /// Breaks the grammar, or has endless extensions.
     Malformed(&'static str),
     /// The trailer section is wrong or over its limits.
     Trailers(HeadError),
@@ -84,13 +90,14 @@ impl fmt::Display for ChunkError {
 
 impl std::error::Error for ChunkError {}
 
-/// What the next byte may be. An extension is `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`.
+/// What the next byte may be. An extension is `*( BWS ";" BWS name [ BWS "=" BWS ( token /
+/// quoted-string ) ] )`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size {
         digits: u8,
     },
-    /// After white space behind a size or a value: it was bad white space, which only `;` excuses.
+    /// After white space behind a size or a value: only `;` may follow it.
     BeforeSemicolon,
     BeforeName,
     Name,
@@ -118,7 +125,7 @@ impl Decoder {
         Self::with(TrailerSection::new(trailer_limits, true))
     }
 
-    /// The same for a body whose trailer fields are not passed on: they are checked, and not kept.
+    /// The same for a body whose trailer fields are not forwarded: they are checked but not kept.
     pub fn without_trailers(trailer_limits: &HeadLimits) -> Self {
         Self::with(TrailerSection::new(trailer_limits, false))
     }
@@ -133,18 +140,19 @@ impl Decoder {
         }
     }
 
-    /// Reads in this way instead of as a request.
+    /// Reads by this grammar instead of a request's.
     pub fn read_as(&mut self, grammar: Grammar) {
         self.grammar = grammar;
     }
 
-    /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1). `options` are the values of
-    /// these fields.
+    /// Leaves out the trailer fields that the message's Connection fields name (RFC 9110 7.6.1).
+    /// `options` are the values of these fields.
     pub fn leave_out<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
         self.trailers.leave_out(options);
     }
 
-    /// Goes on to the next piece of data, the end of the body, or the end of the input. An error stays.
+    /// Decodes up to the next piece of data, the end of the body, or the end of the input. An error
+    /// stays.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, ChunkError> {
         let step = self.advance(input);
         if let Err(error) = step {
@@ -288,7 +296,7 @@ impl Decoder {
             }
             _ => return Err(ChunkError::Malformed("invalid chunk extension")),
         };
-        // Only bytes of extensions come here.
+        // Only bytes of extensions reach this.
         self.extension_bytes_ahead += 1;
         if self.extension_bytes_ahead > EXTENSION_BYTES_AHEAD_MAX {
             return Err(ChunkError::Malformed("chunk extensions too long"));
@@ -304,7 +312,7 @@ impl Decoder {
         }
     }
 
-    /// Refuses what breaks the grammar, unless it is read leniently.
+    /// Refuses what breaks the grammar, except in a lenient reader.
     fn forgive(&self, reason: &'static str) -> Result<(), ChunkError> {
         match self.grammar {
             Grammar::LenientResponse => Ok(()),
@@ -312,8 +320,9 @@ impl Decoder {
         }
     }
 
-    /// The trailer fields that may be forwarded, once the end was reached: without those that would change framing,
-    /// routing, authentication or the meaning of the content (RFC 9110 6.5.1), and those of [`Decoder::leave_out`].
+    /// The trailer fields that may be forwarded, after the end: without those that would change
+    /// framing, routing, authentication or the meaning of the content (RFC 9110 6.5.1), and those
+    /// of [`Decoder::leave_out`].
     pub fn trailers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let is_whole = self.state == State::Done;
         self.trailers.fields().filter(move |_| is_whole)
@@ -327,8 +336,8 @@ fn hex_value(digit: u8) -> u8 {
     }
 }
 
-/// What comes out at the most for `input` bytes: the same chunks, of which the first and the last may be cut, and lines that
-/// end in CRLF where `lenient` took a LF.
+/// The most output for `input` bytes: the same chunks, the first and the last perhaps cut, and
+/// lines that end in CRLF if `lenient` allowed a LF.
 pub(crate) fn encoded_bytes_max(input: usize, lenient: bool) -> usize {
     const CUT_BYTES: usize = 64;
     // The shortest chunk grows from `1 LF x LF` to two bytes more.
@@ -345,8 +354,8 @@ pub fn encode_chunk(data: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the line before `len` bytes of data, for data that goes another way; [`CHUNK_END`] must follow it.
-/// `len` is not 0.
+/// Appends the line before `len` bytes of data that are sent without this encoder; [`CHUNK_END`]
+/// must follow them. `len` is not 0.
 fn encode_chunk_head(len: usize, out: &mut Vec<u8>) {
     debug_assert_ne!(len, 0, "an empty chunk is the end of the body");
     let mut started = false;

@@ -1,4 +1,5 @@
-//! The chunked coding: what is accepted, what is not, and that neither depends on how the input is cut.
+//! The chunked coding: what is accepted, what is not, and that neither depends on how the input is
+//! cut.
 
 use crate::http::chunked::*;
 use crate::http::trailers::LEFT_OUT_BYTES_MAX;
@@ -405,7 +406,7 @@ fn a_trailer_section_in_parts_has_the_same_limits() {
 }
 
 #[test]
-fn trailers_that_nobody_wants_are_judged_the_same_and_not_kept() {
+fn unwanted_trailers_are_judged_the_same_and_not_kept() {
     let mut decoder = Decoder::without_trailers(&LIMITS);
     let body = b"0\r\nA: b\r\n\r\n";
     assert_eq!(decoder.decode(body), Ok(Step::End { used: body.len() }));

@@ -1,12 +1,14 @@
 //! Field lines (RFC 9110 5, RFC 9112 5): strict parsing, the names we know, and lists.
 //!
-//! A [`Field`] is a pair of places in its head's bytes and the name as an enum, found once; everything later compares the
-//! enum. What a name means for forwarding is in `forward`; next to read: `target`.
+//! A [`Field`] is a pair of spans in its head's bytes and the name as an enum, found once;
+//! everything later compares the enum. What a name means for forwarding is in `forward`.
+//!
+//! Read next: `http/target.rs`.
 
 use crate::http::head::HeadError;
 use std::ops::Range;
 
-/// A place in a head's bytes.
+/// A range in a head's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
     start: u32,
@@ -24,7 +26,7 @@ impl Span {
         }
     }
 
-    /// The bytes at this place; nothing if `bytes` ends before it.
+    /// The bytes of the span; none if `bytes` ends before it.
     pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
         let (start, len) = (self.start as usize, self.len as usize);
         bytes.get(start..start + len).unwrap_or_default()
@@ -51,7 +53,7 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// `text` is what stands at `name`.
+    /// `text` are the bytes of `name`.
     pub(crate) fn new(text: &[u8], name: Span, value: Span) -> Self {
         Self {
             name,
@@ -61,8 +63,8 @@ impl Field {
         }
     }
 
-    /// Reads a line of which the bytes are already known to be free of controls. No space before the colon, no empty
-    /// name, no line that continues the one before (RFC 9112 5.1, 5.2: refused, never repaired).
+    /// Parses a line that is known to be free of control characters. No space before the colon, no
+    /// empty name, no continued line (RFC 9112 5.1, 5.2: refused, never repaired).
     pub(crate) fn parse(bytes: &[u8], line: Range<usize>) -> Result<Self, HeadError> {
         let text = &bytes[line.clone()];
         if text.starts_with(b" ") || text.starts_with(b"\t") {
@@ -78,7 +80,8 @@ impl Field {
             return Err(HeadError::Malformed("empty field name"));
         }
         let value = trim(&text[colon + 1..]);
-        // An empty value lies at the end of its line in both ways of parsing; its place is never used.
+        // An empty value lies at the end of its line in both ways of parsing; its place is never
+        // used.
         let start = line.start + crate::http::head::offset(text, value);
         Ok(Self::new(
             &text[..colon],
@@ -115,16 +118,17 @@ pub(crate) enum Known {
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
-    /// X-Forwarded-anything-else, X-Real-IP.
+    /// Any other X-Forwarded field, X-Real-IP.
     XForwardedOther,
-    /// One of the three above, or X-Real-IP, with an underscore for a hyphen: CGI and its heirs cannot tell them apart.
+    /// One of the three above, or X-Real-IP, with an underscore for a hyphen: CGI and its
+    /// successors cannot tell them apart.
     XForwardedDisguised,
     XRequestId,
 }
 
 impl Known {
-    /// Compares no more than the names of the same length and first letter, and first as nearly all senders write
-    /// them: that is one comparison of words, while letters without their case are compared one by one.
+    /// Compares only names of the same length and first letter, and first in the usual spelling:
+    /// that is one comparison of words, while ignoring case takes one byte after the other.
     pub(crate) fn of(name: &[u8]) -> Self {
         let (Some(first), len) = (name.first(), name.len()) else {
             return Self::Other;
@@ -181,7 +185,8 @@ impl Known {
     }
 }
 
-/// Whether `name` begins with `prefix` (lower case, with hyphens) in any case, underscores standing for hyphens.
+/// Whether `name` begins with `prefix` (lower case, with hyphens) in any case, underscores standing
+/// for hyphens.
 fn starts_with_any_hyphen(name: &[u8], prefix: &[u8]) -> bool {
     name.len() >= prefix.len()
         && name.iter().zip(prefix).all(|(byte, wanted)| {
@@ -189,8 +194,8 @@ fn starts_with_any_hyphen(name: &[u8], prefix: &[u8]) -> bool {
         })
 }
 
-/// The members of a comma-separated list, without the white space around them. Empty ones are left in: where
-/// they do no harm the caller skips them (RFC 9110 5.6.1.2).
+/// The members of a comma-separated list, trimmed. Empty ones are left in; callers skip them where
+/// they do no harm (RFC 9110 5.6.1.2).
 pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(trim)
 }
@@ -209,8 +214,8 @@ pub(crate) fn trim(value: &[u8]) -> &[u8] {
     &value[start..end]
 }
 
-/// Whether all of it is visible ASCII (RFC 5234 VCHAR). Looks at every byte rather than stopping at the first wrong
-/// one: that way the compiler makes it one vector comparison for many bytes.
+/// Whether all bytes are visible ASCII (RFC 5234 VCHAR). Looks at every byte instead of stopping at
+/// the first wrong one: the compiler makes one vector comparison of many bytes then.
 pub(crate) fn is_visible(bytes: &[u8]) -> bool {
     bytes
         .iter()

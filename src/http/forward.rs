@@ -1,7 +1,9 @@
 //! What a proxy changes: the received head is never edited, a new one is written from it.
 //!
-//! The two tables, `request_rule` and `response_rule`, say what becomes of each field that we know; everything
-//! else passes, in order and as received, unless the message's own Connection field names it. Next: `chunked`.
+//! The two tables, `request_rule` and `response_rule`, decide about each field that we know; all
+//! others pass, in order and as received, unless the message's own Connection field names them.
+//!
+//! Read next: `http/body.rs`.
 
 use crate::http::fields::{Field, Known};
 use crate::http::framing::Body;
@@ -13,15 +15,15 @@ use std::net::IpAddr;
 /// What is known about a request beyond its head.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestForwarding<'a> {
-    /// The peer's address, which X-Forwarded-For ends with.
+    /// The peer's address, to be added to X-Forwarded-For.
     pub peer: IpAddr,
-    /// Whether the peer's own X-Forwarded-*, Forwarded and X-Real-IP are believed.
+    /// Whether the peer's own X-Forwarded-*, Forwarded and X-Real-IP are trusted.
     pub trusted: bool,
-    /// For X-Forwarded-Proto, where the peer has not set it.
+    /// For X-Forwarded-Proto, unless the peer has set it.
     pub scheme: Scheme,
     /// Whether to add Via.
     pub via: bool,
-    /// Goes before the path; without its final slash.
+    /// Put before the path; without a final slash.
     pub base_path: &'a [u8],
     /// The backend's authority, for HTTP/1.0 requests without Host.
     pub authority: &'a [u8],
@@ -29,16 +31,18 @@ pub struct RequestForwarding<'a> {
     pub request_id: &'a [u8],
 }
 
-/// What is written beside the fields that came: those of our own with their values, but for a host and a base path.
+/// The most that is written beside the received fields: our own fields with their values, without a
+/// host and a base path.
 const ADDED_BYTES_MAX: usize = 1024;
 
-/// The longest head that [`write_request`] makes of one within `limits`: the host stands in it twice, and behind each colon
-/// comes a space.
+/// The longest head that [`write_request`] makes of one within `limits`: the host is written twice,
+/// and a space after each colon.
 pub(crate) fn request_bytes_max(limits: &HeadLimits, base_path: usize) -> usize {
     2 * limits.head_bytes_max + limits.fields_max + base_path + ADDED_BYTES_MAX
 }
 
-/// The longest head that [`write_response`] makes of one within `limits`. A line that ended in LF alone ends in CRLF then.
+/// The longest head that [`write_response`] makes of one within `limits`: a line that ended in LF
+/// alone now ends in CRLF.
 pub(crate) fn response_bytes_max(limits: &HeadLimits) -> usize {
     limits.head_bytes_max + 2 * limits.fields_max + ADDED_BYTES_MAX
 }
@@ -48,19 +52,20 @@ pub(crate) fn response_bytes_max(limits: &HeadLimits) -> usize {
 pub struct ResponseForwarding<'a> {
     /// How the body is delimited towards the client.
     pub body: Body,
-    /// Pass Content-Length on although there is no body (HEAD, 304).
+    /// Forward Content-Length although there is no body (HEAD, 304).
     pub keep_length_field: bool,
     /// What becomes of the client's connection.
     pub connection: ClientConnection,
     /// The value of a Set-Cookie field to add.
     pub set_cookie: Option<&'a [u8]>,
-    /// The value of a Date field to add, where there is none ([`ResponseHead::has_date`]).
+    /// The value of a Date field to add if there is none ([`ResponseHead::has_date`]).
     pub date: Option<&'a [u8]>,
-    /// Whether trailer fields will be passed on; without them their announcement (Trailer) goes too.
+    /// Whether trailer fields will be forwarded; if not, their announcement (Trailer) is dropped
+    /// too.
     pub trailers: bool,
 }
 
-/// What a response says about the client's connection.
+/// What a response tells the client about its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientConnection {
     /// It persists, as is the default in HTTP/1.1: nothing is written.
@@ -73,14 +78,15 @@ pub enum ClientConnection {
     Upgrade,
 }
 
-/// What becomes of a received field.
+/// The rule for a received field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rule {
     /// Passes unless Connection names it.
     Pass,
-    /// Passes even if Connection names it: a client must not make us lose what is ours or a hop's before us.
+    /// Kept even if Connection names it, so that a client cannot strip fields added by us or by
+    /// earlier proxies.
     Keep,
-    /// Ends here, or is rewritten by us.
+    /// Dropped, or rewritten by us.
     Drop,
 }
 
@@ -93,29 +99,29 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
     match field.known {
         // RFC 9112 3.2: written first, from the target or from this field.
         Known::Host => Rule::Drop,
-        // RFC 9112 6: rewritten from what the body is.
+        // RFC 9112 6: rewritten from the body's framing.
         Known::ContentLength | Known::TransferEncoding => Rule::Drop,
-        // RFC 9110 7.6.1: the fields of one connection.
+        // RFC 9110 7.6.1: fields of one connection.
         Known::Connection | Known::ProxyConnection | Known::KeepAlive => Rule::Drop,
-        // RFC 9110 10.1.4, 7.8: the same; rewritten when the client means them.
+        // RFC 9110 10.1.4, 7.8: the same; rewritten if the client means them.
         Known::Te | Known::Upgrade => Rule::Drop,
         // RFC 9110 6.6.2: announces trailer fields, which requests lose here.
         Known::Trailer => Rule::Drop,
         // RFC 7540 3.2.1 (gone in RFC 9113): only with the h2c upgrade that is never forwarded.
         Known::Http2Settings => Rule::Drop,
-        // RFC 9110 11.7.2: credentials for the next proxy, and that is us; no backend's business.
+        // RFC 9110 11.7.2: credentials for the next proxy, which is us; no backend's business.
         Known::ProxyAuthorization | Known::ProxyAuthenticate | Known::ProxyAuthenticationInfo => {
             Rule::Drop
         }
-        // RFC 9110 10.1.1: in HTTP/1.0 it means nothing, but would in the HTTP/1.1 that we write.
+        // RFC 9110 10.1.1: without meaning in HTTP/1.0, but not in the HTTP/1.1 that we write.
         Known::Expect => when(head.version() == Version::Http11),
         // RFC 9110 7.6.3: the hops before us.
         Known::Via => Rule::Keep,
-        // RFC 9110 7.6.2: counted down where it counts.
+        // RFC 9110 7.6.2: counted down if it applies.
         Known::MaxForwards if head.max_forwards().is_some() => Rule::Keep,
-        // Replaced unless it is the one that we would write.
+        // Replaced unless it is the id that we would write.
         Known::XRequestId => when(head.request_id() == Some(how.request_id)),
-        // RFC 7239 8.1: only from those whom we trust. X-Forwarded-For is rewritten, longer.
+        // RFC 7239 8.1: only from trusted peers. X-Forwarded-For is rewritten, longer.
         Known::XForwardedFor | Known::XForwardedDisguised => Rule::Drop,
         Known::Forwarded
         | Known::XForwardedHost
@@ -131,9 +137,9 @@ fn request_rule(field: &Field, head: &RequestHead, how: &RequestForwarding<'_>) 
 )]
 fn response_rule(field: &Field, trailers: bool) -> Rule {
     match field.known {
-        // RFC 9112 6: rewritten from what the body is.
+        // RFC 9112 6: rewritten from the body's framing.
         Known::ContentLength | Known::TransferEncoding => Rule::Drop,
-        // RFC 9110 7.6.1 and 7.8: the fields of one connection; Upgrade is rewritten in a 101.
+        // RFC 9110 7.6.1 and 7.8: fields of one connection; Upgrade is rewritten in a 101.
         Known::Connection
         | Known::ProxyConnection
         | Known::KeepAlive
@@ -144,7 +150,7 @@ fn response_rule(field: &Field, trailers: bool) -> Rule {
         Known::ProxyAuthenticate | Known::ProxyAuthorization | Known::ProxyAuthenticationInfo => {
             Rule::Drop
         }
-        // RFC 9110 6.6.2: an announcement holds as long as what it announces comes.
+        // RFC 9110 6.6.2: an announcement of trailer fields holds only if they are forwarded.
         Known::Trailer if !trailers => Rule::Drop,
         // RFC 9110 7.6.3: the hops before us.
         Known::Via => Rule::Keep,
@@ -152,8 +158,9 @@ fn response_rule(field: &Field, trailers: bool) -> Rule {
     }
 }
 
-/// Whether a field may stand in a trailer section that we write (RFC 9110 6.5.1): not if it belongs to the connection or
-/// the framing, routes, authenticates, modifies the request, controls caches, or says how to read the content.
+/// Whether we may write a field in a trailer section (RFC 9110 6.5.1): not if it belongs to the
+/// connection or the framing, routes, authenticates, modifies the request, controls caches, or says
+/// how to read the content.
 pub(crate) fn may_be_trailer(known: Known, name: &[u8]) -> bool {
     const FORBIDDEN: [&str; 30] = [
         "age",
@@ -244,7 +251,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
         write_field(b"X-Forwarded-Host", host, out);
     }
     if how.via {
-        // RFC 9110 7.6.3: the version that we received.
+        // RFC 9110 7.6.3: the version in which we received the request.
         let via: &[u8] = if head.version() == Version::Http10 {
             b"Via: 1.0 rondo\r\n"
         } else {
@@ -259,7 +266,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
     out.extend_from_slice(b"\r\n");
 }
 
-/// One field, however many came (RFC 9110 5.3 lets lists be combined), with the peer at the end.
+/// One field of all that came (RFC 9110 5.3 lets lists be combined), with the peer at the end.
 fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     if how.trusted {
@@ -275,8 +282,8 @@ fn write_forwarded_for(head: &RequestHead, how: &RequestForwarding<'_>, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
-/// TE and Upgrade with the Connection field that they need (RFC 9110 10.1.4, 7.8). A connection that merely persists
-/// needs none.
+/// TE and Upgrade with the Connection field that they need (RFC 9110 10.1.4, 7.8). A connection
+/// that merely persists needs none.
 fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
     let connection: &[u8] = match (head.accepts_trailers(), head.upgrade()) {
         (false, false) => return,
@@ -286,7 +293,7 @@ fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
     };
     write_field(b"Connection", connection, out);
     if head.accepts_trailers() {
-        // Of the codings that TE may list we could forward none.
+        // We could forward none of the codings that TE may list.
         write_field(b"TE", b"trailers", out);
     }
     if head.upgrade() {
@@ -294,7 +301,8 @@ fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC 9110 2.5).
+/// Appends the head of the response for the client. It is HTTP/1.1 whatever the backend spoke (RFC
+/// 9110 2.5).
 pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &mut Vec<u8>) {
     write_status_line_and_fields(head, how.trailers, out);
     if let Some(date) = how.date {
@@ -302,7 +310,7 @@ pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &m
     }
     match how.body {
         Body::None if how.keep_length_field => {
-            // RFC 9110 8.6: it says what a GET would have brought; 1xx and 204 must not have one.
+            // RFC 9110 8.6: it is the length that a GET would have; 1xx and 204 must not have one.
             let allowed = !matches!(head.status(), 100..=199 | 204);
             if let Some(length) = head.content_length().filter(|_| allowed) {
                 write_framing(Body::Length(length), out);
@@ -317,14 +325,15 @@ pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &m
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends an interim response (1xx but 101) for the client. It has no body, so no framing (RFC 9110 15.2, 8.6).
+/// Appends an interim response (1xx except 101) for the client. It has no body and no framing (RFC
+/// 9110 15.2, 8.6).
 pub fn write_interim(head: &ResponseHead, out: &mut Vec<u8>) {
     write_status_line_and_fields(head, false, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// What becomes of the client's connection, and Upgrade where it is needed: in a 101, and in a 426 (RFC 9110 15.5.22), which
-/// says what the server would rather speak.
+/// Connection, and Upgrade where it is needed: in a 101, and in a 426 (RFC 9110 15.5.22), which
+/// names the protocols that the server wants.
 fn write_response_connection(head: &ResponseHead, connection: ClientConnection, out: &mut Vec<u8>) {
     let upgrades = connection == ClientConnection::Upgrade
         || head.status() == 426 && head.offered_protocols().next().is_some();
@@ -384,8 +393,8 @@ fn write_framing(body: Body, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a received field. Nearly every line came in the one form that we write: then its bytes are what would be
-/// put together, and one copy of them is a third of the work of writing the head.
+/// Writes a received field. Nearly every line has the form that we write, so its bytes are copied
+/// as they are, at a third of the cost of composing them.
 fn pass_on(received: &Head, field: Field, out: &mut Vec<u8>) {
     let bytes = &received.bytes;
     let (start, name_end) = (field.name.start(), field.name.end());

@@ -71,7 +71,7 @@ fn respond_lines(lines: &str, how: &ResponseForwarding<'_>) -> String {
 }
 
 #[test]
-fn a_request_is_written_anew_with_what_a_proxy_adds() {
+fn a_request_is_rewritten_with_what_a_proxy_adds() {
     assert_eq!(
         forward(
             "GET /a?b HTTP/1.1\r\nAccept:*/*\r\nhOST: \t h\t\r\nX-Y:  z \r\nX-Y:\r\n\r\n",
@@ -324,7 +324,7 @@ fn expect_passes_unless_it_means_nothing() {
 }
 
 #[test]
-fn te_and_upgrade_are_written_anew_with_their_connection_options() {
+fn te_and_upgrade_are_rewritten_with_their_connection_options() {
     let tail = |lines: &str| forward_lines(lines, &HOW);
     assert_eq!(
         tail("TE: gzip, trailers\r\n"),
@@ -362,7 +362,7 @@ fn http_1_0_goes_on_as_http_1_1_without_what_it_does_not_know() {
 }
 
 #[test]
-fn a_response_is_written_anew() {
+fn a_response_is_rewritten() {
     assert_eq!(
         respond(
             "HTTP/1.0 404 \u{e9}\tx\r\nserver:x\r\nContent-Length: 05\r\nSet-Cookie: a\r\nSet-Cookie:  b \r\nVia: 1.1 v\r\n\r\n",

@@ -1,23 +1,26 @@
-//! Who the client is, as the proxies before us tell it: X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239).
+//! Who the client is, according to the proxies before us: X-Forwarded-For, X-Forwarded-Proto and
+//! Forwarded (RFC 7239).
 //!
-//! Asked only where the peer is trusted. The walk begins at the peer and goes back towards the client: what a client wrote
-//! itself counts for nothing once a trusted proxy has added something, and what is malformed ends it. Nothing is
-//! allocated. Next: `forward`.
+//! Read only if the peer is trusted. The walk begins at the peer and goes back towards the client:
+//! what a client wrote itself does not count once a trusted proxy has added something, and a
+//! malformed element ends the walk. Nothing is allocated.
+//!
+//! Read next: `http/forward.rs`.
 
 use crate::http::fields::{Field, Known, members, trim};
 use crate::http::head::Head;
 use crate::http::{RequestHead, Scheme};
 use std::net::{IpAddr, SocketAddr};
 
-/// What is told about the client. `None`: nothing, or nothing that can be understood.
+/// What the fields say about the client. `None`: nothing, or nothing that can be understood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Forwarded {
     pub(crate) client: Option<IpAddr>,
     pub(crate) scheme: Option<Scheme>,
 }
 
-/// What the fields of a trusted peer tell. The client is the address next to us of which `is_proxy` does not hold, or the
-/// farthest one where it holds of all.
+/// What the fields of a trusted peer say. The client is the nearest address for which `is_proxy`
+/// does not hold, or the farthest one if it holds for all.
 pub(crate) fn forwarded(head: &RequestHead, is_proxy: impl Fn(IpAddr) -> bool) -> Forwarded {
     let hop = |address| Forwarded {
         client: address,
@@ -30,7 +33,7 @@ pub(crate) fn forwarded(head: &RequestHead, is_proxy: impl Fn(IpAddr) -> bool) -
         let elements = members_from_the_end(head, Known::Forwarded);
         walk(elements.map(element), is_proxy)
     };
-    // A list begins with the client's.
+    // A list begins with the client's scheme.
     let mut schemes = head.values(Known::XForwardedProto).flat_map(members);
     if let Some(scheme) = schemes.find(|scheme| !scheme.is_empty()) {
         found.scheme = Some(Scheme::of(scheme));
@@ -38,7 +41,7 @@ pub(crate) fn forwarded(head: &RequestHead, is_proxy: impl Fn(IpAddr) -> bool) -
     found
 }
 
-/// Goes back over the hops, the last one first.
+/// Walks back over the hops, the last one first.
 fn walk(hops: impl Iterator<Item = Forwarded>, is_proxy: impl Fn(IpAddr) -> bool) -> Forwarded {
     let mut found = Forwarded::default();
     for hop in hops {
@@ -56,8 +59,9 @@ fn walk(hops: impl Iterator<Item = Forwarded>, is_proxy: impl Fn(IpAddr) -> bool
 
 /// The members of a list that may be cut into several fields, the last one first.
 ///
-/// A comma inside a quoted string counts as one between members. Read from the end, only what a trusted proxy has written
-/// can be cut wrongly so; a quotation mark that a client left open must not swallow what was added behind it.
+/// A comma inside a quoted string counts as a separator. Read from the end, only what a trusted
+/// proxy has written can be cut wrongly by this, while an open quotation mark from a client must
+/// not swallow what was added behind it.
 fn members_from_the_end(head: &RequestHead, known: Known) -> impl Iterator<Item = &[u8]> {
     let Head { bytes, fields, .. } = head.complete();
     fields
@@ -90,7 +94,7 @@ fn element(text: &[u8]) -> Forwarded {
     told
 }
 
-/// `192.0.2.1`, `2001:db8::1` or `[2001:db8::1]`, maybe with a port behind it.
+/// `192.0.2.1`, `2001:db8::1` or `[2001:db8::1]`, perhaps with a port.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?;
     let bare = text

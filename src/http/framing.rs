@@ -1,7 +1,8 @@
 //! Where a body ends, decided once for both directions (RFC 9112 6.3).
 //!
-//! [`Framing`] gathers what the head says, and refuses what is ambiguous while it gathers; [`Framing::body`] is the
-//! decision. Next: `options`.
+//! [`Framing`] gathers the framing fields and refuses ambiguous ones; [`Framing::body`] decides.
+//!
+//! Read next: `http/options.rs`.
 
 use crate::http::Version;
 use crate::http::fields::{is_tchar, is_token, members};
@@ -20,7 +21,7 @@ pub enum Body {
     UntilClose,
 }
 
-/// Whose body it is: the two directions differ in what the absence of a length means.
+/// The direction of a body: a missing length means different things in each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Message {
     Request,
@@ -48,9 +49,9 @@ enum Coding {
 }
 
 impl Framing {
-    /// Takes the value of a Content-Length field. RFC 9112 6.3 step 5 and RFC 9110 8.6: a list or a repetition of
-    /// the same number is that number (and is written once), everything else is unrecoverable. Other
-    /// readers accept less of this; none that accepts it reads another number from it.
+    /// Takes the value of a Content-Length field. RFC 9112 6.3 step 5 and RFC 9110 8.6: a list or a
+    /// repetition of the same number is that number (and is written once), everything else is
+    /// unrecoverable. Some readers accept less of this; none that accepts it reads another number.
     pub(crate) fn add_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
         for member in members(value) {
             let length = decimal(member).ok_or(HeadError::Malformed("malformed Content-Length"))?;
@@ -80,12 +81,13 @@ impl Framing {
         Ok(())
     }
 
-    /// What can be judged only when all fields were seen. `version` is that of the message.
+    /// Judges what only all fields together show. `version` is that of the message.
     pub(crate) fn check(&self, version: Version) -> Result<(), HeadError> {
         if self.coding == Coding::None {
             return Ok(());
         }
-        // RFC 9112 6.1: either of the next two "ought to be handled as an error", or "as if the framing is faulty".
+        // RFC 9112 6.1: either of the next two "ought to be handled as an error", or "as if the
+        // framing is faulty".
         if self.length.is_some() {
             return Err(HeadError::Malformed(
                 "Content-Length with Transfer-Encoding",
@@ -149,8 +151,9 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// A coding other than plain `chunked`: a token, maybe with parameters. `chunked` with parameters is none (RFC 9112
-/// 7.1 defines none and asks to treat them as an error), and quoted parameters are what no honest sender uses.
+/// A coding other than plain `chunked`: a token, perhaps with parameters. `chunked` with parameters
+/// is refused (RFC 9112 7.1 defines none and asks to treat them as an error), as are quoted
+/// parameters, which no honest sender uses.
 fn is_coding(member: &[u8]) -> bool {
     let name_len = member
         .iter()

@@ -1,13 +1,15 @@
 //! How a head is taken from a stream: one reader, [`HeadReader`], for requests and responses.
 //!
-//! A head that is there in one piece is parsed by httparse in one go, and what httparse lets pass
-//! and we do not is checked on its result (see [`Head::adopt`]). Any other head, one in pieces or a
-//! wrong one, is taken line by line by [`HeadReader::take_lines`], which remembers where it
-//! stopped: a head sent byte by byte costs no more than its length, and what can never become valid
-//! is refused at its first wrong byte. The line-wise way alone decides about errors, in the order
-//! of the bytes, so that the same bytes give the same answer however they were cut. Both ways fill
-//! the same fields; a property test holds them to each other. What a request and a response differ
-//! in is the [`HeadFacts`] of each. Next: `fields`.
+//! A head that arrives in one piece is parsed by httparse in one go, and what httparse allows and
+//! we do not is checked on its result (see [`Head::adopt`]). Any other head, in pieces or invalid,
+//! is parsed line by line by [`HeadReader::take_lines`], which remembers where it stopped: a head
+//! sent byte by byte costs no more than its length, and what can never become valid is refused at
+//! its first wrong byte. Only the line-by-line parser reports errors, in the order of the bytes, so
+//! that the same bytes give the same error however they were cut. Both parsers find the same
+//! fields; a property test holds them to each other. What differs between a request and a response
+//! is in the [`HeadFacts`] of each.
+//!
+//! Read next: `http/fields.rs`.
 
 use crate::http::fields::{Field, Span};
 use crate::http::{Grammar, HeadLimits, Version, strict_reason};
@@ -18,20 +20,22 @@ use std::ops::Range;
 /// No head is longer than this, whatever the limits say: offsets in a head are kept in 32 bits.
 pub const HEAD_BYTES_CEILING: usize = 1 << 20;
 
-/// RFC 9112 2.2 asks to ignore at least one empty line before a request; this many bytes of them are.
+/// RFC 9112 2.2 asks to ignore at least one empty line before a request; up to this many bytes are
+/// ignored.
 pub(crate) const EMPTY_LINES_BYTES_MAX: usize = 8;
 /// Heads with more fields are taken line by line.
 pub(crate) const FIELDS_AT_ONCE: usize = 128;
-/// So much of the start line of an incomplete or refused head is kept for the log.
+/// How much of the start line of an incomplete or refused head is kept for the log.
 const LOGGED_LINE_BYTES_MAX: usize = 1024;
 /// A head's buffer that grew beyond this is given back when the head is cleared.
 const BYTES_KEPT: usize = 4096;
 /// The same for its list of fields.
 const FIELDS_KEPT: usize = 128;
-/// What both of them take at the most.
+/// The most that both keep.
 pub(crate) const KEPT_BYTES: usize = BYTES_KEPT + FIELDS_KEPT * size_of::<Field>();
 
-/// Why a head was refused. For a request it has a status; a response with any of these is a bad answer (502).
+/// Why a head was refused. For a request it decides the status; a response with any of these is a
+/// 502.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadError {
     /// 400: breaks the grammar, or two readers could understand it differently.
@@ -80,7 +84,7 @@ impl fmt::Display for HeadError {
 
 impl std::error::Error for HeadError {}
 
-/// Takes heads, one after the other; `F` is what one kind of head says.
+/// Takes heads, one after the other; `F` are the facts of one kind of head.
 #[derive(Debug, Default)]
 pub(crate) struct HeadReader<F> {
     pub(crate) head: Head,
@@ -90,8 +94,8 @@ pub(crate) struct HeadReader<F> {
     skipped: usize,
 }
 
-/// What a head says beside its fields as they are: the start line, and what can be judged only with
-/// the whole head.
+/// The facts of a head beside its fields: the start line, and what can be judged only when the head
+/// is complete.
 pub(crate) trait HeadFacts: Default {
     /// The start line alone is longer than a head may be.
     const LINE_TOO_LONG: HeadError;
@@ -99,11 +103,11 @@ pub(crate) trait HeadFacts: Default {
     /// Whether the start line of a head that is incomplete or refused is kept for the log.
     const LINE_IS_LOGGED: bool;
 
-    /// The common case: the head is there, all of it, and httparse finds nothing wrong. Its length;
-    /// `None` says only that it is another case, and nothing was changed.
+    /// The common case: the head is complete and httparse finds nothing wrong. Returns its length;
+    /// `None` means another case, and nothing was changed.
     fn take_whole(&mut self, head: &mut Head, input: &[u8], limits: &HeadLimits) -> Option<usize>;
 
-    /// Takes the start line from where the last call stopped; whether it is complete.
+    /// Parses the start line from where the last call stopped; returns whether it is complete.
     fn take_line(
         &mut self,
         lines: &mut Lines,
@@ -111,11 +115,11 @@ pub(crate) trait HeadFacts: Default {
         grammar: Grammar,
     ) -> Result<bool, HeadError>;
 
-    /// Judges a head of which the start line and the fields are known.
+    /// Judges a head whose start line and fields are known.
     fn settle(&mut self, head: &mut Head, limits: &HeadLimits) -> Result<(), HeadError>;
 }
 
-/// How far the head is taken.
+/// How far a head has been parsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
     #[default]
@@ -151,7 +155,7 @@ impl<F: HeadFacts> HeadReader<F> {
         result
     }
 
-    /// Forgets the head, keeps the memory unless it was an unusually large one.
+    /// Clears the head and keeps its memory, unless it was unusually large.
     pub(crate) fn clear(&mut self) {
         self.head.clear();
         let head = std::mem::take(&mut self.head);
@@ -165,7 +169,7 @@ impl<F: HeadFacts> HeadReader<F> {
         self.stage == Stage::Complete
     }
 
-    /// The head once it is complete; nothing before: places in it mean nothing then.
+    /// The head if it is complete; else an empty one, since its spans mean nothing yet.
     pub(crate) fn complete(&self) -> &Head {
         if self.is_complete() {
             &self.head
@@ -191,7 +195,7 @@ impl<F: HeadFacts> HeadReader<F> {
         };
         let bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
         let input = &input[..input.len().min(bytes_max)];
-        // Once a byte of it was looked at in vain, it is taken line by line.
+        // After a first look in vain, it is parsed line by line.
         let is_new = self.head.lines.seen == 0;
         let used =
             if is_new && let Some(used) = self.facts.take_whole(&mut self.head, input, limits) {
@@ -210,10 +214,9 @@ impl<F: HeadFacts> HeadReader<F> {
         Ok(Some(self.skipped + used))
     }
 
-    /// Whether the first byte of the start line is there, which is nearly always the first of all.
-    /// An empty line before a request is what old clients write after a body (RFC 9112 2.2); one
-    /// before a status line, what some backends write after the body of the response before, or
-    /// after a 1xx.
+    /// Whether the first byte of the start line has come, nearly always the very first byte. Old
+    /// clients send an empty line before a request, after a body (RFC 9112 2.2), and some backends
+    /// before a status line, after the body of the last response or after a 1xx.
     #[cold]
     fn skip_empty_lines(&mut self, input: &[u8], grammar: Grammar) -> Result<bool, HeadError> {
         loop {
@@ -240,9 +243,9 @@ impl<F: HeadFacts> HeadReader<F> {
         }
     }
 
-    /// The same head line by line, from where the last call stopped. This way alone says what is
-    /// wrong. It stands outside of the function into which httparse is inlined: with it, the
-    /// compiler makes the common case slower.
+    /// Parses the same head line by line, from where the last call stopped, and reports errors.
+    /// Apart from the function into which httparse is inlined: together, the compiler makes the
+    /// common case slower.
     #[cold]
     fn take_lines(
         &mut self,
@@ -275,7 +278,7 @@ impl<F: HeadFacts> HeadReader<F> {
     }
 }
 
-/// The bytes of a head and where its fields are.
+/// The bytes of a head and the places of its fields.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
     pub(crate) bytes: Vec<u8>,
@@ -283,7 +286,7 @@ pub(crate) struct Head {
     pub(crate) lines: Lines,
 }
 
-/// Stands for a head that is not complete.
+/// Stands for an incomplete head.
 static NO_HEAD: Head = Head {
     bytes: Vec::new(),
     fields: Vec::new(),
@@ -306,10 +309,12 @@ impl Head {
         }
     }
 
-    /// Takes over what httparse found in `head`, if every line of it ends in CRLF; otherwise changes nothing.
+    /// Takes over what httparse found in `head` if every line ends in CRLF; otherwise changes
+    /// nothing.
     ///
-    /// httparse takes a bare LF for the end of a line. It never takes a CR for anything but the beginning of CRLF, and a
-    /// field's name begins right after the line before: so a look at the byte before each LF is enough.
+    /// httparse takes a bare LF for a line end. It never takes a CR for anything but the beginning
+    /// of CRLF, and a field's name begins right after the line before: so checking the byte before
+    /// each LF is enough.
     pub(crate) fn adopt(&mut self, head: &[u8], parsed: &[httparse::Header<'_>]) -> bool {
         let crlf_before = |at: usize| at >= 2 && head[at - 2..at] == *b"\r\n";
         if !(head.ends_with(b"\r\n\r\n")
@@ -335,7 +340,7 @@ impl Head {
         true
     }
 
-    /// Keeps these bytes in place of those that were kept before.
+    /// Replaces the bytes kept before.
     pub(crate) fn keep(&mut self, bytes: &[u8]) {
         self.bytes.clear();
         make_room(&mut self.bytes, bytes.len(), bytes.len());
@@ -371,8 +376,8 @@ pub(crate) fn offset(whole: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr())
 }
 
-/// Takes field lines from `input` up to the empty line; the result is where that ends. `input` begins where
-/// it began at the first call and may have grown since.
+/// Parses field lines from `input` up to the empty line; returns where that ends. `input` begins
+/// where it began at the first call and may have grown since.
 pub(crate) fn take_fields(
     lines: &mut Lines,
     fields: &mut Vec<Field>,
@@ -394,19 +399,19 @@ pub(crate) fn take_fields(
     Ok(None)
 }
 
-/// Splits lines off a growing input and looks at each byte once.
+/// Splits lines off a growing input, looking at each byte once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lines {
-    /// Where the line that is not complete begins.
+    /// Where the incomplete line begins.
     pub(crate) start: usize,
-    /// Where to look on.
+    /// Where to continue.
     pub(crate) seen: usize,
 }
 
 impl Lines {
-    /// The next complete line without its end, which is CRLF. RFC 9112 2.2 would let a recipient take a bare LF for the end
-    /// of a line and a bare CR for a space: exactly where readers differ, so both are refused, as is any other control,
-    /// but for the LF of a backend that is read leniently.
+    /// The next complete line without its CRLF. RFC 9112 2.2 would let a recipient take a bare LF
+    /// for a line end and a bare CR for a space: exactly where readers differ, so both are refused,
+    /// as is any other control character, except the LF of a backend that is read leniently.
     pub(crate) fn next(
         &mut self,
         input: &[u8],
@@ -438,8 +443,8 @@ impl Lines {
     }
 }
 
-/// Where the first byte is that is not text. Whole blocks are looked at first: the compiler makes that a few vector
-/// instructions, a tenth of what one byte after the other takes.
+/// The index of the first byte that is not text. Whole blocks come first: the compiler makes a few
+/// vector instructions of that, a tenth of the time that single bytes take.
 fn text_end(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
     let is_all_text = |block: &&[u8]| block.iter().fold(true, |text, byte| text & is_text(*byte));

@@ -1,16 +1,17 @@
 //! HTTP/1.1 as bytes in and values out: no socket, no clock, no thread.
 //!
-//! rondo stands between two strangers who read the same bytes, so this folder has one rule: what two readers
-//! could take for different messages is refused, and everything that goes out is rewritten from what was
-//! understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
+//! rondo stands between two strangers who read the same bytes, so this folder has one rule: what
+//! two readers could take for different messages is refused, and everything sent is rewritten from
+//! what was understood. RFC 9110 (semantics) and RFC 9112 (HTTP/1.1) are cited by section.
 //!
-//! Read in this order: `head` (how a head is taken from a stream), `fields`, `target`, `framing` (where a body
-//! ends), `options`, `request`, `response`, `forwarded` (who the client is), [`forward`] (what a proxy changes), `body` (a body on its way),
-//! [`chunked`], `trailers`, [`reply`].
+//! Read next: `http/head.rs` (how a head is taken from a stream), then `fields`, `target`,
+//! `framing` (where a body ends), `options`, `request`, `response`, `forwarded` (who the client
+//! is), [`forward`] (what a proxy changes), `body` (a body under way), [`chunked`], `trailers` and
+//! [`reply`].
 //!
-//! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of the head it took, so that
-//! the buffer may move on and the head can be written again for another backend; its memory is used again for
-//! the next head, so that nothing is allocated once a connection is warm.
+//! The caller owns the buffers. A [`RequestHead`] or [`ResponseHead`] keeps a copy of its head, so
+//! that the buffer may move on and the head can be written again for another backend; the copy's
+//! memory is reused for the next head, so that nothing is allocated once a connection is warm.
 
 pub(crate) mod body;
 pub mod chunked;
@@ -37,8 +38,8 @@ pub use reply::{CONTINUE, Reply, write_reply};
 pub use request::RequestHead;
 pub use response::ResponseHead;
 
-/// The protocol version of a message, as far as it matters: a higher minor version than 1 is read as 1
-/// (RFC 9110 2.5: it promises to be compatible), another major version is refused.
+/// The protocol version of a message, as far as it matters: a higher minor version than 1 is read
+/// as 1 (RFC 9110 2.5: it promises to be compatible), another major version is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0: not persistent unless asked for, no transfer codings, no interim responses.
@@ -51,17 +52,18 @@ pub enum Version {
 /// Whose message is read, and how strictly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grammar {
-    /// A client's, by the letter.
+    /// A client's: strictly.
     Request,
-    /// A backend's, by the letter too; the reason for a refusal says where `backends[].lenient` would help.
+    /// A backend's: strictly too; the reason for a refusal says where `backends[].lenient` would
+    /// help.
     Response,
-    /// A backend's that has `lenient`: a line may end in LF alone, empty lines may come before the status line, and white
-    /// space behind a chunk size. RFC 9112 2.2 lets a recipient take the first two, and nothing of it moves the end of a
-    /// message; all of it is rewritten.
+    /// A backend's with `lenient`: a line may end in LF alone, and empty lines before the status
+    /// line and white space behind a chunk size are allowed. RFC 9112 2.2 lets a recipient take the
+    /// first two, and none of this moves the end of a message; all of it is rewritten.
     LenientResponse,
 }
 
-/// The reason for refusing what a lenient reader takes.
+/// The reason for refusing what a lenient reader would take.
 macro_rules! strict_reason {
     ($grammar:expr, $reason:literal) => {
         if $grammar == crate::http::Grammar::Response {
@@ -73,7 +75,7 @@ macro_rules! strict_reason {
 }
 pub(crate) use strict_reason;
 
-/// How a client speaks, maybe to a proxy before us.
+/// The client's scheme, perhaps towards a proxy before us.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scheme {
     /// In the clear.
@@ -84,7 +86,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// As a proxy names it. Of a WebSocket some say `wss`.
+    /// As a proxy names it; for a WebSocket some write `wss`.
     pub(crate) fn of(name: &[u8]) -> Self {
         if name.eq_ignore_ascii_case(b"https") || name.eq_ignore_ascii_case(b"wss") {
             Self::Https
@@ -112,7 +114,8 @@ pub struct HeadLimits {
 }
 
 impl HeadLimits {
-    /// Bytes of input that are enough to take a head or refuse it, empty lines before it included.
+    /// With this many bytes of input a head is complete or refused, including empty lines before
+    /// it.
     pub(crate) fn input_bytes_max(&self) -> usize {
         self.head_bytes_max.min(HEAD_BYTES_CEILING) + head::EMPTY_LINES_BYTES_MAX
     }

@@ -1,6 +1,7 @@
-//! Connection options and upgrade protocols (RFC 9110 7.6.1, 7.8): what a head says about its own connection.
+//! Connection options and upgrade protocols (RFC 9110 7.6.1, 7.8): what a head says about its own
+//! connection.
 //!
-//! Next: `request`.
+//! Read next: `http/request.rs`.
 
 use crate::http::fields::{Field, Known, is_token, members};
 use crate::http::head::{Head, HeadError};
@@ -18,7 +19,8 @@ pub(crate) struct ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// Options are counted: looking for each among the fields takes time in proportion to both.
+    /// Options are counted, since looking for each among the fields takes time in proportion to
+    /// both.
     pub(crate) fn add(&mut self, value: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         for option in members(value).filter(|option| !option.is_empty()) {
             self.count += 1;
@@ -38,13 +40,13 @@ impl ConnectionOptions {
         Ok(())
     }
 
-    /// RFC 9112 9.3, in its order.
+    /// In the order of RFC 9112 9.3.
     pub(crate) fn persists(&self, version: Version) -> bool {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 }
 
-/// Marks the fields that Connection names. What must stay all the same is `forward`'s to say.
+/// Marks the fields that Connection names; `forward` decides which of them stay all the same.
 pub(crate) fn mark_named(head: &mut Head) {
     for at in 0..head.fields.len() {
         let Field {
@@ -64,7 +66,8 @@ pub(crate) fn mark_named(head: &mut Head) {
     }
 }
 
-/// `name` or `name/version`, and not h2c, which would let a client speak past us (RFC 9113 removed it).
+/// `name` or `name/version`, and not h2c, which would let a client talk past us (RFC 9113 removed
+/// it).
 pub(crate) fn is_protocol(member: &[u8]) -> bool {
     let mut parts = member.splitn(2, |byte| *byte == b'/');
     let name = parts.next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What holds for every input: nothing panics, how the input is cut changes nothing, and what is written is read
-//! again as what it was.
+//! What holds for every input: nothing panics, how the input is cut changes nothing, and what is
+//! written is read again as what it was.
 
 use crate::http::{
     Body, ClientConnection, Decoder, Grammar, HeadError, HeadLimits, RequestForwarding,
@@ -114,7 +114,8 @@ fn plain(body: Body) -> ResponseForwarding<'static> {
     }
 }
 
-/// The same result for the whole input, byte by byte, and in two or three parts; and for no more than the head.
+/// The same result for the whole input, byte by byte, and in two or three parts; and for no more
+/// than the head.
 fn cutting_changes_nothing<T: Debug + PartialEq>(
     input: &[u8],
     cuts: &[usize],
@@ -484,10 +485,10 @@ proptest! {
         }
         // Whatever is accepted is the same body when rewritten.
         if let Ok((data, Some(_))) = whole {
-            let mut anew = Vec::new();
-            encode_chunk(&data, &mut anew);
-            encode_end(std::iter::empty(), &mut anew);
-            prop_assert_eq!(strip(decode(&anew, &[])), Ok((data, Some(anew.len()))));
+            let mut again = Vec::new();
+            encode_chunk(&data, &mut again);
+            encode_end(std::iter::empty(), &mut again);
+            prop_assert_eq!(strip(decode(&again, &[])), Ok((data, Some(again.len()))));
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Answers of our own: short plain text with the status and the request id. This is the last of `http`;
-//! what uses it all is `exchange`.
+//! Answers of our own: short plain text with the status and the request id.
 
 use crate::http::forward::write_field;
 use crate::text::format::write_decimal;
@@ -37,7 +36,7 @@ pub fn write_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
         write_field(b"Allow", METHODS, out);
     }
     if reply.status != 200 {
-        // The id may be the client's: it is text, and no browser may guess otherwise.
+        // The id may be the client's: it is text, and no browser may guess another type.
         write_field(b"Content-Type", b"text/plain; charset=utf-8", out);
         write_field(b"X-Content-Type-Options", b"nosniff", out);
     }
@@ -77,7 +76,8 @@ pub fn write_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// What we take where the request stops here (RFC 9110 7.6.2, 9.3.7, 15.5.6): what we would forward, but for TRACE.
+/// The methods that we name where a request ends here (RFC 9110 7.6.2, 9.3.7, 15.5.6): all that we
+/// would forward, without TRACE.
 const METHODS: &[u8] = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 const ID_LABEL: &[u8] = b"Request id: ";

@@ -1,6 +1,9 @@
-//! The head of a request: taken from the client's bytes, checked, and the facts that decide about forwarding found once.
+//! The head of a request: taken from the client's bytes and checked, with the facts that decide
+//! about forwarding found once.
 //!
-//! See `head` for how it is taken in pieces. Next: `response`.
+//! How it is taken in pieces is in `head`.
+//!
+//! Read next: `http/response.rs`.
 
 use crate::http::fields::{Field, Known, Span, is_tchar, is_token, is_visible, members, trim};
 use crate::http::framing::{Body, Framing, Message};
@@ -16,7 +19,8 @@ use std::ops::Range;
 /// A longer X-Request-Id is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// One request head, with its own copy of the bytes. Use it again after [`RequestHead::clear`]; its memory stays.
+/// One request head, with its own copy of the bytes. Use it again after [`RequestHead::clear`]; its
+/// memory stays.
 #[derive(Debug, Default)]
 pub struct RequestHead {
     reader: HeadReader<RequestFacts>,
@@ -39,10 +43,10 @@ pub(crate) struct RequestFacts {
     max_forwards: Option<u64>,
 }
 
-/// The request line; lengths and places relative to its first byte.
+/// The request line; lengths and spans count from its first byte.
 #[derive(Clone, Copy, Debug, Default)]
 struct RequestLine {
-    /// Of a line in pieces: its method is known to be one.
+    /// The method of an incomplete line is known to be valid.
     has_method: bool,
     len: usize,
     method: Span,
@@ -51,23 +55,25 @@ struct RequestLine {
 }
 
 impl RequestHead {
-    /// Takes one head from the front of `input`, skipping a few empty lines before it (RFC 9112 2.2).
+    /// Takes one head from the front of `input`, skipping a few empty lines before it (RFC 9112
+    /// 2.2).
     ///
-    /// `Ok(None)`: not complete; call again with the same bytes and more, every byte is looked at once.
-    /// `Ok(Some(used))`: complete, and the first `used` bytes are spent.
-    /// An error stays until the value is cleared. Before the head is complete, and after an error, only the request
-    /// line is known: [`RequestHead::request_line`], and [`RequestHead::method`] and [`RequestHead::version`] if it is valid.
+    /// `Ok(None)`: not complete; call again with the same bytes and more, every byte is looked at
+    /// once. `Ok(Some(used))`: complete, and the first `used` bytes are spent. An error stays until
+    /// the value is cleared. Before the head is complete, and after an error, only the request line
+    /// is known: [`RequestHead::request_line`], and [`RequestHead::method`] and
+    /// [`RequestHead::version`] if it is valid.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         self.reader.take(input, limits, Grammar::Request)
     }
 
-    /// Forgets the head, keeps the memory unless it was an unusually large one.
+    /// Clears the head and keeps its memory, unless it was unusually large.
     pub fn clear(&mut self) {
         self.reader.clear();
     }
 
-    /// The request line without its CRLF, as received. Of a head that is incomplete or was refused: what was
-    /// seen of it, at most 1024 bytes, maybe nothing; any byte may be in it.
+    /// The request line without its CRLF, as received. Of an incomplete or refused head: what has
+    /// come of it, at most 1024 bytes, perhaps none; it may contain any byte.
     pub fn request_line(&self) -> &[u8] {
         let bytes = &self.reader.head.bytes;
         if self.reader.is_complete() {
@@ -82,7 +88,7 @@ impl RequestHead {
         self.reader.facts.line.method.of(&self.reader.head.bytes)
     }
 
-    /// Whether the response has no body whatever its fields say.
+    /// Whether the response has no body, whatever its fields say.
     pub fn is_head(&self) -> bool {
         self.method() == b"HEAD"
     }
@@ -95,7 +101,8 @@ impl RequestHead {
         )
     }
 
-    /// Path and query to ask the backend for, or `*`. See [`RequestHead::request_line`] for the target as received.
+    /// Path and query to ask the backend for, or `*`. See [`RequestHead::request_line`] for the
+    /// target as received.
     pub fn target(&self) -> &[u8] {
         self.reader.facts.resource.of(&self.reader.head.bytes)
     }
@@ -105,7 +112,8 @@ impl RequestHead {
         self.reader.facts.line.version
     }
 
-    /// The authority that is asked: of an absolute-form target, else of Host. Only HTTP/1.0 can be without.
+    /// The authority that is asked: of an absolute-form target, else of Host. Missing only in
+    /// HTTP/1.0.
     pub fn host(&self) -> Option<&[u8]> {
         self.reader
             .facts
@@ -113,7 +121,7 @@ impl RequestHead {
             .map(|place| place.of(&self.reader.head.bytes))
     }
 
-    /// The field lines as received: name, and value without the white space around it.
+    /// The field lines as received: name, and trimmed value.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.complete().fields()
     }
@@ -123,7 +131,7 @@ impl RequestHead {
         self.reader.facts.framing.body(Message::Request)
     }
 
-    /// Whether the client wants the connection to persist (RFC 9112 9.3).
+    /// Whether the client lets the connection persist (RFC 9112 9.3).
     pub fn keep_alive(&self) -> bool {
         self.reader
             .facts
@@ -131,20 +139,21 @@ impl RequestHead {
             .persists(self.reader.facts.line.version)
     }
 
-    /// Whether the client waits for 100 (Continue) before it sends the body that it announced (RFC 9110 10.1.1).
+    /// Whether the client waits for 100 (Continue) before it sends its body (RFC 9110 10.1.1).
     pub fn expects_continue(&self) -> bool {
         self.reader.facts.expects_continue && !matches!(self.body(), Body::None | Body::Length(0))
     }
 
-    /// Whether the client offers to switch to a protocol that may be forwarded (RFC 9110 7.8): any but h2c.
+    /// Whether the client offers to switch to a protocol that may be forwarded (RFC 9110 7.8): any
+    /// but h2c.
     pub fn upgrade(&self) -> bool {
         self.reader.facts.offers_upgrade && self.reader.facts.connection.upgrade
     }
 
-    /// Whether each of the protocols in `chosen`, the Upgrade field of a 101, was offered. A 101 for which this is
-    /// false was not asked for.
+    /// Whether each of the protocols in `chosen`, the Upgrade field of a 101, was offered. If not,
+    /// the 101 was not asked for.
     pub fn offers(&self, chosen: &[u8]) -> bool {
-        // More layers than this belong to no protocol, and would make the search below quadratic.
+        // No protocol has more layers, and more would make the search below quadratic.
         const LAYERS_MAX: usize = 4;
         self.upgrade()
             && members(chosen).count() <= LAYERS_MAX
@@ -166,7 +175,8 @@ impl RequestHead {
         self.reader.facts.accepts_trailers
     }
 
-    /// The client's X-Request-Id if it can be used: one, of 1 to 128 visible ASCII characters.
+    /// The client's X-Request-Id if it is usable: a single one, of 1 to 128 visible ASCII
+    /// characters.
     pub fn request_id(&self) -> Option<&[u8]> {
         self.reader
             .facts
@@ -174,8 +184,8 @@ impl RequestHead {
             .map(|place| place.of(&self.reader.head.bytes))
     }
 
-    /// How many more intermediaries may forward it (RFC 9110 7.6.2): of OPTIONS and TRACE alone, where 0 means that it is
-    /// to be answered and not forwarded.
+    /// How many more intermediaries may forward the request (RFC 9110 7.6.2): only for OPTIONS and
+    /// TRACE; 0 means that it must be answered here.
     pub fn max_forwards(&self) -> Option<u64> {
         self.reader.facts.max_forwards
     }
@@ -190,7 +200,7 @@ impl RequestHead {
             })
     }
 
-    /// The head once it is complete; nothing before: places in it mean nothing then.
+    /// The head if it is complete; else an empty one, since its spans mean nothing yet.
     pub(crate) fn complete(&self) -> &Head {
         self.reader.complete()
     }
@@ -223,7 +233,7 @@ impl HeadFacts for RequestFacts {
         let (method, target) = (parsed.method?.as_bytes(), parsed.path?.as_bytes());
         let bytes = &input[..used];
         let target_start = offset(bytes, target);
-        // httparse takes UTF-8 in targets; RFC 3986 knows ASCII only.
+        // httparse allows UTF-8 in targets; RFC 3986 has ASCII only.
         if !is_visible(target)
             || parsed.headers.len() > limits.fields_max
             || !head.adopt(bytes, parsed.headers)
@@ -251,7 +261,7 @@ impl HeadFacts for RequestFacts {
         grammar: Grammar,
     ) -> Result<bool, HeadError> {
         if !self.line.has_method {
-            // Whatever else is spoken on this port (TLS, a banner) is refused here, not at the deadline.
+            // Any other protocol on this port (TLS, a banner) is refused here, not at the deadline.
             match input[lines.seen..].iter().position(|byte| !is_tchar(*byte)) {
                 None => {
                     lines.seen = input.len();
@@ -316,7 +326,7 @@ impl HeadFacts for RequestFacts {
 }
 
 impl RequestFacts {
-    /// What the fields say, in one pass.
+    /// Reads the fields in one pass.
     fn gather(head: &Head, limits: &HeadLimits) -> Result<Self, HeadError> {
         let mut facts = Self::default();
         let mut request_ids = 0;
@@ -357,8 +367,8 @@ impl RequestFacts {
         Ok(facts)
     }
 
-    /// RFC 9112 3.2: HTTP/1.1 needs exactly one valid Host. An empty one names no host to ask (RFC 9110 4.2.1), so it will
-    /// only do beside an authority in the target, which counts instead.
+    /// RFC 9112 3.2: HTTP/1.1 needs exactly one valid Host. An empty one names no host (RFC 9110
+    /// 4.2.1), so it is accepted only beside an authority in the target, which counts instead.
     fn settle_host(&self, bytes: &[u8], target_has_authority: bool) -> Result<(), HeadError> {
         let Some(host) = self.host.map(|place| place.of(bytes)) else {
             return if self.line.version == Version::Http10 {
@@ -375,7 +385,7 @@ impl RequestFacts {
     }
 }
 
-/// Puts `prefix` and what stands at `part` behind the head and says where.
+/// Appends `prefix` and the bytes at `part` to the head and returns their span.
 fn append(head: &mut Head, prefix: &[u8], part: Span) -> Span {
     let bytes = &mut head.bytes;
     let start = bytes.len();
@@ -386,8 +396,9 @@ fn append(head: &mut Head, prefix: &[u8], part: Span) -> Span {
     Span::new(start..bytes.len())
 }
 
-/// The only Max-Forwards field. What is no number could not be counted down, so it is refused, as Apache does. One that is
-/// too large for us counts as the largest that we know, as RFC 9110 7.6.2 has it.
+/// The only Max-Forwards field. A value that is no number cannot be counted down and is refused, as
+/// Apache does. A number too large for us counts as the largest that we can hold, as RFC 9110 7.6.2
+/// says.
 fn max_forwards(head: &Head) -> Result<Option<u64>, HeadError> {
     let mut values = head
         .fields
@@ -412,14 +423,14 @@ fn max_forwards(head: &Head) -> Result<Option<u64>, HeadError> {
 }
 
 impl RequestLine {
-    /// Where a part of the target stands in the head.
+    /// The span of a part of the target in the head.
     fn in_target(&self, part: &Range<usize>) -> Span {
         let start = self.target.start();
         Span::new(start + part.start..start + part.end)
     }
 
-    /// `method SP request-target SP HTTP-version` with exactly these two spaces (RFC 9112 3), of which the bytes
-    /// are already known to be free of controls.
+    /// Parses `method SP request-target SP HTTP-version` with exactly these two spaces (RFC 9112
+    /// 3); the bytes are known to be free of control characters.
     fn parse(line: &[u8]) -> Result<Self, HeadError> {
         let mut parts = line.split(|byte| *byte == b' ');
         let (Some(method), Some(target), Some(version), None) =

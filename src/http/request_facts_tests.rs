@@ -1,5 +1,5 @@
-//! What the fields of a request say: host, framing, connection options, expectations, ids and cookies. How a head is
-//! taken is tested in `request_tests.rs`.
+//! What the fields of a request say: host, framing, connection options, expectations, ids and
+//! cookies. How a head is taken is tested in `request_tests.rs`.
 
 use crate::http::request::tests::{status, status_with, take, with};
 use crate::http::request::*;

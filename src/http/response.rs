@@ -1,4 +1,6 @@
-//! The head of a response: taken from a backend's bytes with the same suspicion as a client's. Next: `forwarded`.
+//! The head of a response: taken from a backend's bytes, as strictly as a client's.
+//!
+//! Read next: `http/forwarded.rs`.
 
 use crate::http::fields::{Field, Known, Span, members};
 use crate::http::framing::{Body, Framing, Message};
@@ -9,7 +11,8 @@ use crate::http::options::{ConnectionOptions, is_protocol, mark_named};
 use crate::http::{Grammar, HeadLimits, Version};
 use std::mem::MaybeUninit;
 
-/// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`]; its memory stays.
+/// One response head, with its own copy of the bytes. Use it again after [`ResponseHead::clear`];
+/// its memory stays.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
     reader: HeadReader<ResponseFacts>,
@@ -34,13 +37,14 @@ struct StatusLine {
 }
 
 impl ResponseHead {
-    /// Takes one head from the front of `input`, as [`RequestHead::take`](crate::http::RequestHead::take) does; but
-    /// nothing may come before the status line. Nothing is known before the head is complete.
+    /// Takes one head from the front of `input`, as
+    /// [`RequestHead::take`](crate::http::RequestHead::take) does; but nothing may come before the
+    /// status line. Nothing is known before the head is complete.
     pub fn take(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         self.take_as(input, limits, Grammar::Response)
     }
 
-    /// The same, strictly or leniently: always in the same way until the value is cleared.
+    /// The same, strictly or leniently; the way must not change before the value is cleared.
     pub fn take_as(
         &mut self,
         input: &[u8],
@@ -50,24 +54,25 @@ impl ResponseHead {
         self.reader.take(input, limits, grammar)
     }
 
-    /// Forgets an unusually large head, and gives its memory back: for a head that has been forwarded.
+    /// Clears the head of a forwarded response, and gives its memory back if it was unusually
+    /// large.
     pub(crate) fn give_back(&mut self) {
         if self.reader.head.is_large() {
             self.clear();
         }
     }
 
-    /// Forgets the head, keeps the memory unless it was an unusually large one.
+    /// Clears the head and keeps its memory, unless it was unusually large.
     pub fn clear(&mut self) {
         self.reader.clear();
     }
 
-    /// 100 to 999. Above 599 the classes are unknown, and are left to the client (RFC 9110 15).
+    /// 100 to 999. Classes above 599 are unknown and left to the client (RFC 9110 15).
     pub fn status(&self) -> u16 {
         self.reader.facts.line.status
     }
 
-    /// The reason phrase as received; it may be empty or hold obs-text.
+    /// The reason phrase as received; it may be empty or contain obs-text.
     pub fn reason(&self) -> &[u8] {
         self.reader.facts.line.reason.of(&self.reader.head.bytes)
     }
@@ -77,12 +82,13 @@ impl ResponseHead {
         self.reader.facts.line.version
     }
 
-    /// The field lines as received: name, and value without the white space around it.
+    /// The field lines as received: name, and trimmed value.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.complete().fields()
     }
 
-    /// How the body is delimited. After a 101 there is none; what follows belongs to the new protocol.
+    /// How the body is delimited. After a 101 there is none; what follows belongs to the new
+    /// protocol.
     pub fn body(&self, request_is_head: bool) -> Body {
         self.reader.facts.framing.body(Message::Response {
             status: self.reader.facts.line.status,
@@ -95,8 +101,8 @@ impl ResponseHead {
         self.reader.facts.framing.length
     }
 
-    /// Whether the backend lets the connection persist (RFC 9112 9.3). A body that ends with the connection and a
-    /// 101 end its use for HTTP all the same.
+    /// Whether the backend lets the connection persist (RFC 9112 9.3). A body that ends with the
+    /// connection and a 101 end its use for HTTP all the same.
     pub fn keep_alive(&self) -> bool {
         self.reader
             .facts
@@ -109,8 +115,8 @@ impl ResponseHead {
         matches!(self.reader.facts.line.status, 100..=199) && self.reader.facts.line.status != 101
     }
 
-    /// The protocols that the backend names in its only Upgrade field, with `Connection: upgrade` (RFC 9110 7.8: both
-    /// are needed). A 101 without is a bad answer; so is one that the request does not offer
+    /// The protocols in the backend's only Upgrade field, with `Connection: upgrade` (RFC 9110 7.8:
+    /// both are needed). A 101 without them is invalid; so is one that the request does not offer
     /// ([`RequestHead::offers`](crate::http::RequestHead::offers)).
     pub fn upgrade(&self) -> Option<&[u8]> {
         let place = self
@@ -121,7 +127,8 @@ impl ResponseHead {
         Some(place.of(&self.reader.head.bytes))
     }
 
-    /// Whether it has a Date that is passed on; without, the time at which it came is to be added (RFC 9110 6.6.1).
+    /// Whether it has a Date that is forwarded; if not, the time of its arrival is added (RFC 9110
+    /// 6.6.1).
     pub fn has_date(&self) -> bool {
         self.reader.facts.has_date
     }
@@ -136,8 +143,8 @@ impl ResponseHead {
             .filter(|member| is_protocol(member))
     }
 
-    /// The values of the Connection fields, if they name fields: trailer fields of these names are not forwarded either
-    /// ([`Decoder::leave_out`](crate::http::Decoder::leave_out)).
+    /// The values of the Connection fields, if they name fields: trailer fields of these names are
+    /// not forwarded ([`Decoder::leave_out`](crate::http::Decoder::leave_out)).
     pub fn connection_options(&self) -> impl Iterator<Item = &[u8]> {
         let Head { bytes, fields, .. } = self.complete();
         fields
@@ -148,7 +155,7 @@ impl ResponseHead {
             .map(|field| field.value.of(bytes))
     }
 
-    /// The head once it is complete; nothing before: places in it mean nothing then.
+    /// The head if it is complete; else an empty one, since its spans mean nothing yet.
     pub(crate) fn complete(&self) -> &Head {
         self.reader.complete()
     }
@@ -160,7 +167,8 @@ impl HeadFacts for ResponseFacts {
     const LINE_IS_LOGGED: bool = false;
 
     fn take_whole(&mut self, head: &mut Head, input: &[u8], limits: &HeadLimits) -> Option<usize> {
-        // httparse skips empty lines and drops a reason phrase with obs-text: both are for the other way.
+        // httparse skips empty lines and drops a reason phrase with obs-text: both are left to the
+        // line-by-line parser.
         const REASON_START: usize = "HTTP/1.1 200 ".len();
         if !input.starts_with(b"HTTP/1.") {
             return None;
@@ -209,7 +217,8 @@ impl HeadFacts for ResponseFacts {
         input: &[u8],
         grammar: Grammar,
     ) -> Result<bool, HeadError> {
-        // An answer without a status line (HTTP/0.9, another protocol) is refused at its first byte.
+        // A response without a status line (HTTP/0.9, another protocol) is refused at its first
+        // byte.
         if !input
             .iter()
             .zip(b"HTTP/")
@@ -249,7 +258,7 @@ impl HeadFacts for ResponseFacts {
         self.framing.check(self.line.version)?;
         if self.connection.names_fields {
             mark_named(head);
-            // A Date that is one connection's own is not passed on.
+            // A Date named by Connection concerns this connection only and is not forwarded.
             let passes = |field: &Field| field.known == Known::Date && !field.named_by_connection;
             self.has_date = head.fields.iter().any(passes);
         }
@@ -258,8 +267,9 @@ impl HeadFacts for ResponseFacts {
 }
 
 impl StatusLine {
-    /// `HTTP-version SP 3DIGIT [SP reason]`, of which the bytes are already known to be free of controls. RFC 9112 4
-    /// wants the second space even before an empty reason; many leave it out, and nothing depends on it.
+    /// Parses `HTTP-version SP 3DIGIT [SP reason]`; the bytes are known to be free of control
+    /// characters. RFC 9112 4 wants the second space even before an empty reason; many leave it
+    /// out, and nothing depends on it.
     fn parse(line: &[u8]) -> Result<Self, HeadError> {
         const VERSION_LEN: usize = "HTTP/1.1".len();
         let Some((version, [b' ', rest @ ..])) = line.split_at_checked(VERSION_LEN) else {

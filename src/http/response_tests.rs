@@ -1,5 +1,5 @@
-//! The rules for response heads. What they share with requests (lines, fields, limits) is tried there and by the
-//! properties; here is what a backend can do wrong in its own way.
+//! The rules for response heads. What they share with requests (lines, fields, limits) is tried
+//! there and by the properties; here is what a backend can do wrong in its own way.
 
 use crate::http::response::*;
 

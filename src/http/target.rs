@@ -1,14 +1,18 @@
-//! The request target and Host (RFC 9112 3.2): which of the four forms, whose authority, what is asked of the backend.
+//! The request target and Host (RFC 9112 3.2): which of the four forms, whose authority, what is
+//! asked of the backend.
 //!
-//! Path and query are never changed or decoded: they decide nothing here, so there is nothing to disagree about, and
-//! a stray `%` in a URL is the origin's business. What is checked is what ends a line or names a host. Next: `framing`.
+//! Path and query are never changed or decoded: they decide nothing here, so no two readers can
+//! disagree about them, and a stray `%` in a URL is the origin's business. Checked is what ends a
+//! line or names a host.
+//!
+//! Read next: `http/framing.rs`.
 
 use crate::http::fields::table;
 use crate::http::head::HeadError;
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
-/// What a valid target means. The places are relative to the target's first byte.
+/// A valid target. Ranges count from the target's first byte.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The authority of an absolute-form target.
@@ -21,17 +25,19 @@ pub(crate) struct Target {
 pub(crate) enum Resource {
     /// Path and query, as received.
     Path(Range<usize>),
-    /// An absolute-form target without a path: `/` goes before this, which is empty or a query.
+    /// An absolute-form target without a path: `/` goes before this range, which is empty or a
+    /// query.
     NoPath(Range<usize>),
-    /// `OPTIONS *`, or `OPTIONS` with an absolute-form target that has neither path nor query (RFC 9112 3.2.4).
+    /// `OPTIONS *`, or `OPTIONS` with an absolute-form target that has neither path nor query (RFC
+    /// 9112 3.2.4).
     Asterisk,
 }
 
 impl Target {
     /// Reads a target of visible ASCII characters.
     ///
-    /// The grammar has no place for a fragment. One that comes all the same is cut off, as nginx does: it is meant for
-    /// the client, and a backend that never sees `#` cannot read it in its own way.
+    /// The grammar has no fragment in a target. If one comes, it is cut off, as nginx does: it is
+    /// meant for the client, and a backend that never sees `#` cannot read it in its own way.
     pub(crate) fn read(method: &[u8], target: &[u8]) -> Result<Self, HeadError> {
         let end = target
             .iter()
@@ -80,7 +86,8 @@ impl Target {
     }
 }
 
-/// Where the authority of an absolute URL begins. Schemes are compared without regard to case (RFC 3986 3.1).
+/// Where the authority of an absolute URL begins. Schemes are compared without regard to case (RFC
+/// 3986 3.1).
 fn after_scheme(target: &[u8]) -> Option<usize> {
     [b"http://".as_slice(), b"https://"]
         .into_iter()
@@ -92,7 +99,7 @@ fn after_scheme(target: &[u8]) -> Option<usize> {
         .map(<[u8]>::len)
 }
 
-/// Whether `bytes` is `uri-host [":" port]` with a host in it (RFC 9110 4.2.1: an empty one is invalid), and without
+/// Whether `bytes` is `uri-host [":" port]` with a non-empty host (RFC 9110 4.2.1) and without
 /// userinfo (RFC 9110 4.2.4). Of the IP literals only IPv6 addresses exist.
 pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     let (host, rest) = if let Some(inside) = bytes.strip_prefix(b"[") {

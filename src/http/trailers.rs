@@ -1,7 +1,8 @@
-//! The trailer section of a chunked body (RFC 9112 7.1.2): checked byte by byte as it comes, and kept only for a client
-//! that takes it. Next: `reply`.
+//! The trailer section of a chunked body (RFC 9112 7.1.2): checked byte by byte as it comes, and
+//! kept only for a client that accepts trailers. As strict as for a head, with the same limits: a
+//! test holds the two to each other.
 //!
-//! It is as strict as a head is, and of the same size: a test holds the two to each other.
+//! Read next: `http/reply.rs`.
 
 use crate::http::fields::{Known, is_tchar, members, trim};
 use crate::http::forward::may_be_trailer;
@@ -9,17 +10,18 @@ use crate::http::head::{HEAD_BYTES_CEILING, HeadError, is_text};
 use crate::http::{Grammar, HeadLimits, strict_reason};
 use crate::net::room::make_room;
 
-/// Names of trailer fields to leave out that are remembered of a head. Real ones are a few; of a head with more, no trailer
-/// field passes, as RFC 9110 6.5.1 allows.
+/// How many bytes of names are remembered of the trailer fields to leave out. Real heads name a
+/// few; of a head with more, no trailer field is forwarded, as RFC 9110 6.5.1 allows.
 pub(crate) const LEFT_OUT_BYTES_MAX: usize = 256;
 
 /// A trailer section on its way.
 #[derive(Debug)]
 pub(crate) struct TrailerSection {
-    /// Whether the receiver takes trailer fields.
+    /// Whether the receiver accepts trailer fields.
     is_wanted: bool,
     line: Line,
-    /// What is wrong with the line at hand. It counts at the line's end: a head is judged in the same order.
+    /// What is wrong with the present line. Reported at the line's end: a head is judged in the
+    /// same order.
     fault: Option<Fault>,
     fields_max: u16,
     /// Field lines so far.
@@ -27,13 +29,14 @@ pub(crate) struct TrailerSection {
     bytes_max: u32,
     /// Bytes of the section so far.
     length: u32,
-    /// First the names of the fields to leave out, each with a comma behind it; then the section as received.
+    /// First the names of the fields to leave out, each with a comma behind it; then the section as
+    /// received.
     kept: Vec<u8>,
     /// Bytes of the names.
     left_out: u16,
 }
 
-/// What may be wrong with a line of text.
+/// What may be wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     WhiteSpace,
@@ -42,14 +45,14 @@ enum Fault {
     InvalidName,
 }
 
-/// How far a line has come.
+/// The state within a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Start,
     Name,
     /// Behind the colon, or what stood in its place.
     Rest,
-    /// After the CR of a line with something in it.
+    /// After the CR of a line that is not empty.
     Lf,
     /// After the CR of the empty line.
     LastLf,
@@ -82,7 +85,8 @@ impl TrailerSection {
         }
     }
 
-    /// Leaves out the fields that `options`, the values of the head's Connection fields, name (RFC 9110 7.6.1).
+    /// Leaves out the fields that `options`, the values of the head's Connection fields, name (RFC
+    /// 9110 7.6.1).
     pub(crate) fn leave_out<'a>(&mut self, options: impl Iterator<Item = &'a [u8]>) {
         for option in options {
             if self.kept.len() + option.len() + 1 > LEFT_OUT_BYTES_MAX {
@@ -97,7 +101,8 @@ impl TrailerSection {
         self.left_out = u16::try_from(self.kept.len()).unwrap_or(u16::MAX);
     }
 
-    /// Takes what is there of the section from the front of `input`: how many bytes, and whether it ends there.
+    /// Takes the part of the section at the front of `input`; returns its length, and whether the
+    /// section ends there.
     pub(crate) fn take(
         &mut self,
         input: &[u8],
@@ -124,7 +129,7 @@ impl TrailerSection {
         Ok((used, is_whole))
     }
 
-    /// Takes one byte; whether it is the last.
+    /// Takes one byte; returns whether it is the last.
     fn advance(&mut self, byte: u8, grammar: Grammar) -> Result<bool, HeadError> {
         let is_lenient = grammar == Grammar::LenientResponse;
         self.line = match (self.line, byte) {
@@ -151,7 +156,7 @@ impl TrailerSection {
         Ok(false)
     }
 
-    /// A line with something in it is whole.
+    /// Acts on a complete line that is not empty.
     fn end_line(&mut self) -> Result<Line, HeadError> {
         if self.fields == self.fields_max {
             return Err(HeadError::TooManyFields);
@@ -168,7 +173,7 @@ impl TrailerSection {
         line
     }
 
-    /// The fields that may pass, once the section is whole: name, and value without the white space around it.
+    /// The fields that may be forwarded, once the section is complete: name, and trimmed value.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (left_out, mut lines) = self.kept.split_at(self.left_out.into());
         std::iter::from_fn(move || {
@@ -261,7 +266,7 @@ mod tests {
         assert_eq!(
             dropped.kept.capacity(),
             0,
-            "what nobody wants takes no memory"
+            "a section that is not wanted takes no memory"
         );
     }
 }

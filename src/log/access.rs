@@ -1,12 +1,12 @@
 //! Thread: access lines on their way to standard output.
 //!
-//! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that the log thread swaps for an
-//! empty one. So a line costs no allocation and no system call. The thread writes whole buffers at most 100 ms late, and
-//! sleeps while there is nothing to log.
+//! Each worker owns an [`AccessLogWriter`]: it formats a line straight into a buffer that the log
+//! thread swaps for an empty one. So a line costs no allocation and no system call. The thread
+//! writes whole buffers at most 100 ms late, and sleeps while there is nothing to log.
 //!
-//! A full pipe is the only reason to drop a line: it blocks this thread alone, the buffers fill up, and then whole lines
-//! are dropped and counted. While the output has room, a worker that is faster than the log thread waits for it. What a
-//! line looks like is in `log/line.rs`.
+//! A full pipe is the only reason to drop a line: it blocks this thread alone, the buffers fill up,
+//! and then whole lines are dropped and counted. While the output has room, a worker that is faster
+//! than the log thread waits for it. What a line looks like is in `log/line.rs`.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -24,20 +24,22 @@ use crate::text::timestamp::Clock;
 
 pub(crate) use crate::log::line::{AccessLine, Details, Format};
 
-/// What one worker's lines may take while they wait, in bytes. Allocated once, touched only as far as it is used.
+/// What one worker's waiting lines may take, in bytes. Allocated once; only what is used is
+/// touched.
 pub(crate) const BUFFER_BYTES: usize = 256 * 1024;
-/// A buffer this full is not left to wait for the end of the batch.
+/// A buffer this full does not wait for the end of the batch.
 const URGENT_BYTES: usize = 64 * 1024;
 /// How late a line may be.
 const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often lost lines are reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a worker waits while the output has room and nothing is written all the same: a disk that hangs.
+/// How long a worker waits when the output has room and yet takes nothing: a disk that hangs.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// How often a worker that waits looks whether the output has become full.
+/// How often a waiting worker looks whether the output has become full.
 const WAIT_LOOK: Duration = Duration::from_millis(1);
 
-/// Standard output as it is. `io::Stdout` looks for line ends and flushes at each: a system call per line.
+/// Standard output, unbuffered. `io::Stdout` looks for line ends and flushes at each: a system call
+/// per line.
 struct Unbuffered;
 
 impl Write for Unbuffered {
@@ -62,14 +64,14 @@ pub(crate) struct AccessLog {
 #[derive(Debug)]
 pub(crate) struct AccessLogWriter {
     lines: Arc<Lines>,
-    /// The output was full or did not move: lines are dropped until the buffer has room again.
+    /// The output was full or made no progress: lines are dropped until the buffer has room again.
     is_dropping: bool,
     clock: Clock,
     shared: Arc<Shared>,
     thread: Thread,
 }
 
-/// The lines of one worker that are not written yet.
+/// The unwritten lines of one worker.
 #[derive(Debug)]
 struct Lines {
     buffer: Mutex<Vec<u8>>,
@@ -79,9 +81,9 @@ struct Lines {
 
 struct Shared {
     writers: Mutex<Vec<Arc<Lines>>>,
-    /// A buffer is not empty any more: the thread wakes and begins a batch.
+    /// A buffer has its first line: the thread wakes and begins a batch.
     begun: AtomicBool,
-    /// A buffer is nearly full: the thread does not wait for the end of the batch.
+    /// A buffer is nearly full: the thread writes at once.
     urgent: AtomicBool,
     stopping: AtomicBool,
     lines_lost: AtomicUsize,
@@ -101,7 +103,7 @@ impl AccessLog {
         AccessLog::start_with(lines, || has_room(io::stdout()), BATCH_INTERVAL)
     }
 
-    /// Another writer, for one worker.
+    /// A writer for one more worker.
     pub(crate) fn writer(&self) -> AccessLogWriter {
         let lines = Arc::new(Lines {
             buffer: Mutex::new(Vec::with_capacity(BUFFER_BYTES)),
@@ -117,14 +119,14 @@ impl AccessLog {
         }
     }
 
-    /// Writes all lines and ends the thread, but waits no longer than `timeout`; whether all was written.
-    /// Lines that come later are never written: the workers stop first.
+    /// Writes all lines and ends the thread, but waits no longer than `timeout`; returns whether
+    /// all were written. The workers stop before: later lines are never written.
     pub(crate) fn stop(self, timeout: Duration) -> bool {
         self.shared.stopping.store(true, Ordering::Release);
         self.thread.unpark();
         let is_done = self.is_done.recv_timeout(timeout).is_ok();
         if !is_done {
-            // The thread is held up by the output, and cannot report what is lost.
+            // The output holds the thread up, so it cannot report the lost lines.
             let lines = self.shared.lines_lost.swap(0, Ordering::Relaxed);
             log::warn!(
                 "standard output takes nothing: the last access lines are not written, {lines} were lost before"
@@ -156,7 +158,7 @@ impl AccessLog {
         };
         let handle = thread::start("access-log", move || {
             work.run();
-            // A stop that was too long ago has given up.
+            // The caller may have stopped waiting.
             let _ = done.try_send(());
         })?;
         Ok(AccessLog {
@@ -168,10 +170,10 @@ impl AccessLog {
 }
 
 impl AccessLogWriter {
-    /// Appends a line, or drops and counts it where the output is full.
+    /// Appends a line; drops and counts it if the output is full.
     pub(crate) fn write(&mut self, format: Format, line: &AccessLine<'_>) {
         let mut buffer = lock(&self.lines.buffer);
-        // Asked before and not after, so that the buffer never grows.
+        // Asked before the line is written, so that the buffer never grows.
         let bytes_max = line.bytes_max();
         if buffer.len() + bytes_max > BUFFER_BYTES {
             drop(buffer);
@@ -195,10 +197,11 @@ impl AccessLogWriter {
         }
     }
 
-    /// Waits until the thread has made room in the buffer; false where the output is full or does not move.
+    /// Waits until the thread has made room in the buffer; false if the output is full or makes no
+    /// progress.
     ///
-    /// The one wait of a worker outside its poller. It is short, because the thread needs only the processor to go on,
-    /// and without it lines were lost that the output would have taken.
+    /// The one wait of a worker outside its poller. It is short, because the thread needs only the
+    /// processor to go on; without it, lines were lost that the output would have taken.
     #[cold]
     fn wait_for_the_thread(&self, bytes: usize) -> bool {
         let deadline = Instant::now() + WAIT_MAX;
@@ -219,7 +222,7 @@ impl AccessLogWriter {
 struct Work<W> {
     output: Output<W>,
     shared: Arc<Shared>,
-    /// Empty, or what is being written.
+    /// Empty, or the lines being written.
     batch: Vec<u8>,
     batch_interval: Duration,
     /// When lost lines were last reported.
@@ -233,7 +236,7 @@ impl<W: Write> Work<W> {
             self.write_buffers();
             self.report_losses(false);
         }
-        // What came between the last look at the buffers and the stop.
+        // Lines that came between the last look at the buffers and the stop.
         self.write_buffers();
         self.report_losses(true);
     }
@@ -262,7 +265,7 @@ impl<W: Write> Work<W> {
         }
     }
 
-    /// Writes what the buffers hold, each of them whole.
+    /// Writes the contents of all buffers.
     fn write_buffers(&mut self) {
         let writers = lock(&self.shared.writers).clone();
         for lines in writers {
@@ -272,7 +275,7 @@ impl<W: Write> Work<W> {
         }
     }
 
-    /// Writes the batch, and counts the lines that the output did not take.
+    /// Writes the batch, and counts the lines that the output refused.
     fn write(&mut self) {
         let was_closed = self.output.is_closed;
         let rest = self.output.write(&self.batch);
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_takes_nothing_blocks_nobody_and_loses_only_whole_lines() {
+    fn a_pipe_that_takes_nothing_blocks_no_worker_and_loses_only_whole_lines() {
         let (log, output) = start(0, BATCH_INTERVAL);
         let mut writer = log.writer();
         let count = 3 * BUFFER_BYTES / 80;
@@ -413,7 +416,7 @@ mod tests {
             !log.stop(Duration::from_millis(10)),
             "nothing can be written"
         );
-        // Someone reads again.
+        // The reader is back.
         let all: Vec<u8> = output.iter().flatten().collect();
         let lines: Vec<&[u8]> = all.split_inclusive(|byte| *byte == b'\n').collect();
         assert_eq!(lines.len() + lost, count);

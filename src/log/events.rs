@@ -1,10 +1,12 @@
 //! Thread: events of the `log` facade on their way to standard error.
 //!
-//! Threads that log must never wait, and standard error may be a pipe that is full or closed. So the facade's logger is a
-//! bounded queue, and one thread writes: it alone blocks. What does not fit is dropped and counted.
+//! Threads that log must never wait, and standard error may be a full or closed pipe. So the
+//! facade's logger is a bounded queue, and only the thread that writes can block. What does not fit
+//! is dropped and counted.
 //!
-//! `simple_logger` decides by level which events are wanted, and a line looks as it would print it. It does not print:
-//! it needs two writes for a line, between which a line of another writer fits, and panics when the pipe is closed.
+//! `simple_logger` decides by level which events are wanted, and lines look like its own. It does
+//! not write them: it needs two writes for a line, between which another process's line fits, and
+//! panics when the pipe is closed.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -24,20 +26,23 @@ use crate::text::escape::make_printable;
 use crate::text::timestamp::{Clock, since_epoch};
 
 const THREAD: &str = "event-log";
-/// Events that may wait.
+/// Events that may wait in the queue.
 const QUEUED_MAX: usize = 1024;
-/// A longer line is cut. It is what a pipe takes as a whole (`PIPE_BUF`), whichever processes share it.
+/// A longer line is cut. A pipe takes this much in one piece (`PIPE_BUF`), however many processes
+/// share it.
 const LINE_BYTES_MAX: usize = 4096;
 /// What all events that may wait take.
 pub(crate) const BYTES_MAX: usize = QUEUED_MAX * (size_of::<Message>() + LINE_BYTES_MAX);
 /// How often lost events are reported while it is busy.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a flush waits for an output that does not take the last lines.
+/// How long a flush waits for an output that takes no more lines.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Starts the thread, makes it the process's logger, and has panics logged as events. To be called once.
+/// Starts the thread, makes it the process's logger, and has panics logged as events. To be called
+/// once.
 ///
-/// `log::logger().flush()` then waits until all events so far are written, but no longer than a second.
+/// `log::logger().flush()` then waits until all events so far are written, but no longer than a
+/// second.
 pub fn start(level: LevelFilter) -> io::Result<()> {
     let stderr = io::stderr();
     let style = Style {
@@ -51,24 +56,25 @@ pub fn start(level: LevelFilter) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a terminal is to be coloured (no-color.org).
+/// Whether a terminal is coloured (no-color.org).
 fn wants_colors() -> bool {
     let is_unset = |key| std::env::var_os(key).is_none_or(|value| value.is_empty());
     is_unset("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether this is the thread that writes, and so cannot wait for itself.
+/// Whether this is the writing thread, which cannot wait for itself.
 fn is_own_thread() -> bool {
     std::thread::current().name() == Some(THREAD)
 }
 
-/// As an event, because the hook of std blocks the thread that panics while standard error is a full pipe.
+/// Logs a panic as an event: std's hook would block the panicking thread while standard error is a
+/// full pipe.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let text = panic_text(info);
     if !is_own_thread() {
         log::error!("{text}");
     } else if has_room(io::stderr()) {
-        // The queue is not read any more, and there is nothing to do about an error.
+        // The queue is not read any more; an error here cannot be reported.
         let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
     }
 }
@@ -98,7 +104,7 @@ enum Message {
 /// What the macros of `log` call.
 struct Queue {
     sender: Sender<Message>,
-    /// Asked for its opinion only.
+    /// Asked only which levels are wanted.
     levels: SimpleLogger,
     style: Style,
     lost: Arc<AtomicUsize>,
@@ -127,7 +133,7 @@ impl Log for Queue {
 }
 
 impl Queue {
-    /// Whether everything logged so far was written in this time.
+    /// Waits until all events so far are written; false after this time.
     fn flush_within(&self, timeout: Duration) -> bool {
         if is_own_thread() {
             return false;
@@ -155,7 +161,8 @@ impl Style {
         Clock::new().write(since_epoch(), &mut time);
         let time = String::from_utf8_lossy(&time);
         let (color, no_color) = self.color(level);
-        // Workers write lines, and another thread frees them: no small piece may be left behind (`net/room.rs`).
+        // Workers write lines and another thread frees them: no small piece may be left behind
+        // (`net/room.rs`).
         let [mut raw, mut line] = [(); 2].map(|()| String::with_capacity(FIRST_BYTES));
         // Writing to a String cannot fail.
         let _ = write!(raw, "{text}");
@@ -230,11 +237,11 @@ impl<W: Write> Work<W> {
                     }
                 }
                 Message::Flush(done) => {
-                    // The thread that asked may have stopped waiting.
+                    // The waiting thread may have given up.
                     let _ = done.try_send(());
                 }
             }
-            // Room again: the queue is empty, or it has been a while.
+            // There is room again: the queue is empty, or some time has passed.
             let is_room = self.messages.is_empty() || reported.elapsed() >= REPORT_INTERVAL;
             if is_room && self.lost.load(Ordering::Relaxed) > 0 {
                 self.report();

@@ -1,15 +1,15 @@
-//! A bound on event lines that traffic causes: the first at once, then one in a while with a count of
-//! those that it stands for.
+//! A limit on event lines that traffic causes: the first is written at once, then one every ten
+//! seconds with the count of those held back.
 
 use std::sync::Mutex;
 
 use crate::net::clock::Millis;
 use crate::net::lock::lock;
 
-/// The time after a line in which others are only counted.
+/// For this long after a line, others are only counted.
 const QUIET_MS: Millis = 10_000;
 
-/// Decides about the lines of one kind.
+/// Limits the lines of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct LineLimit(Mutex<Lines>);
 
@@ -19,7 +19,7 @@ struct Lines {
     held_back: u32,
 }
 
-/// What a line that is written says about those that were not.
+/// What a written line says about those held back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HeldBack {
     /// Lines since the last one that was written.
@@ -29,7 +29,7 @@ pub(crate) struct HeldBack {
 }
 
 impl LineLimit {
-    /// Counts a line at `now`, and gives what was held back before it if it is to be written.
+    /// Counts a line at `now`; if it may be written, returns what was held back before it.
     pub(crate) fn pass(&self, now: Millis) -> Option<HeldBack> {
         let mut lines = lock(&self.0);
         let since_ms = lines.last.map_or(0, |last| now.saturating_sub(last));

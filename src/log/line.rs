@@ -1,4 +1,5 @@
-//! One access line, as text or as JSON. Bytes from the network are escaped: a client cannot forge a line.
+//! One access line, as text or as JSON. Bytes from the network are escaped: a client cannot forge a
+//! line.
 
 use std::net::IpAddr;
 
@@ -13,22 +14,23 @@ const WORD_BYTES_MAX: usize = 128;
 /// The same for each field of the request that a JSON line shows.
 const FIELD_BYTES_MAX: usize = 1024;
 
-/// One exchange, or what there was of it.
+/// One exchange, or what is known of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AccessLine<'a> {
     /// The client's address.
     pub client: IpAddr,
-    /// As received; empty when nothing of it came.
+    /// As received; empty when none came.
     pub request_line: &'a [u8],
     /// The status sent to the client; 0 when none was.
     pub status: u16,
     /// Bytes sent to the client, head included.
     pub bytes_sent: u64,
-    /// From the request's first byte to the last of the response, in microseconds; shown in milliseconds.
+    /// From the request's first byte to the last of the response, in microseconds; shown in
+    /// milliseconds.
     pub total_us: u64,
     /// The backend's name; empty when none was chosen.
     pub backend: &'a str,
-    /// To how many backends it was sent.
+    /// The number of backends that it was sent to.
     pub tries: u32,
     /// Empty when there is none.
     pub request_id: &'a [u8],
@@ -49,7 +51,8 @@ pub(crate) struct Details<'a> {
     pub referer: &'a [u8],
     /// Bytes received from the client, head included.
     pub bytes_received: u64,
-    /// From the request's first byte to the head of the response that was forwarded, in microseconds.
+    /// From the request's first byte to the head of the response that was forwarded, in
+    /// microseconds.
     pub head_us: Option<u64>,
     /// From the choice of the last backend to the end, in microseconds.
     pub backend_us: Option<u64>,
@@ -58,16 +61,17 @@ pub(crate) struct Details<'a> {
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Fields with one space between them, the request line in quotes, `-` for what there is not.
+    /// Fields separated by one space, the request line in quotes, `-` for what is missing.
     Text,
-    /// A JSON object, `null` for what there is not.
+    /// A JSON object, `null` for what is missing.
     Json,
 }
 
 impl AccessLine<'_> {
-    /// More than the line can take in either format.
+    /// More bytes than the line can take in either format.
     pub(crate) fn bytes_max(&self) -> usize {
-        // No byte becomes more than the six of `\u00HH`; all other fields and the names of all take less than 560.
+        // No byte becomes more than the six of `\u00HH`; all other fields and all names take less
+        // than 560.
         let details = &self.details;
         let escaped = self.request_line().len()
             + bounded_word(self.backend.as_bytes()).len()
@@ -79,7 +83,7 @@ impl AccessLine<'_> {
         560 + 6 * escaped
     }
 
-    /// Appends the line with its end, and with the time of now.
+    /// Appends the line with its end and the present time.
     pub(crate) fn write(&self, format: Format, clock: &mut Clock, out: &mut Vec<u8>) {
         match format {
             Format::Text => self.write_text(clock, out),

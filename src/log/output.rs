@@ -1,7 +1,8 @@
 //! Writing to standard output and standard error so that every line stays whole.
 //!
-//! What is handed over goes out in one write. A pipe may take it in parts, so where both outputs are one file (`2>&1`,
-//! a terminal, the log of a container) their two threads take turns: no line lands in the middle of another.
+//! Lines go out in one write. A pipe may take a write in parts, so when both outputs are one file
+//! (`2>&1`, a terminal, the log of a container) their two threads take turns: no line ends up
+//! inside another.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -21,11 +22,11 @@ const FULL_LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Output<W> {
     file: W,
-    /// Held while lines are written, where another thread writes to the same file.
+    /// Held while lines are written, if another thread writes to the same file.
     turn: Option<&'static Mutex<()>>,
-    /// The last write found a pipe without a reader. A named one may get another.
+    /// The last write found a pipe without a reader. A named pipe may get another reader.
     pub is_closed: bool,
-    /// A write failed in the middle of a line, which has to be ended before the next.
+    /// A write failed inside a line, which must be ended before the next one.
     is_mid_line: bool,
 }
 
@@ -39,8 +40,8 @@ impl<W: Write> Output<W> {
         }
     }
 
-    /// Writes lines, waiting while a pipe is full. Gives what could not be written: whole lines, and perhaps the end of
-    /// one before them.
+    /// Writes lines, waiting while a pipe is full. Returns what could not be written: complete
+    /// lines, perhaps after the rest of one.
     pub(crate) fn write<'a>(&mut self, lines: &'a [u8]) -> &'a [u8] {
         if lines.is_empty() {
             return lines;
@@ -59,7 +60,7 @@ impl<W: Write> Output<W> {
         rest
     }
 
-    /// Writes as much as can be written, and gives the rest.
+    /// Writes as much as possible and returns the rest.
     fn put<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -70,7 +71,7 @@ impl<W: Write> Output<W> {
                 Ok(written) if written > 0 => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL_LOOK),
-                // A full disk or a closed pipe: the next lines may be taken.
+                // A full disk or a closed pipe: the next lines may succeed.
                 Ok(_) | Err(_) => break,
             }
         }
@@ -78,8 +79,8 @@ impl<W: Write> Output<W> {
     }
 }
 
-/// Whether a write would be taken now, at least in part. False for a full pipe alone: a file always takes it, and
-/// where the reader is gone the write says so.
+/// Whether a write would succeed now, at least in part. False only for a full pipe: a file always
+/// has room, and when the reader is gone the write returns an error.
 pub(crate) fn has_room(output: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&output, PollFlags::OUT)];
     let now = Timespec {
@@ -89,7 +90,8 @@ pub(crate) fn has_room(output: impl AsFd) -> bool {
     poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// What the writers to standard output and standard error have to hold; None where these are two files.
+/// The lock that the writers to standard output and standard error take; none when these are two
+/// files.
 pub(crate) fn turn() -> Option<&'static Mutex<()>> {
     static TURN: Mutex<()> = Mutex::new(());
     are_one_file(io::stdout(), io::stderr()).then_some(&TURN)

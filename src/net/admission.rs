@@ -4,7 +4,7 @@
 //! To close an idle connection for it, a worker must first take this wish, so that no more connections are closed
 //! than the listener still has a use for.
 //!
-//! Read next: listener.rs, which waits; worker.rs, `make_room`.
+//! Read next: `listener.rs`, which waits; `worker.rs`, `make_room`.
 
 use std::sync::Arc;
 use std::time::Duration;

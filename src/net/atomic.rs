@@ -1,4 +1,5 @@
-//! A 64-bit atomic on every target: std's, or that of `portable-atomic` where the processor has none (mips, powerpc).
+//! A 64-bit atomic on every target: std's, or that of `portable-atomic` where the processor has
+//! none (mips, powerpc).
 
 #[cfg(not(target_has_atomic = "64"))]
 pub(crate) use portable_atomic::AtomicU64;

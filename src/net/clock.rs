@@ -1,15 +1,16 @@
-//! The worker's clock: read once for each batch of events, so that nothing else asks the kernel for the time.
+//! The worker's clock: read once for each batch of events, so that nothing else asks the kernel for
+//! the time.
 //!
-//! Two times follow from it. `now` is what new deadlines count from. `settled` is what deadlines are judged by: all
-//! events up to then have been brought. A process that was paused, or a worker that was late, thus sees first what has
-//! arrived meanwhile, and no deadline ends an exchange whose answer is there.
+//! Two times follow from it. New deadlines count from `now`. Deadlines are judged by `settled`: all
+//! events up to then have been returned. So a process that was stopped, or a worker that was late,
+//! first sees what has arrived meanwhile, and no deadline ends an exchange whose answer is there.
 
 use std::time::{Duration, Instant};
 
 /// Milliseconds on the worker's clock.
 pub(crate) type Millis = u64;
 
-/// The time that lies beyond every other: no deadline.
+/// Later than every other time: no deadline.
 pub(crate) const NEVER: Millis = Millis::MAX;
 
 /// The worker's clock, read once for each batch of events.
@@ -21,7 +22,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Starts at `epoch`; workers share it so that their times can be compared.
+    /// Starts at `epoch`, which all workers share so that their times can be compared.
     pub(crate) fn new(epoch: Instant) -> Self {
         let mut clock = Self {
             epoch,
@@ -32,13 +33,13 @@ impl Clock {
         clock
     }
 
-    /// Reads the time. To be called when all events up to the last reading have been brought.
+    /// Reads the time. To be called when all events up to the last reading have been returned.
     pub(crate) fn read(&mut self) {
         self.settled = self.now();
         self.now_us = self.elapsed_us();
     }
 
-    /// Makes this the time, with all events up to it brought, until it is read again.
+    /// Sets the time, with all events up to it returned, until it is read again.
     #[cfg(test)]
     pub(crate) fn stand_at(&mut self, now: Millis) {
         (self.now_us, self.settled) = (now * 1000, now);
@@ -59,12 +60,12 @@ impl Clock {
         self.now_us / 1000
     }
 
-    /// The time of the reading before: by then, whatever has arrived has also been seen.
+    /// The time of the reading before: all that arrived by then has been seen.
     pub(crate) fn settled(&self) -> Millis {
         self.settled
     }
 
-    /// A moment on this clock.
+    /// A moment as a time of this clock.
     pub(crate) fn at(&self, moment: Instant) -> Millis {
         let since = moment.saturating_duration_since(self.epoch);
         Self::after(0, since)
@@ -75,7 +76,7 @@ impl Clock {
         self.now_us
     }
 
-    /// The moment that lies `duration` after `from`.
+    /// The time `duration` after `from`.
     pub(crate) fn after(from: Millis, duration: Duration) -> Millis {
         from.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(NEVER))
     }

@@ -1,18 +1,18 @@
-//! The one owner of a socket: what the poller said about it, bytes read ahead, bytes not yet sent.
+//! The one owner of a socket: what events said about it, bytes read ahead, bytes not yet sent.
 //!
-//! Reading goes through a scratch buffer that all connections of a worker share, so a connection
-//! that waits holds no memory but an unfinished remainder. `receive` gives the bytes at hand and
-//! `consume` says how many were used; only what is left over is copied into the connection.
+//! Reading goes through a scratch buffer that all connections of a worker share, so a waiting
+//! connection holds no memory but an unfinished remainder. `receive` returns the bytes at hand and
+//! `consume` drops those that were used; only the rest is copied into the connection.
 //!
-//! Read next: exchange/relay.rs, which moves a body from one connection to another.
+//! Read next: `exchange/mod.rs`, what a connection is used for.
 
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-// Reading and writing go to the kernel directly: in a program of several threads libc makes each such call a
-// cancellation point of its own, which took 2 % of the CPU time of a small request.
+// Reading and writing go to the kernel directly: in a program of several threads libc makes each
+// such call a cancellation point of its own, which took 2 % of the CPU time of a small request.
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -25,34 +25,37 @@ use crate::net::room::{copy_of, is_too_large, make_room};
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    /// A read may bring something: no read has found the kernel's buffer empty since the last event.
+    /// Whether a read may bring something: no read has found the kernel's buffer empty since the
+    /// last event.
     readable: bool,
-    /// A write may succeed.
+    /// Whether a write may succeed.
     writable: bool,
-    /// The peer has closed its sending side or the connection broke: a short read is not the end.
+    /// The peer has closed its sending side or the connection is broken, so a short read does not
+    /// mean that the kernel's buffer is empty.
     ended: bool,
-    /// The connection is gone in both directions (reset, or closed by both).
+    /// The connection is closed in both directions (reset, or closed by both sides).
     broken: bool,
-    /// How many bytes of the last `receive` lie in the scratch buffer and not in `input`.
+    /// How many bytes of the last `receive` are in the scratch buffer and not in `input`.
     in_scratch: u32,
     input: Buffer,
     output: Buffer,
     sent: u64,
 }
 
-/// What a `receive` found.
+/// The result of `receive`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received<'a> {
-    /// All bytes at hand, those kept from earlier first; at least one is new.
+    /// All bytes at hand, the kept ones first; at least one is new.
     Bytes(&'a [u8]),
-    /// Nothing now; an event will tell.
+    /// Nothing now; an event will come.
     Wait,
     /// The peer will send nothing more.
     End,
 }
 
 impl Connection {
-    /// Takes over a non-blocking stream. Nothing is known to be readable; writing may be tried.
+    /// Takes over a non-blocking stream, to be read after its first event; a write may be tried at
+    /// once.
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
@@ -67,7 +70,7 @@ impl Connection {
         }
     }
 
-    /// Takes over a stream that is still connecting: it becomes writable when that has ended.
+    /// Takes over a stream that is still connecting: it becomes writable when the connect ends.
     pub(crate) fn connecting(stream: TcpStream) -> Self {
         Self {
             writable: false,
@@ -118,9 +121,9 @@ impl Connection {
         self.writable = true;
     }
 
-    /// Reads what there is, at most `scratch`, and gives it together with what was kept from
-    /// earlier: `kept_max` bytes in all, or `scratch` where that is more. `consume` must follow before the scratch
-    /// buffer is used for anything else.
+    /// Reads at most `scratch` bytes and returns them together with those kept from earlier:
+    /// `kept_max` bytes in all, or `scratch` if that is more. `consume` must follow before the
+    /// scratch buffer is used again.
     pub(crate) fn receive<'a>(
         &'a mut self,
         scratch: &'a mut [u8],
@@ -150,7 +153,7 @@ impl Connection {
         }
     }
 
-    /// Drops the first `used` bytes of what `receive` gave and keeps the rest.
+    /// Drops the first `used` bytes of what `receive` returned and keeps the rest.
     pub(crate) fn consume(&mut self, used: usize, scratch: &[u8]) {
         let in_scratch = std::mem::take(&mut self.in_scratch) as usize;
         if in_scratch > 0 {
@@ -163,8 +166,8 @@ impl Connection {
 
     /// Reads into `buffer`. `None`: nothing now. `Some(0)`: the peer will send nothing more.
     ///
-    /// A read that does not fill the buffer has emptied the kernel's, so the usual "would block"
-    /// is not asked for, unless the peer has ended: its end would bring no further event.
+    /// A read that does not fill the buffer has emptied the kernel's, so no second read asks for
+    /// "would block", unless the peer has ended: its end would bring no further event.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         if !self.readable {
             return Ok(None);
@@ -193,13 +196,14 @@ impl Connection {
         }
     }
 
-    /// The kernel said "would block" to somebody who read without `read` (splice).
+    /// A splice from this socket returned "would block".
     pub(crate) fn read_would_block(&mut self) {
-        // An end or a reset stays readable; then "would block" cannot have been the answer.
+        // After an end or a reset the socket stays readable, so "would block" cannot have been the
+        // result.
         self.readable = false;
     }
 
-    /// The kernel said "would block" to somebody who wrote without `send` (splice).
+    /// A splice to this socket returned "would block".
     pub(crate) fn write_would_block(&mut self) {
         self.writable = false;
     }
@@ -219,12 +223,12 @@ impl Connection {
         self.input.consume(used);
     }
 
-    /// Drops the first `used` of the buffered bytes and leaves them in `place`, where nothing else stays.
+    /// Moves the first `used` buffered bytes into `place`, replacing its contents.
     pub(crate) fn move_buffered(&mut self, used: usize, place: &mut Vec<u8>) {
         if used == 0 {
             *place = Vec::new();
         } else if self.input.start == 0 && used == self.input.bytes.len() {
-            // The whole allocation is handed over: that is what comes with nearly every request.
+            // Nearly every request: the whole allocation is handed over.
             *place = std::mem::take(&mut self.input).bytes;
         } else {
             *place = copy_of(&self.input.bytes()[..used]);
@@ -232,13 +236,13 @@ impl Connection {
         }
     }
 
-    /// Puts bytes back before those that are buffered.
+    /// Puts bytes back in front of the buffered ones.
     pub(crate) fn unread(&mut self, bytes: &[u8]) {
         self.input.prepend(bytes);
     }
 
-    /// Sends `head` and then `body`: what the kernel takes at once, the rest as it becomes
-    /// possible, through `flush`. One system call when nothing is waiting.
+    /// Sends `head` and then `body`: at once what the kernel takes, the rest by `flush`. One system
+    /// call when nothing is waiting.
     pub(crate) fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
         let mut written = 0;
         if self.output.is_empty() && self.writable {
@@ -279,16 +283,17 @@ impl Connection {
 
     /// Closes the sending side.
     pub(crate) fn shutdown_write(&mut self) {
-        // A peer that is gone already has nothing to be told.
+        // A peer that is gone need not be told.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Makes the close a reset, so that the peer cannot take what it got for complete.
+    /// Makes the close a reset, so that the peer cannot take what it received for complete.
     pub(crate) fn reset_on_close(&mut self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
-    /// Whether a connection that should be silent is: open, and no byte has come. One system call.
+    /// Whether a connection is open and nothing has come on it, as it should be between exchanges.
+    /// One system call.
     pub(crate) fn is_silent(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -299,7 +304,8 @@ impl Connection {
         self.stream.local_addr()
     }
 
-    /// Whether the connection to `peer` has met its own end: on one host a connect can.
+    /// TCP self-connect: whether the connection to `peer` has met its own end, as it can on one
+    /// host.
     pub(crate) fn is_connected_to_itself(&self, peer: SocketAddr) -> bool {
         self.stream.local_addr().is_ok_and(|local| local == peer)
     }
@@ -309,8 +315,8 @@ impl Connection {
         self.stream.take_error()
     }
 
-    /// One write of several parts; 0 when the kernel takes nothing now. A write that was taken in
-    /// part has filled the kernel's buffer, so the next one waits for an event.
+    /// One write of several parts; 0 when the kernel takes nothing now. A partial write has filled
+    /// the kernel's buffer, so the next one waits for an event.
     fn write_once(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let wanted: usize = parts.iter().map(|part| part.len()).sum();
         if wanted == 0 {
@@ -348,7 +354,7 @@ impl AsFd for Connection {
     }
 }
 
-/// Bytes in a queue that takes no more memory than twice what is left in it, or a page more.
+/// A queue of bytes whose capacity is at most twice what is left in it, or a page more.
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -588,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_told_from_bytes_and_from_an_end() {
+    fn silence_differs_from_bytes_and_from_an_end() {
         let (mut near, mut far) = pair();
         assert!(near.is_silent());
         far.write_all(b"x").unwrap();

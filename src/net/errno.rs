@@ -1,4 +1,4 @@
-//! What the kernel's errors say about whose fault they are.
+//! Whose fault the kernel's errors are.
 
 use std::io;
 
@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 /// Whether an error says that this machine ran out of something, which is no backend's fault.
 ///
-/// EADDRNOTAVAIL from a connect means that no local port is left (or that the address family is not configured here).
+/// EADDRNOTAVAIL from a connect means that no local port is left (or that the address family is not
+/// configured here).
 pub(crate) fn is_our_shortage(error: &io::Error) -> bool {
     let ours = [
         Errno::MFILE,
@@ -25,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_shortage_is_told_from_a_backends_fault() {
+    fn a_shortage_here_is_not_a_backends_fault() {
         for errno in [
             Errno::MFILE,
             Errno::NFILE,

@@ -1,7 +1,8 @@
-//! The idle clients of a worker, longest idle first: those that have had an answer, and those that have had none.
+//! The idle clients of a worker, longest idle first: those that have had an answer, and those that
+//! have had none.
 //!
-//! All of them have the same time to live, so this order is also the order of their deadlines: one look at each front
-//! finds which must go, whether for its age or to make room.
+//! All idle clients have the same time to live, so this order is also the order of their deadlines:
+//! one look at the front of each list finds the next one to close, for its age or to make room.
 
 use crate::net::clock::{Millis, NEVER};
 use crate::net::room::{ITEMS_KEPT, make_room_in_list};
@@ -9,10 +10,10 @@ use crate::net::room::{ITEMS_KEPT, make_room_in_list};
 /// No index.
 const NONE: u32 = u32::MAX;
 
-/// In place of the next older one: this one is not listed.
+/// In place of the next older index: this one is not in a list.
 const UNLISTED: u32 = u32::MAX - 1;
 
-/// Which list an idle client stands in.
+/// The list of an idle client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// It has had an answer on this connection.
@@ -62,10 +63,10 @@ impl Default for IdleList {
 }
 
 impl IdleList {
-    /// What a place in it takes.
+    /// Bytes for each index.
     pub(crate) const BYTES_EACH: usize = size_of::<Link>();
 
-    /// Gives the memory back when none is listed.
+    /// Gives memory back when the lists are empty.
     pub(crate) fn give_back(&mut self) {
         let is_empty = self.answered.oldest == NONE && self.silent.oldest == NONE;
         if is_empty && self.links.capacity() > ITEMS_KEPT {
@@ -101,7 +102,7 @@ impl IdleList {
         };
     }
 
-    /// Takes `index` out, if it is listed.
+    /// Removes `index` if it is in a list.
     pub(crate) fn remove(&mut self, index: u32) {
         let Some(link) = self.links.get_mut(index as usize) else {
             return;
@@ -111,7 +112,7 @@ impl IdleList {
             return;
         }
         link.older = UNLISTED;
-        // At an end of its list it is that of one of the two.
+        // At an end of its list, this changes that end.
         match older {
             NONE if self.answered.oldest == index => self.answered.oldest = newer,
             NONE => self.silent.oldest = newer,
@@ -124,7 +125,7 @@ impl IdleList {
         }
     }
 
-    /// The one of its kind that was touched longest ago, and since when it is idle.
+    /// The longest-idle index of this kind, and since when it is idle.
     pub(crate) fn oldest(&self, kind: Kind) -> Option<(u32, Millis)> {
         let ends = match kind {
             Kind::Answered => self.answered,
@@ -134,7 +135,7 @@ impl IdleList {
         Some((ends.oldest, link.since))
     }
 
-    /// The one of either kind that is idle longest.
+    /// The longest-idle index of both kinds.
     pub(crate) fn longest(&self) -> Option<(u32, Millis)> {
         let both = [Kind::Answered, Kind::Silent].map(|kind| self.oldest(kind));
         both.into_iter().flatten().min_by_key(|(_, since)| *since)

@@ -1,7 +1,8 @@
-//! Taking a lock that is never given up for dead.
+//! Locks that are taken even when poisoned.
 //!
-//! What these locks guard is whole after every single statement, so a panic of another holder leaves nothing half
-//! done; refusing to go on would turn one lost connection into a dead balancer. This is the one place that decides it.
+//! What these locks guard is valid after every single statement, so a holder that panics leaves
+//! nothing half done; to refuse would turn one lost connection into a dead balancer. Only this file
+//! decides it.
 
 use std::sync::{
     Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -13,7 +14,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives a mutex up until another thread notifies, or for as long as `patience`.
+/// Releases a mutex until another thread notifies, or for as long as `patience`.
 pub(crate) fn wait<'a, T>(
     condition: &Condvar,
     guard: MutexGuard<'a, T>,

@@ -5,7 +5,7 @@
 //! listener puts a connection in and then looks whether the worker sleeps. Whatever the order,
 //! one of them sees the other, and a busy worker costs the listener no system call.
 //!
-//! Read next: worker.rs.
+//! Read next: `worker.rs`, which takes them over.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -123,7 +123,7 @@ impl MailboxSender {
         self.mailbox.load.fetch_add(1, Ordering::Relaxed);
         if let Err(TrySendError::Full(accepted)) = self.sender.try_send(accepted) {
             self.wake();
-            // It fails without a receiver only, and the mailbox, which is ours too, has it.
+            // `send` fails only when the receiver is gone, and we hold it through `mailbox`.
             let _ = self.sender.send(accepted);
         }
     }

@@ -1,15 +1,15 @@
 //! A worker's pipes, through which `splice` moves bodies that never enter this process.
 //!
-//! Read next: exchange/relay.rs, which uses them.
+//! Read next: `exchange/relay.rs`, which uses them.
 
 use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
-/// Pipes that one worker keeps open.
+/// The most pipes that one worker keeps open.
 pub(crate) const PIPES_MAX: usize = 32;
 
-/// What a pipe is asked to hold. The kernel may give less.
+/// The capacity that a pipe is asked to have. The kernel may give less.
 pub(crate) const PIPE_BYTES: usize = 256 * 1024;
 
 /// A pipe between two splices.
@@ -60,7 +60,7 @@ impl Pipes {
         self.lent
     }
 
-    /// An empty pipe, unless all are in use or the kernel gives none: then the body is copied.
+    /// An empty pipe, unless all are in use or the kernel refuses one: the body is copied then.
     pub(crate) fn take(&mut self) -> Option<Pipe> {
         if self.lent >= self.max {
             return None;
@@ -72,7 +72,7 @@ impl Pipes {
 
     fn open() -> Option<Pipe> {
         let (out_of, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Over the user's soft limit for pipes the kernel refuses; 16 pages are always given.
+        // Above the user's soft limit for pipes the kernel refuses; 16 pages are always granted.
         let bytes_max = fcntl_setpipe_size(&into, PIPE_BYTES).unwrap_or(16 * 4096);
         Some(Pipe {
             into,

@@ -1,10 +1,10 @@
 //! Readiness, wake-up and deadlines: the one place where a worker waits.
 //!
 //! Every socket is registered once, edge-triggered, for both directions. So a request costs no
-//! `epoll_ctl`, and an event says only that something *became* possible: the worker notes
-//! it in the connection (net/connection.rs) and tries until the kernel says "would block".
+//! `epoll_ctl`, and an event means only that something *became* possible: the worker notes it in
+//! the connection and tries until the kernel returns "would block".
 //!
-//! Read next: net/connection.rs, which remembers what the events said.
+//! Read next: `net/connection.rs`, which remembers the events.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,13 +22,13 @@ pub(crate) type Readiness = epoll::EventFlags;
 /// Events taken from the kernel at once.
 pub(crate) const EVENTS_MAX: usize = 256;
 
-/// The token of the eventfd; no socket has it, since indices stay below 2^31.
+/// The token of the eventfd. No socket has it, since indices stay below 2^31.
 const WAKE_TOKEN: u64 = u64::MAX;
 
 /// In a token: the socket is a backend's.
 const BACKEND_BIT: u64 = 1 << 63;
 
-/// Whose socket an event is about.
+/// The socket of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A client's connection.
@@ -69,12 +69,12 @@ pub(crate) struct Poller {
     epoll: OwnedFd,
 }
 
-/// How much a wait has brought of what had happened by then.
+/// Whether a wait has returned all that was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Brought {
     /// All of it.
     All,
-    /// There may be more: no deadline may be judged before the next look.
+    /// Perhaps not all: no deadline may be judged before the next look.
     Part,
 }
 
@@ -82,7 +82,7 @@ pub(crate) enum Brought {
 pub(crate) struct Events(Vec<epoll::Event>);
 
 impl Poller {
-    /// A poller whose wait `bell` ends.
+    /// A poller that `bell` wakes.
     pub(crate) fn new(bell: &Bell) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         // Edge-triggered: each write to the eventfd is an event, and it need not be read empty.
@@ -91,7 +91,7 @@ impl Poller {
         Ok(Self { epoll })
     }
 
-    /// Registers a socket for all it will ever report. Closing the socket ends the registration.
+    /// Registers a socket for every event. Closing the socket ends the registration.
     pub(crate) fn register(&self, socket: impl AsFd, source: Source) -> io::Result<()> {
         let flags = Readiness::IN | Readiness::OUT | Readiness::RDHUP | Readiness::ET;
         epoll::add(
@@ -103,8 +103,8 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits for events, at most until `timeout` is over (`None`: for ever). The bell ends the wait without an event;
-    /// so does a signal, after which nothing is known about events (EINTR).
+    /// Waits for events, at most for `timeout` (`None`: for ever). The bell ends the wait without
+    /// an event; so does a signal (EINTR), after which nothing is known about events.
     pub(crate) fn wait(
         &self,
         events: &mut Events,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bell_ends_every_wait_it_is_rung_for_though_nobody_silences_it() {
+    fn each_ring_ends_a_wait_without_a_silence_in_between() {
         let bell = Bell::new().unwrap();
         let mut events = Events::default();
         let poller = Poller::new(&bell).unwrap();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_batch_is_told_from_one_that_brought_all() {
+    fn a_full_batch_is_not_taken_for_all_events() {
         let (one, other) = UnixStream::pair().unwrap();
         let bell = Bell::new().unwrap();
         let poller = Poller::new(&bell).unwrap();

@@ -1,9 +1,9 @@
-//! The PROXY protocol, versions 1 and 2: how the proxy before us says who the client is, and how we
-//! say it to a backend. Bytes and values; no socket.
+//! The PROXY protocol, versions 1 and 2: how the proxy before us names the client, and how we name
+//! it to a backend. Bytes and values; no socket.
 //!
-//! The specification is `doc/proxy-protocol.txt` in the sources of `HAProxy`. Version 1 is a line of text, version 2
-//! a binary header; a receiver that expects either must accept nothing else, or anybody could
-//! choose an address.
+//! The specification is `doc/proxy-protocol.txt` in the sources of `HAProxy`. Version 1 is a line
+//! of text, version 2 a binary header. A receiver that expects a header must accept nothing else,
+//! or every client could choose its address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,22 +16,22 @@ const LINE_BYTES_MAX: usize = 107;
 /// Signature, version and command, family, length (section 2.2).
 const FIXED_BYTES: usize = 16;
 
-/// Addresses and extensions of a version 2 header. The field could say 65,535; what senders add
-/// (names, a checksum, what is known of a TLS session) is far below this.
+/// Addresses and extensions of a version 2 header. The length field goes up to 65,535; what senders
+/// add (names, a checksum, facts of a TLS session) is far below this.
 const VARIABLE_BYTES_MAX: usize = 4096;
 
-/// With so many bytes a header is whole, or refused.
+/// This many bytes hold a complete header, or are refused.
 pub(crate) const HEADER_BYTES_MAX: usize = FIXED_BYTES + VARIABLE_BYTES_MAX;
 
-/// A header, taken whole.
+/// A complete header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Bytes that belong to it.
+    /// Its length in bytes.
     pub used: usize,
-    /// The client's address; `None` where the sender speaks for itself (LOCAL) or does not know, so
+    /// The client's address; `None` if the sender speaks for itself (LOCAL) or does not know, so
     /// that the connection's own address holds.
     pub client: Option<SocketAddr>,
-    /// Whether the client came over TLS, where the sender says it (version 2, `PP2_TYPE_SSL`).
+    /// Whether the client came over TLS, if the sender says so (version 2, `PP2_TYPE_SSL`).
     pub tls: Option<bool>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAHeader;
 
-/// Takes a header from the front of `input`. `Ok(None)`: it is not whole yet.
+/// Takes a header from the front of `input`. `Ok(None)`: it is incomplete.
 pub(crate) fn take(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
     match input.first() {
         None => Ok(None),
@@ -144,7 +144,7 @@ fn take_binary(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
                 u16::from_be_bytes(part(variable, 32, 36)?),
             ))
         }
-        // Unspecified, datagrams and Unix sockets: nothing that could be a client's address here.
+        // Unspecified, datagrams and Unix sockets: no address of a client of ours.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => None,
         _ => return Err(NotAHeader),
     };
@@ -162,8 +162,8 @@ fn take_binary(input: &[u8]) -> Result<Option<Header>, NotAHeader> {
     }))
 }
 
-/// Looks for `PP2_TYPE_SSL` among the extensions: a type, a length, a value each (section 2.2). One that is malformed ends
-/// them, and says nothing.
+/// Looks for `PP2_TYPE_SSL` among the extensions: each has a type, a length and a value (section
+/// 2.2). A malformed one ends the search.
 fn came_over_tls(mut extensions: &[u8]) -> Option<bool> {
     const PP2_TYPE_SSL: u8 = 0x20;
     const PP2_CLIENT_SSL: u8 = 0x01;

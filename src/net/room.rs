@@ -1,23 +1,26 @@
-//! How a buffer with a bound grows: in few steps, each four times the one before, and never beyond the bound.
+//! How a bounded buffer grows: in few steps, each four times the one before, and never beyond the
+//! bound.
 //!
-//! A `Vec` that is pushed to doubles, whatever its bound: up to half of it is never used, and the bytes that it leaves
-//! behind at each step are holes between those of the other connections.
+//! A `Vec` that is pushed to doubles, whatever its bound: up to half of it stays unused, and each
+//! step leaves a hole between the buffers of other connections.
 //!
-//! And how memory is given back after a load. glibc gives the kernel what is free at the end of a thread's heap, so one
-//! small piece that stays there keeps all that lies before it. Two kinds of pieces stay: what lives as long as its
-//! thread, and freed pieces, of which each thread keeps some for the next time (up to 1032 bytes, seven of a size). So the
-//! first are made when the thread starts ([`ITEMS_KEPT`]), and room is taken for the second ([`fill_cache`]); what comes
-//! and goes with connections is too large for that ([`FIRST_BYTES`]), and so are the texts of log lines: a small piece that
-//! grows takes the next one from the heap and not from the cache, and leaves it there. musl needs none of this, and takes no harm from it.
+//! And how memory is given back after a load. glibc gives back to the kernel what is free at the
+//! end of a thread's heap, so one small piece that stays keeps all memory before it. Two kinds of
+//! pieces stay: those that live as long as their thread, and freed pieces that each thread caches
+//! (up to 1032 bytes, seven of a size). So the first are made when the thread starts
+//! ([`ITEMS_KEPT`]), and the cache is filled then too ([`fill_cache`]); what comes and goes with
+//! connections is too large for the cache ([`FIRST_BYTES`]), and so are the texts of log lines: a
+//! small piece that grows takes the next one from the heap and not from the cache, and leaves it
+//! there. musl needs none of this, and takes no harm from it.
 
 use std::hint::black_box;
 
-/// What the heap of a thread takes beside what lies in it: the small pieces that are kept, and twice the end of it that glibc
-/// keeps (128 KiB).
+/// What a thread's heap takes beside its contents: the cached pieces, and twice the end of it that
+/// glibc keeps (128 KiB).
 pub(crate) const HEAP_BYTES: usize = 320 * 1024;
 
-/// What the allocator takes for `bytes` in use. musl has sizes of which each is up to a quarter larger than the one before;
-/// glibc leaves gaps, by as much in the worst of the tests.
+/// What the allocator takes for `bytes` in use. musl has size classes, each up to a quarter larger
+/// than the one before; glibc leaves gaps, as much as that in the worst of the tests.
 pub(crate) fn allocated(bytes: u64) -> u64 {
     bytes.saturating_add(bytes / 4)
 }
@@ -25,23 +28,26 @@ pub(crate) fn allocated(bytes: u64) -> u64 {
 /// The first step.
 pub(crate) const FIRST_BYTES: usize = 1088;
 
-/// Sizes of pieces that a worker takes for a moment, such as the text of an error: glibc has one for each step.
+/// Sizes that a worker allocates for a moment, such as the text of an error: glibc has a cache for
+/// each step.
 const SMALL_BYTES: std::ops::RangeInclusive<usize> = 24..=520;
 const SMALL_BYTES_STEP: usize = 16;
 
 /// Pieces of a size that glibc keeps for each thread.
 const CACHED_PIECES_MAX: usize = 7;
 
-/// Freeing so much at once makes glibc merge what is free, and give back the end of it.
+/// Freeing this much at once makes glibc merge free pieces and give back the end of its heap.
 const MERGED_BYTES_MIN: usize = 64 * 1024;
 
-/// Items for which a worker's lists have room from the start on; beyond, they give it back when they are empty.
+/// Items for which a worker's lists have room from the start; longer ones give memory back when
+/// they are empty.
 pub(crate) const ITEMS_KEPT: usize = 256;
 
-/// What a buffer leaves unused before what is left in it moves to a smaller one.
+/// What a buffer may leave unused before its contents move to a smaller one.
 const UNUSED_BYTES_MAX: usize = 4096;
 
-/// Fills this thread's cache of small pieces, at the front of its heap: those that are freed later go back to the heap.
+/// Fills this thread's cache of small pieces from the front of its heap: pieces freed later go back
+/// to the heap.
 pub(crate) fn fill_cache() {
     let pieces: Vec<Vec<u8>> = SMALL_BYTES
         .step_by(SMALL_BYTES_STEP)
@@ -51,7 +57,7 @@ pub(crate) fn fill_cache() {
     drop(black_box(pieces));
 }
 
-/// Makes the allocator merge what is free.
+/// Makes the allocator merge free pieces.
 pub(crate) fn merge_free() {
     drop(black_box(Vec::<u8>::with_capacity(MERGED_BYTES_MIN)));
 }
@@ -62,14 +68,14 @@ pub(crate) fn make_room<T>(buffer: &mut Vec<T>, more: usize, max: usize) {
     if needed > buffer.capacity() {
         let first = FIRST_BYTES / size_of::<T>();
         let step = (4 * buffer.capacity()).min(max).max(first);
-        // Not by `reserve`: what glibc cuts off when it makes a piece larger where it lies is a small piece.
+        // Not by `reserve`: when glibc enlarges a piece in place, it cuts off a small one.
         let mut larger = Vec::with_capacity(step.max(needed));
         larger.append(buffer);
         *buffer = larger;
     }
 }
 
-/// Makes room in a list for one more: twice what there was.
+/// Makes room in a list for one more item, by doubling.
 pub(crate) fn make_room_in_list<T>(list: &mut Vec<T>) {
     make_room(list, 1, 2 * list.len());
 }

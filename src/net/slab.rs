@@ -1,17 +1,17 @@
-//! Where a worker keeps its connections: numbered places that are used again.
+//! Where a worker keeps its connections: numbered places that are reused.
 //!
-//! The number of a value's turn goes with that of its place, so that an event that was meant for the connection that
-//! stood there before finds nothing, instead of waking a stranger.
+//! A key is the number of a place and of its use, so that an event for a connection that has left
+//! the place is ignored instead of being delivered to the next one.
 //!
-//! Places lie in blocks of one size, and the lowest free one is taken: no block moves when there are more, and those at
-//! the end become free, and are given back, when there are fewer.
+//! Places are in blocks of one size, and the lowest free place is taken: no block moves when there
+//! are more, and blocks at the end become free and are given back when there are fewer.
 
 use crate::net::room::{ITEMS_KEPT, make_room_in_list};
 
 /// Places in a block; each has a bit of a word.
 const BLOCK_PLACES: usize = u64::BITS as usize;
 
-/// The number of a place together with the turn of the value in it.
+/// The number of a place, and which of its values is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     /// The place.
@@ -55,10 +55,10 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// What one value takes, its place included.
+    /// Bytes of one value with its place.
     pub(crate) const BYTES_EACH: usize = size_of::<Place<T>>();
 
-    /// What there is at the least, and what lies free beside the values at the most.
+    /// The least that a slab takes, and the most that is free beside its values.
     pub(crate) const BLOCK_BYTES: usize = size_of::<Block<T>>() + BLOCK_PLACES * Self::BYTES_EACH;
 
     /// How many values there are.
@@ -71,7 +71,7 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
-    /// Puts the value that `make` builds from its key into the first free place.
+    /// Inserts the value that `make` builds from its key, into the first free place.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Key {
         while self
             .blocks
@@ -103,7 +103,7 @@ impl<T> Slab<T> {
         key
     }
 
-    /// The value with this key, unless it has gone.
+    /// The value with this key, unless it has been removed.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let place = self.place(key.index)?;
         if place.generation == key.generation {
@@ -113,7 +113,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// The value that stands in this place now, with its key.
+    /// The value in this place now, with its key.
     pub(crate) fn at(&self, index: u32) -> Option<(Key, &T)> {
         let block = self.blocks.get(index as usize / BLOCK_PLACES)?;
         let place = &block.places[index as usize % BLOCK_PLACES];
@@ -124,7 +124,7 @@ impl<T> Slab<T> {
         place.value.as_ref().map(|value| (key, value))
     }
 
-    /// Takes the value out; its place is free and its key is void.
+    /// Removes the value; its key is then void.
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let place = self.place(key.index)?;
         if place.generation != key.generation {
@@ -138,7 +138,7 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// The keys of all values, for what must be done to each of them.
+    /// The keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let places = self.blocks.iter().flat_map(|block| &block.places);
         let occupied = |(place, index): (&Place<T>, u32)| {
@@ -150,12 +150,12 @@ impl<T> Slab<T> {
         places.zip(0..).filter_map(occupied).collect()
     }
 
-    /// Whether there is something to give back.
+    /// Whether there is memory to give back.
     pub(crate) fn has_unused(&self) -> bool {
         self.blocks.last().is_some_and(|block| block.taken == 0)
     }
 
-    /// Gives back the blocks at the end that hold nothing.
+    /// Gives back the empty blocks at the end.
     pub(crate) fn give_back(&mut self) {
         while self.has_unused() {
             self.blocks.pop();

@@ -1,4 +1,4 @@
-//! The calls that open a connection and move bytes: the kernel's own. A test can make them fail.
+//! The system calls that open a connection and move bytes. A test can make them fail.
 
 #[cfg(not(test))]
 pub(crate) use rustix::{

@@ -1,21 +1,22 @@
-//! Starts threads. Each has a name and a bounded stack, and a panic of it ends the process with status 1.
+//! Starts threads. Each has a name and a bounded stack, and if it panics the process ends with
+//! status 1.
 //!
-//! A process that has lost a thread still holds its port, but accepts nothing, checks nothing or logs nothing: a
-//! supervisor can restart only what has ended. A panic in one exchange is caught earlier, by its worker.
+//! A process that has lost a thread still holds its port, but accepts nothing, checks nothing or
+//! logs nothing: a supervisor can restart only what has ended. A panic in one exchange is caught
+//! earlier, by its worker.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::thread::{Builder, JoinHandle};
 
-/// Measured, no thread touches more than 40 KiB, name lookups of glibc and musl included. The default of 8 MiB would
-/// count against a small machine's limits.
+/// Measured, no thread touches more than 40 KiB, name lookups of glibc and musl included. The
+/// default of 8 MiB would count against a small machine's limits.
 pub(crate) const STACK_BYTES: usize = 256 * 1024;
 
 /// Starts a thread. An error means that the system has no room for one more.
-///
-/// `run` is called once. It is a `FnMut` so that what it owns outlives a panic: another thread would take a channel
-/// that closes for an orderly end, and might end the process with 0 first.
+/// `run` is called once. It is a `FnMut` so that what it owns outlives a panic: another thread
+/// would take a closed channel for an orderly end, and might end the process with 0 first.
 pub(crate) fn start(
     name: &str,
     mut run: impl FnMut() + Send + 'static,
@@ -39,7 +40,7 @@ pub(crate) fn start(
         .spawn(contained)
 }
 
-/// Lets a test see what becomes of the process when this thread fails. Not in a release build.
+/// Lets a test make this thread panic. Not in a release build.
 #[cfg(debug_assertions)]
 fn fail_if_planted(name: &str) {
     let planted = std::env::var_os("RONDO_TEST_PANIC");

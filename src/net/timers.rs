@@ -6,18 +6,20 @@ use crate::net::room::{ITEMS_KEPT, make_room_in_list};
 /// No place in the heap.
 const NONE: u32 = u32::MAX;
 
-/// Alarms, at most one for each client connection: a binary heap that knows where each of them lies.
+/// Alarms, at most one for each client connection: a binary heap that knows the place of each.
 ///
-/// Renewing a deadline is the common case and costs nothing here: a connection whose deadline
-/// moves *away* keeps its alarm, which rings too early, finds the later deadline and is set again.
-/// Only a deadline that comes *nearer* moves the alarm.
+/// Renewing a deadline is the common case and costs nothing here: a connection whose deadline moves
+/// *away* keeps its alarm, which rings too early, meets the later deadline and is set again. Only a
+/// deadline that comes *nearer* moves the alarm.
 ///
-/// A tree would do as well, but its many small nodes keep the memory between them from being given back.
+/// A tree would do as well, but its many small nodes would keep the memory between them from being
+/// given back.
 #[derive(Debug)]
 pub(crate) struct Alarms {
-    /// The next one first; each no later than those at twice its place, plus one and plus two.
+    /// A heap, the next alarm first: each is no later than those at twice its place plus one and
+    /// plus two.
     heap: Vec<(Millis, u32)>,
-    /// By connection: the place of its alarm.
+    /// By connection: where its alarm is in the heap.
     places: Vec<u32>,
 }
 
@@ -31,10 +33,10 @@ impl Default for Alarms {
 }
 
 impl Alarms {
-    /// What one alarm takes.
+    /// Bytes of one alarm.
     pub(crate) const BYTES_EACH: usize = size_of::<(Millis, u32)>() + size_of::<u32>();
 
-    /// Makes the alarm of `index`, now set for `alarm`, ring no later than `deadline`.
+    /// Makes the alarm of `index`, now set for `alarm`, ring at `deadline` or before.
     pub(crate) fn ensure(&mut self, index: u32, alarm: &mut Millis, deadline: Millis) {
         if deadline >= *alarm {
             return;
@@ -56,7 +58,7 @@ impl Alarms {
         self.rise(at);
     }
 
-    /// Takes the alarm back.
+    /// Removes the alarm.
     pub(crate) fn cancel(&mut self, index: u32, alarm: &mut Millis) {
         if *alarm != NEVER {
             *alarm = NEVER;
@@ -64,7 +66,7 @@ impl Alarms {
         }
     }
 
-    /// Takes out one alarm that has rung by `now`; its owner must mark it as `NEVER`.
+    /// Removes and returns an alarm that has rung by `now`; its owner must mark it as `NEVER`.
     pub(crate) fn rung(&mut self, now: Millis) -> Option<u32> {
         let (at, index) = *self.heap.first()?;
         if at > now {
@@ -79,7 +81,7 @@ impl Alarms {
         self.heap.first().map_or(NEVER, |(at, _)| *at)
     }
 
-    /// Gives the memory back when no alarm is set.
+    /// Gives memory back when no alarm is set.
     pub(crate) fn give_back(&mut self) {
         if self.heap.is_empty() && self.places.capacity() > ITEMS_KEPT {
             *self = Self::default();
@@ -90,7 +92,7 @@ impl Alarms {
         let (_, index) = self.heap.swap_remove(at);
         self.places[index as usize] = NONE;
         if at < self.heap.len() {
-            // The last one stands there now; it may belong on either side.
+            // The last alarm is there now; it may belong on either side.
             self.sink(at);
             self.rise(at);
         }

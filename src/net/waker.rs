@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Rung by anybody, waited for by one thread.
+/// Any thread may ring it; one waits for it.
 #[derive(Debug)]
 pub struct Bell(OwnedFd);
 

@@ -1,8 +1,10 @@
 //! One backend as one configuration has it: its settings, its place in the list, its cookie.
 //!
-//! There is one [`Backend`] for each pool that it is in; what lives on from pool to pool is its [`BackendState`], which is
-//! reached through it. Places in flight are taken by `Pool::choose` alone, under the balancer's lock, and given back by
-//! dropping [`InFlight`], however an exchange ends.
+//! There is one [`Backend`] for each pool that it is in; its [`BackendState`] lives on from pool to
+//! pool. Places in flight are taken by `Pool::choose` alone, under the balancer's lock, and given
+//! back when [`InFlight`] is dropped, however an exchange ends.
+//!
+//! Read next: `pool/state.rs`, the part that lives on.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ pub struct Backend {
     pub(in crate::pool) set_cookie: Option<SetCookie>,
     /// The hash of its name.
     pub(in crate::pool) name_key: u64,
-    /// The pool's list, in which it has that place.
+    /// The pool's list, which `index` refers to.
     pub(in crate::pool) roster: Arc<Roster>,
     pub(in crate::pool) state: Arc<BackendState>,
 }
@@ -33,15 +35,15 @@ impl Backend {
         &self.state
     }
 
-    /// Whether it has as many exchanges as it may.
+    /// Whether it has as many exchanges as it may have.
     pub fn is_full(&self) -> bool {
         self.settings
             .max_connections
             .is_some_and(|max| self.in_flight() >= max)
     }
 
-    /// The value of the `Set-Cookie` field that binds a client to it, one that came by https or not; `None` where no cookies
-    /// bind.
+    /// The value of the `Set-Cookie` field that binds a client to it, for a client that came by
+    /// https or not; `None` if cookies do not bind.
     pub fn set_cookie(&self, https: bool) -> Option<&[u8]> {
         let set_cookie = self.set_cookie.as_ref()?;
         Some(set_cookie.value(https))
@@ -64,7 +66,8 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Takes a place. Only the pool does, under the balancer's lock: else `max_connections` could be passed by two.
+    /// Takes a place. Only the pool does, under the balancer's lock: two workers could exceed
+    /// `max_connections` otherwise.
     pub(in crate::pool) fn take(backend: &Arc<Backend>) -> InFlight {
         backend.take_in_flight();
         InFlight {
@@ -73,13 +76,13 @@ impl InFlight {
         }
     }
 
-    /// Whose place it is.
+    /// The backend whose place it is.
     pub fn backend(&self) -> Arc<Backend> {
         Arc::clone(&self.backend)
     }
 
-    /// Gives the place back before the exchange is forgotten: the backend has done its part, and a
-    /// client that has its answer must find the place free.
+    /// Gives the place back as soon as the backend has done its part: a client that has its
+    /// response must find the place free.
     pub fn give_back(&mut self) {
         if std::mem::take(&mut self.counts) {
             self.backend.give_back_in_flight();

@@ -1,7 +1,10 @@
 //! The balancing methods: candidates in, one out. No lock, no clock, no socket.
 //!
-//! `Pool::choose` decides who is a candidate and calls [`Balancer::pick`] under its lock. A new method is an arm there
-//! and one function here. Read `mod.rs` for who is a candidate, `persist.rs` for cookies.
+//! `Pool::choose` finds the candidates and calls [`Balancer::pick`] under its lock. A new method is
+//! an arm there and a function here.
+//!
+//! Read next: `exchange/sending.rs`, where the request goes to the chosen backend. Cookies are in
+//! `pool/persist.rs`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -16,18 +19,18 @@ use crate::pool::state::BackendId;
 pub struct Candidate {
     /// Its place in the pool that chooses.
     pub index: usize,
-    /// Who it is in any pool.
+    /// Its identity in every pool.
     pub id: BackendId,
     /// 1 to 1000.
     pub weight: u32,
-    /// Exchanges that it has now.
+    /// Its exchanges now.
     pub in_flight: usize,
     /// The hash of its name.
     pub name_key: u64,
 }
 
-/// What the methods remember between two choices: one for all pools that follow each other, so that turns go on when the
-/// configuration changes.
+/// What the methods remember between two choices, shared by all pools that follow each other, so
+/// that turns go on when the configuration changes.
 #[derive(Debug)]
 pub struct Balancer {
     turns: Turns,
@@ -35,7 +38,7 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// For no backend yet.
+    /// Without any backend yet.
     pub(in crate::pool) fn new() -> Balancer {
         Balancer {
             turns: Turns::new(),
@@ -43,7 +46,8 @@ impl Balancer {
         }
     }
 
-    /// Takes this list, which is empty, in place of a smaller one; gives the other back, to be dropped when no lock is held.
+    /// Takes this empty list in place of a smaller one; returns the old one, to be dropped after
+    /// the lock is released.
     pub(in crate::pool) fn swap_room(&mut self, mut members: Vec<Member>) -> Vec<Member> {
         if members.capacity() > self.turns.members.capacity() {
             members.extend_from_slice(&self.turns.members);
@@ -52,9 +56,9 @@ impl Balancer {
         members
     }
 
-    /// Picks one of the candidates, of which there is at least one, and says where it stands among them.
-    /// Candidates that a method cannot want are removed. `turn` finds what round robin remembers of the backend at a
-    /// place in the pool; `client_key` is only read by `source_hash`.
+    /// Picks one of the candidates, at least one, and returns its index among them. May remove
+    /// candidates that the method rules out. `turn` finds what round robin remembers of the backend
+    /// at a place in the pool; only `source_hash` reads `client_key`.
     pub(in crate::pool) fn pick<'a>(
         &mut self,
         method: Method,
@@ -74,19 +78,21 @@ impl Balancer {
     }
 }
 
-/// Smooth weighted round robin over a set that may be another one at each turn.
+/// Smooth weighted round robin over a set that may differ at each turn.
 ///
-/// Each backend has a *credit*: the share of the turns that was its due while it was eligible, minus the turns it got.
-/// A turn goes to the greatest credit, the first of equals. The credit of a backend that is not eligible rests: it
-/// neither earns nor loses, so a dead backend's share spreads over the others by weight, a flapping one cannot
-/// push its turns on its neighbour, and after any sequence of changes every backend is within one period of its due.
+/// Each backend has a *credit*: the share of the turns that was its due while it was eligible,
+/// minus the turns it got. A turn goes to the greatest credit, the first of equals. The credit of a
+/// backend that is not eligible rests: it neither earns nor loses, so a dead backend's share
+/// spreads over the others by weight, a flapping one cannot push its turns on its neighbour, and
+/// after any sequence of changes every backend is within one period of its due.
 ///
-/// While the set and its weights stay the same, a period (the sum of the weights, divided by what they have in common)
-/// gives each backend exactly its weight: its *quota*. Without it a credit left over from earlier sets could be cashed in
-/// as a burst; with it, it only decides who comes first.
+/// While the set and its weights stay the same, a period (the sum of the weights, divided by what
+/// they have in common) gives each backend exactly its weight: its *quota*. Without it a credit
+/// left over from earlier sets could be cashed in as a burst; with it, it only decides who comes
+/// first.
 ///
-/// Credits and quotas are part of the backends' state, so they come along when a backend has another place, and go when
-/// it goes. One that is new is owed nothing.
+/// Credits and quotas are part of a backend's state: they follow it to another place and go when it
+/// is removed. A new backend is owed nothing.
 #[derive(Debug)]
 struct Turns {
     /// The set that the quotas are for.
@@ -97,13 +103,14 @@ struct Turns {
     left: u32,
 }
 
-/// A backend and its weight in the set whose turns are counted.
+/// A backend and its weight in the counted set.
 pub(in crate::pool) type Member = (BackendId, u32);
 
-/// What round robin remembers of one backend. Read and written under the balancer's lock only.
+/// What round robin remembers of one backend, under the balancer's lock.
 #[derive(Debug)]
 pub(in crate::pool) struct Turn {
-    /// An i64, in units of 1 / (`total` << `FINE`) of a turn: whole numbers, so no rounding while the set lasts.
+    /// An i64, in units of 1 / (`total` << `FINE`) of a turn: whole numbers, so no rounding while
+    /// the set lasts.
     credit: AtomicU64,
     /// The sum of the weights in the set that it was in last.
     total: AtomicU32,
@@ -111,8 +118,8 @@ pub(in crate::pool) struct Turn {
     quota: AtomicU32,
 }
 
-/// Credits are rounded when the sum of the weights changes; by how little. 2^20 leaves room for 65,536 backends of
-/// weight 1000 (2^26 x 2^20) with credits of many turns in an i64.
+/// Credits are rounded when the sum of the weights changes: this is how finely. 2^20 leaves room
+/// for 65,536 backends of weight 1000 (2^26 x 2^20) with credits of many turns in an i64.
 const FINE: u32 = 20;
 
 impl Default for Turn {
@@ -134,7 +141,7 @@ impl Turn {
         self.credit.store(credit.cast_unsigned(), Relaxed);
     }
 
-    /// Counts in another set's units, from its first turn on.
+    /// Converts its credit to another set's units, at its first turn there.
     fn join(&self, total: u32) {
         let before = self.total.load(Relaxed);
         if before != total {
@@ -200,7 +207,7 @@ impl Turns {
     }
 }
 
-/// `value` x `to` / `from`, to the nearest.
+/// `value` x `to` / `from`, rounded to the nearest.
 fn scaled(value: i64, to: u32, from: u32) -> i64 {
     let (value, to, from) = (i128::from(value), i128::from(to), i128::from(from));
     let scaled = (2 * value * to + from).div_euclid(2 * from);
@@ -211,11 +218,12 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Leaves those that have no more than their share of what is in flight.
+/// Keeps those that have no more than their share of the exchanges in flight.
 ///
-/// In proportion to weight, a backend has too much when another one would, even with this exchange added, have no more
-/// than it has now. With equal weights that leaves exactly those with the fewest; with unequal ones an idle pool is
-/// left whole, so that turns follow the weights and the lightest is not starved.
+/// In proportion to weight, a backend has too much when another one would, even with this exchange
+/// added, have no more than it has now. With equal weights that leaves exactly those with the
+/// fewest; with unequal ones an idle pool is left whole, so that turns follow the weights and the
+/// lightest is not starved.
 fn least_loaded(candidates: &mut Vec<Candidate>) {
     let load_with_one = |c: &Candidate| (c.in_flight as u64 + 1, u64::from(c.weight));
     let Some((load, weight)) = candidates
@@ -228,8 +236,8 @@ fn least_loaded(candidates: &mut Vec<Candidate>) {
     candidates.retain(|c| (c.in_flight as u64) * weight < load * u64::from(c.weight));
 }
 
-/// Draws two by weight; the second only where it would, even with this exchange added, have no more in proportion to
-/// its weight than the first has without it.
+/// Draws two by weight; takes the second only if it would, with this exchange added, have no more
+/// in proportion to its weight than the first has without it.
 fn better_of_two(random: &mut Random, candidates: &[Candidate]) -> usize {
     let total = candidates
         .iter()
@@ -248,7 +256,7 @@ fn better_of_two(random: &mut Random, candidates: &[Candidate]) -> usize {
     first
 }
 
-/// Who holds the ticket, when each candidate but `without` has as many as its weight.
+/// The holder of a ticket, when each candidate but `without` has as many tickets as its weight.
 fn draw(mut ticket: u64, candidates: &[Candidate], without: Option<usize>) -> usize {
     let mut last = 0;
     for (place, candidate) in candidates.iter().enumerate() {
@@ -264,11 +272,12 @@ fn draw(mut ticket: u64, candidates: &[Candidate], without: Option<usize>) -> us
     last
 }
 
-/// Rendezvous hashing: each backend has a score with this client that depends on no other backend, and the best one wins;
-/// so a lost backend moves its own clients only, and evenly.
+/// Rendezvous hashing: each backend has a score with this client that depends on no other backend,
+/// and the best score wins; so losing a backend moves its own clients only, and spreads them
+/// evenly.
 ///
-/// The score is an exponential variable, -log2(hash / 2^64) / weight, and the smallest wins with a probability in
-/// proportion to its weight.
+/// The score is an exponential variable, -log2(hash / 2^64) / weight, and the smallest wins with a
+/// probability in proportion to its weight.
 fn highest_score(candidates: &[Candidate], client_key: u64) -> usize {
     let hash = |candidate: &Candidate| mix(client_key.wrapping_add(candidate.name_key));
     let mut best = 0;
@@ -278,7 +287,8 @@ fn highest_score(candidates: &[Candidate], client_key: u64) -> usize {
         let better = if this.weight == that.weight {
             a > b
         } else {
-            // Crosswise instead of dividing; 38 bits by 10. Equal logarithms are decided as equal weights are.
+            // Crosswise instead of dividing; 38 bits by 10. Equal logarithms are decided as equal
+            // weights are.
             let (x, y) = (
                 minus_log2(a) * u64::from(that.weight),
                 minus_log2(b) * u64::from(this.weight),
@@ -421,7 +431,8 @@ mod tests {
             let set = only(&all, |index| index != 1 || request % 3 != 1);
             hits[turn(&mut bench, &set)] += 1;
         }
-        // Due: 1/4 of 2000 turns for the flapping one, and for the others as much and a third of the rest.
+        // Due: 1/4 of 2000 turns for the flapping one, and for the others as much and a third of
+        // the rest.
         for (index, due) in [833, 500, 833, 833].into_iter().enumerate() {
             assert!((hits[index] - due).abs() <= 2, "{hits:?}");
         }
@@ -492,7 +503,7 @@ mod tests {
         }
 
         #[test]
-        fn no_method_picks_anyone_who_is_not_a_candidate(
+        fn every_method_picks_a_candidate(
             weights in prop::collection::vec(1..1000u32, 1..10), loads in prop::collection::vec(0..50usize, 10),
             masks in prop::collection::vec(any::<u64>(), 1..50), key in any::<u64>()
         ) {
@@ -629,7 +640,8 @@ mod tests {
                 let total: u32 = weights.iter().sum();
                 for (index, &weight) in weights.iter().enumerate() {
                     let due = 20_000 * weight as usize / total as usize;
-                    // Five standard deviations of a fair draw are 350; load shifts the odds between light and heavy a little.
+                    // Five standard deviations of a fair draw are 350; load shifts the odds between
+                    // light and heavy a little.
                     assert!(
                         hits[index].abs_diff(due) <= due / 6 + 350,
                         "{weights:?}, {held} held: {hits:?}"

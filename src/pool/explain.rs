@@ -1,8 +1,7 @@
-//! `--check --explain N`: the next choices of a configuration, for someone who wants to see what a
-//! method does.
+//! `--check --explain N`: the next choices under a configuration, to show what a method does.
 //!
-//! The choices are made by a real [`Pool`] in which every backend is healthy, and told by the
-//! record that every exchange can fill (`pool/trace.rs`); nothing here knows a method.
+//! A real [`Pool`] makes the choices, with every backend healthy, and each is shown from the record
+//! that every exchange keeps (`pool/trace.rs`); nothing here knows a method.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +12,7 @@ use crate::pool::settings::{BalanceSettings, Method, Persistence};
 use crate::pool::trace::Decision;
 use crate::pool::{Choice, Pool, Tried, Wish};
 
-/// The next `n` choices, one line each, with the reason; then how many each backend got. Each
+/// The next `n` choices, one line each, with the reason; then how many each backend received. Each
 /// exchange ends before the next begins, and each comes from another client: one of 254 in
 /// 192.0.2.0/24, without a cookie.
 pub fn explain(

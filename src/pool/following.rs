@@ -1,4 +1,4 @@
-//! How a pool follows another one: what the new one takes over, and what both share as long as both are in use.
+//! How a pool follows another: what it takes over, and what both share while both are in use.
 
 use std::cell::LazyCell;
 use std::collections::{HashMap, VecDeque};
@@ -20,32 +20,33 @@ use crate::pool::settings::{
 };
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
 
-/// Backends that are gone whose names are still known to readers of recorded decisions.
+/// Removed backends whose names are still kept for readers of recorded decisions.
 const GONE_MAX: usize = 4096;
 
-/// What is one for all pools that follow each other. They may be in use at the same time, so the balancer is here: one
-/// lock, under which no limit is passed by two pools and each turn is counted once.
+/// Shared by all pools that follow each other. They may be in use at the same time, so the balancer
+/// is here: under its one lock two pools cannot exceed a limit, and each turn is counted once.
 #[derive(Debug)]
 pub(in crate::pool) struct Shared {
     pub(in crate::pool) started: Instant,
     pub(in crate::pool) state: Mutex<State>,
-    /// How often a backend has come up.
+    /// How many times a backend has come up.
     pub(in crate::pool) came_up: AtomicUsize,
-    /// Bounds the event lines about requests that no backend may take.
+    /// Limits the event lines about requests that no backend may take.
     pub(in crate::pool) unavailable_lines: LineLimit,
     pub(in crate::pool) checker: OnceLock<Arc<Bell>>,
     pub(in crate::pool) resolver: OnceLock<Arc<Bell>>,
     last_id: AtomicU32,
-    /// The names of the last backends that went, the newest last. No exchange needs them, only who reads what was recorded.
+    /// The names of the backends removed last, newest last. Exchanges do not need them, readers of
+    /// recorded decisions do.
     gone: Mutex<VecDeque<(BackendId, Arc<str>)>>,
 }
 
-/// What a choice changes.
+/// What a choice changes, under the lock.
 #[derive(Debug)]
 pub(in crate::pool) struct State {
     pub(in crate::pool) balancer: Balancer,
-    /// The backend that a walk through the list came to last: the next one begins behind it, so that walks at the same
-    /// time go on together.
+    /// The backend that the last walk through the list came to: the next walk begins behind it, so
+    /// that walks at the same time go on together.
     pub(in crate::pool) last_walk: BackendId,
     /// Empty between two choices; kept for its capacity.
     pub(in crate::pool) candidates: Vec<Candidate>,
@@ -69,7 +70,7 @@ impl Shared {
         }
     }
 
-    /// Room for choices among so many backends, so that none of them allocates.
+    /// Makes room for this many backends, so that no choice allocates.
     fn make_room(&self, backends: usize) {
         let (candidates, members) = (Vec::with_capacity(backends), Vec::with_capacity(backends));
         let mut state = lock(&self.state);
@@ -85,11 +86,12 @@ impl Shared {
 }
 
 impl Pool {
-    /// The pool of another configuration, which takes over from `previous`: a backend that has the same name, host and
-    /// port there keeps its health, what an operator wants of it, its connections and its turns; any other is new. What
-    /// the operator wants changes only where `IsDead` does.
+    /// The pool of another configuration, which takes over from `previous`: a backend with the same
+    /// name, host and port keeps its health, the operator's decision, its connections and its
+    /// turns; any other is new. The operator's decision changes only if `IsDead` does.
     ///
-    /// It takes effect at once, on the backends that both have; so nothing may fail between this and its use.
+    /// It takes effect at once, on the backends that both pools have; so nothing may fail between
+    /// this call and the pool's use.
     pub fn following(
         previous: Option<&Pool>,
         backends: Vec<BackendSettings>,
@@ -112,7 +114,8 @@ impl Pool {
             }
             Persistence::None | Persistence::SourceAddress => None,
         };
-        // A client that always has the same address always has the same backend: the method has nothing left to decide.
+        // A client with the same address always has the same backend: nothing is left for the
+        // method to decide.
         let method = match balance.persistence {
             Persistence::SourceAddress => Method::SourceHash,
             Persistence::None | Persistence::Cookie { .. } => balance.method,
@@ -133,7 +136,7 @@ impl Pool {
             .zip(states)
             .map(|(settings, state)| of_this_pool(settings, state))
             .collect();
-        // The pool before may be the larger one, and is in use for a while.
+        // The previous pool may be the larger one, and stays in use for a while.
         shared.make_room(
             backends
                 .len()
@@ -156,7 +159,7 @@ impl Pool {
         pool
     }
 
-    /// The name of a backend of this pool, or of one that was in a pool before it: of the last 4,096 that are gone.
+    /// The name of a backend of this pool, or of one of the last 4,096 that were removed.
     pub fn name(&self, backend: BackendId) -> Option<Arc<str>> {
         if let Some(place) = self.roster.place(backend) {
             return Some(Arc::clone(&self.backends[place].name));
@@ -166,7 +169,7 @@ impl Pool {
         Some(Arc::clone(name))
     }
 
-    /// What the new settings change about backends that were there before.
+    /// Applies what the new settings change about backends that were there before.
     fn apply_changes(&self, previous: &Pool) {
         for backend in &self.backends {
             let Some(place) = previous.roster.place(backend.id) else {
@@ -184,7 +187,7 @@ impl Pool {
             if is != Check::None && was == Check::None {
                 backend.allow_trial(NEVER);
             } else if is == Check::None && !backend.is_healthy() {
-                // No check will bring it up, and `down_interval` may be a shorter one now.
+                // No check will bring it up, and `down_interval` may be shorter now.
                 let at_ms = self.next_trial_ms(backend);
                 backend.allow_trial(at_ms.min(backend.trial_at_ms()));
             }
@@ -193,7 +196,7 @@ impl Pool {
 }
 
 impl Shared {
-    /// The state of each backend, in their order: taken over from the previous pool where it is the same backend.
+    /// The state of each backend, in their order: the previous pool's if it is the same backend.
     fn states(
         &self,
         previous: Option<&Pool>,
@@ -204,14 +207,15 @@ impl Shared {
             .iter()
             .map(|backend| (&*backend.settings.name, &**backend))
             .collect();
-        // Asking the system for each of a thousand backends would take ten milliseconds.
+        // Lazily and once: asking the system for each of a thousand backends would take ten
+        // milliseconds.
         let has_ipv6 = LazyCell::new(has_ipv6_loopback);
         let state = |settings: &BackendSettings| {
             let is_same = |known: &&Backend| {
                 let (known, url) = (&known.settings.url, &settings.url);
                 known.host == url.host && known.port == url.port
             };
-            // Taken out: no two backends have one state, whatever their names are.
+            // Taken out, so that two backends cannot share a state whatever their names are.
             if let Some(known) = by_name.remove(&*settings.name).filter(is_same) {
                 return Arc::clone(&known.state);
             }
@@ -221,7 +225,8 @@ impl Shared {
         backends.iter().map(state).collect()
     }
 
-    /// A number that no backend of the pool before has: after four thousand million of them they begin again.
+    /// A number that no backend of the previous pool has; after four thousand million backends
+    /// numbers repeat.
     fn next_id(&self, previous: Option<&Pool>) -> BackendId {
         loop {
             let before = self.last_id.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +238,7 @@ impl Shared {
         }
     }
 
-    /// Remembers the names of the backends that were there before and are not in the list.
+    /// Keeps the names of the removed backends.
     fn remember_gone(&self, previous: &Pool, roster: &Roster) {
         let mut gone = lock(&self.gone);
         for backend in &previous.backends {

@@ -1,8 +1,8 @@
-//! The fixed hashes: SipHash-2-4 under keys that are written here, and a logarithm in integers.
+//! The fixed hashes: SipHash-2-4 under fixed keys, and a logarithm in integers.
 //!
-//! Every release and every instance must agree on what they say (a client stays with its backend across a restart and
-//! between two balancers), so neither std's hasher, which promises no stability, nor floating point is used. Read
-//! `persist.rs` and `balance.rs` for what they serve.
+//! All releases and instances must compute the same values (a client stays with its backend across
+//! a restart and between two balancers), so neither std's hasher, which promises no stability, nor
+//! floating point is used. `persist.rs` and `balance.rs` use them.
 
 /// A `SipHash` key. These are not secrets: they make the results opaque, not unforgeable.
 pub(crate) type Key = (u64, u64);
@@ -39,11 +39,13 @@ pub(crate) fn mix(mut x: u64) -> u64 {
     x ^ (x >> 33)
 }
 
-/// The binary logarithm of `x` (at least 1), in units of 2^-32, rounded down. It never falls where `x` grows.
+/// The binary logarithm of `x` (at least 1), in units of 2^-32, rounded down. Never decreases as
+/// `x` grows.
 pub(crate) fn log2(x: u64) -> u64 {
     let zeros = x.leading_zeros();
     let mut result = u64::from(63 - zeros);
-    // `m` is x scaled to [1, 2) with 63 bits after the point; each squaring brings out one more bit of the result.
+    // `m` is x scaled to [1, 2) with 63 bits after the point; each squaring yields one more bit of
+    // the result.
     let mut m = u128::from(x << zeros);
     for _ in 0..32 {
         let square = m * m;
@@ -76,7 +78,7 @@ impl Sip {
         }
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
-        // The length modulo 256, as the construction has it.
+        // The length modulo 256, as SipHash is defined.
         last[7] = data.len().to_le_bytes()[0];
         self.word(u64::from_le_bytes(last));
     }

@@ -1,16 +1,18 @@
-//! When a backend is up: rise, fall, and what each event proves. Pure: events in, the next state out.
+//! When a backend is up: rise, fall, and what each event proves. Pure: events in, the next state
+//! out.
 //!
-//! The state lives in `backend.rs` behind an `RwLock` and is written only where [`Health::after`] gives another value,
-//! so an exchange that goes well on a healthy backend costs one read lock. Checks and exchanges are told apart because
-//! they prove different things: a backend that refuses connections may still answer on one that it accepted earlier.
+//! The state is kept in `state.rs` behind an `RwLock` and written only if [`Health::after`] returns
+//! another value, so a successful exchange on a healthy backend costs one read lock. Checks and
+//! exchanges prove different things: a backend that refuses connections may still answer on one
+//! that it accepted earlier.
 
 use crate::pool::settings::HealthCheckSettings;
 /// What a check proves differs by its kind.
 pub(crate) use crate::pool::settings::Kind as Check;
 
 /// Deaths in a row that are no failure: a request that kills every backend that serves it must not
-/// take them away from other requests, and a backend that is really dead refuses the next
-/// connection, or fails the check that a death asks for.
+/// take them all down, and a backend that is really dead refuses the next connection, or fails the
+/// check that a death asks for.
 const DEATHS_FORGIVEN: u8 = 2;
 
 /// What is remembered of one backend.
@@ -19,15 +21,15 @@ pub(crate) struct Health {
     up: bool,
     /// In a row, up to `fall`.
     failures: u32,
-    /// Without an answer in between, up to one more than are forgiven.
+    /// Deaths without an answer in between, up to one more than are forgiven.
     deaths: u8,
     /// In a row while down, below `rise`.
     successes: u32,
-    /// What has to be seen before the failures are forgotten.
+    /// What must be seen before the failures are forgotten.
     needs: Proof,
 }
 
-/// What was seen of a backend.
+/// An observation of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A connection was opened for an exchange.
@@ -38,7 +40,8 @@ pub enum Event {
     ConnectFailed,
     /// A connection opened for an exchange ended before a response head; at most once per exchange.
     Died,
-    /// A connection opened for an exchange brought bytes that are no HTTP; at most once per exchange.
+    /// A connection opened for an exchange brought bytes that are no HTTP; at most once per
+    /// exchange.
     NotHttp,
     /// A check succeeded.
     CheckPassed,
@@ -46,7 +49,7 @@ pub enum Event {
     CheckFailed,
 }
 
-/// The part of the settings that counts here.
+/// The settings that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
     /// How it is checked.
@@ -57,16 +60,17 @@ pub(crate) struct Rules {
     pub fall: u32,
 }
 
-/// What refutes a failure, from the weakest; among several failures in a row the strongest demand stands.
+/// What refutes a failure, the weakest first; of several failures in a row the strongest demand
+/// holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Proof {
-    /// A response head: it died before one, or what it sent was none.
+    /// A response head: the backend died before one, or what it sent was none.
     Answer,
-    /// Any sign of life: the host did not answer an echo.
+    /// Any sign of life: the host did not answer an echo request.
     Life,
-    /// A new connection: it refused one.
+    /// A new connection: the backend refused one.
     Connection,
-    /// A check: with `http` nothing else brings a backend up.
+    /// A check: with `http`, nothing else brings a backend up.
     Check,
 }
 
@@ -95,7 +99,7 @@ impl Health {
         self.successes
     }
 
-    /// Whether only a new connection can bring it up, which a check by echo cannot show.
+    /// Whether only a new connection can bring it up, which an echo cannot prove.
     pub(crate) fn waits_for_connection(self) -> bool {
         !self.up && self.needs >= Proof::Connection
     }
@@ -124,7 +128,7 @@ impl Health {
         }
     }
 
-    /// Only an answer shows that it does not die of what it is sent; a connection does not.
+    /// Only an answer proves that it does not die of a request; a connection does not.
     fn deaths_after(self, event: Event, rules: &Rules) -> u8 {
         match event {
             Event::Died => self.deaths.saturating_add(1).min(DEATHS_FORGIVEN + 1),
@@ -134,15 +138,15 @@ impl Health {
         }
     }
 
-    /// Whether an event shows what has to be seen, by the rules of now: what it went down by may be checked in another
-    /// way since, or no longer.
+    /// Whether an event is the proof that is needed, by the present rules: the check by which it
+    /// went down may have changed or gone since.
     fn refutes(self, event: Event, rules: &Rules) -> bool {
         match self.needs {
             _ if !self.up && rules.check == Check::Http => event == Event::CheckPassed,
             Proof::Check if rules.check == Check::Http => event == Event::CheckPassed,
             Proof::Answer => matches!(event, Event::Answered | Event::CheckPassed),
             Proof::Life => true,
-            // What a failed connect took down only a successful connect lifts; an echo is none.
+            // Only a successful connect refutes a failed one; an echo does not.
             Proof::Connection | Proof::Check => {
                 event == Event::Connected
                     || event == Event::CheckPassed && rules.check != Check::Icmp
@@ -181,9 +185,10 @@ impl Health {
 }
 
 impl Rules {
-    /// Takes what counts here from the settings.
+    /// The settings that matter here.
     pub(crate) fn new(settings: &HealthCheckSettings) -> Rules {
-        // Zero would mean "never" for one and "at once" for the other; the configuration does not let it in.
+        // Zero would mean "never" for one and "at once" for the other; the configuration refuses
+        // it.
         Rules {
             check: settings.kind,
             rise: settings.rise.max(1),
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_in_between_starts_the_count_anew() {
+    fn a_success_in_between_restarts_the_count() {
         let rules = rules(Check::Tcp, 1, 2);
         assert!(up(rules, &[NotHttp, Answered, NotHttp]));
         assert!(up(rules, &[ConnectFailed, Connected, ConnectFailed]));

@@ -1,18 +1,20 @@
 //! Which backend takes a request, and whether it may.
 //!
-//! [`Pool::choose`] finds the candidates and lets a method pick one; [`Pool::report`] hears what came of it and
-//! [`Pool::probed`] what a check found. The balancing state is behind one `Mutex`, held for the walk over the backends
-//! and nothing else; each backend's health is behind its own `RwLock`. Under a lock nothing is logged, allocated or
-//! written to a socket.
+//! [`Pool::choose`] finds the candidates and lets a method pick one; [`Pool::report`] takes what an
+//! exchange saw of a backend, [`Pool::probed`] what a check found. The balancing state is behind
+//! one `Mutex`, held for the walk over the backends and nothing else; each backend's health is
+//! behind its own `RwLock`. Under a lock nothing is logged, allocated or written to a socket.
 //!
-//! A pool never changes; another configuration is another pool, which follows the one before it ([`Pool::following`]). A
-//! backend is its name with its address: what is known of it, and what the balancer remembers, passes from pool to pool.
-//! Both may be in use at the same time. A place in the list means something inside one pool only.
+//! A pool never changes; another configuration is another pool, which follows the one before it
+//! ([`Pool::following`]), and both may be in use at the same time. A backend is identified by its
+//! name and address: its state, and what the balancer remembers of it, passes from pool to pool.
+//! Its place in the list has a meaning inside one pool only.
 //!
-//! Read on in `balance.rs` (methods), `health.rs` (rise and fall), `backend.rs` and `state.rs` (one backend: what belongs to
-//! the pool, and what lives on), `roster.rs` (who was tried), `following.rs` (how a pool takes over), `persist.rs` (cookies
-//! and hashing), `checks/probe.rs` and `checks/messages.rs` (kinds of check), `explain.rs` (the choices shown). The threads
-//! that feed it are `checker.rs` and `resolver.rs`.
+//! Read next: `pool/balance.rs`, the methods. Beside it: `backend.rs` and `state.rs` (one backend:
+//! what belongs to one pool, and what lives on), `health.rs` (rise and fall), `roster.rs` (which
+//! backends a request has tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and
+//! hashing), `explain.rs` (choices shown); `checker.rs` and `resolver.rs` are the threads that feed
+//! the pool.
 
 pub mod backend;
 pub mod balance;
@@ -61,46 +63,47 @@ pub struct Pool {
     cookies: Option<Cookies>,
     rules: Rules,
     down_interval: Duration,
-    /// What is one for this pool, those before it and those that follow it.
+    /// Shared with the pools before and after this one.
     shared: Arc<Shared>,
     #[cfg(test)]
     looked_at: AtomicUsize,
 }
 
-/// Choices of one request that are made among all backends, by the method. A request that failed
-/// more often walks on through the list: it looks at each backend a few times, and not at each once
-/// more for every one that fails.
+/// Choices of one request that the method makes among all backends. A request that has failed more
+/// often walks on through the list: then each backend is looked at a few times, and not once more
+/// for each one that fails.
 const CHOICES_MAX: u32 = 16;
 
-/// What an exchange wants of a choice.
+/// What an exchange asks of a choice.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish<'a> {
     /// The client's address.
     pub client: IpAddr,
     /// The value of the persistence cookie in its request.
     pub cookie: Option<&'a [u8]>,
-    /// Whether `balance.tries` allows one more; unhealthy backends are tried whatever it says.
+    /// Whether `balance.tries` allows one more try; unhealthy backends are tried in any case.
     pub tries_left: bool,
 }
 
-/// What a choice came to.
+/// The result of a choice.
 #[derive(Debug)]
 pub enum Choice {
-    /// This one takes it.
+    /// A backend.
     Backend {
-        /// Its place, to be held while the exchange lasts.
+        /// A place in flight there, to be held while the exchange lasts.
         in_flight: InFlight,
-        /// Whether the response must bind the client to it: add [`Backend::set_cookie`].
+        /// Whether the response must bind the client to the backend: add [`Backend::set_cookie`].
         set_cookie: bool,
     },
     /// No backend may take it: all are disabled, drained, of weight 0 or full (503).
     Unavailable,
-    /// All that may take it were tried, or as many as `balance.tries` allows (502, or 504 when the last one was too slow).
+    /// All usable ones were tried, or as many as `balance.tries` allows (502, or 504 when the last
+    /// one was too slow).
     Exhausted,
 }
 
-/// The rounds of a walk through the list. Where all are down, many requests walk at the same time:
-/// first each takes those that no other one is just trying.
+/// The rounds of a walk through the list. When all backends are down, many requests walk at the
+/// same time: each first takes those that no other request is trying at that moment.
 const WALK: [(Tier, Order); 6] = [
     (Tier::Healthy, Order::All),
     (Tier::HealthyBackup, Order::All),
@@ -110,25 +113,25 @@ const WALK: [(Tier, Order); 6] = [
     (Tier::UnhealthyBackup, Order::All),
 ];
 
-/// The backend that a choice comes to.
+/// A backend picked by a choice.
 struct Picked {
     index: usize,
     rule: Rule,
     bound_is_full: bool,
 }
 
-/// What the walk over the backends found, beside the candidates.
+/// The result of a walk over the backends, beside the candidates.
 struct Found {
     tier: Tier,
     any_healthy: bool,
     any_tried: bool,
-    /// The bound backend is fit but full: the client is served elsewhere and stays bound.
+    /// The bound backend can serve but is full: the client is served elsewhere and stays bound.
     bound_is_full: bool,
-    /// The bound backend, fit to serve.
+    /// The bound backend, if it can serve.
     bound: Option<usize>,
 }
 
-/// The groups of backends; the first that has a candidate is the one to choose from.
+/// The groups of backends; the choice is made in the first that has a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
     Healthy,
@@ -139,7 +142,7 @@ enum Tier {
 }
 
 impl Tier {
-    /// The group of a backend that stands so; none for one that may not be chosen.
+    /// The group of a backend with this verdict; none if it may not be chosen.
     fn of(verdict: Verdict, is_backup: bool) -> Option<Tier> {
         match verdict {
             Verdict::Eligible => Some(Tier::Healthy),
@@ -152,7 +155,7 @@ impl Tier {
 }
 
 impl Pool {
-    /// A pool that follows no other; every backend is healthy until something else is seen.
+    /// A pool that follows no other; every backend is healthy until events show otherwise.
     pub fn new(
         backends: Vec<BackendSettings>,
         balance: &BalanceSettings,
@@ -166,17 +169,18 @@ impl Pool {
         &self.backends
     }
 
-    /// The place of a backend in this pool, if it is in it.
+    /// The place of a backend in this pool, if any.
     pub(crate) fn place(&self, backend: BackendId) -> Option<usize> {
         self.roster.place(backend)
     }
 
-    /// The name of the cookie that binds clients, where one does: look for its value in the request for [`Wish`].
+    /// The name of the cookie that binds clients, if cookies do; its value in the request goes into
+    /// [`Wish`].
     pub fn cookie_name(&self) -> Option<&str> {
         self.cookies.as_ref().map(Cookies::name)
     }
 
-    /// Bounds the event lines about requests that no backend may take.
+    /// Limits the event lines about requests that no backend may take.
     pub(crate) fn unavailable_lines(&self) -> &LineLimit {
         &self.shared.unavailable_lines
     }
@@ -200,7 +204,7 @@ impl Pool {
             .as_ref()
             .zip(wish.cookie)
             .and_then(|(cookies, value)| cookies.backend(value));
-        // What it was sent to before may have been chosen in another pool.
+        // The backends that it was sent to before may have been chosen in another pool.
         tried.follow(&self.roster);
         let mut state = lock(&self.shared.state);
         let picked = if tried.choices < CHOICES_MAX {
@@ -220,7 +224,7 @@ impl Pool {
         let backend = &self.backends[index];
         let in_flight = InFlight::take(backend);
         if backend.trial_at_ms() != NEVER {
-            // This exchange finds out; the next one has to wait again.
+            // This exchange is the trial; the next one has to wait again.
             backend.allow_trial(self.next_trial_ms(backend));
         }
         drop(state);
@@ -287,10 +291,10 @@ impl Pool {
         })
     }
 
-    /// Picks the next one in the list for a request that has failed often: of the groups in their
-    /// order, from where the last such choice stopped. A backend that comes up meanwhile begins it
-    /// again, so that it is not overlooked; one that is down and that another request has failed to
-    /// connect to since is not asked once more, so that many requests at once cost one walk.
+    /// Picks the next backend in the list, for a request that has failed often: group by group,
+    /// from where the last such choice stopped. When a backend comes up meanwhile the walk begins
+    /// again, so that the backend is not missed; a backend that is down and to which another
+    /// request has failed to connect since is skipped, so that many requests at once cost one walk.
     fn walk_on(
         &self,
         state: &mut State,
@@ -349,8 +353,8 @@ impl Pool {
         Err(Choice::Exhausted)
     }
 
-    /// Hears what an exchange saw of a backend; `reason` is for the log. A success on a healthy one
-    /// costs a read lock.
+    /// Takes what an exchange saw of a backend; `reason` is for the log. A success on a healthy
+    /// backend costs a read lock.
     pub fn report(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) {
         let is_success = matches!(event, Event::Connected | Event::Answered);
         if is_success && backend.health() == Health::NEW {
@@ -361,7 +365,7 @@ impl Pool {
             backend.attempts.failed(self.now_ms());
         }
         if event == Event::Died {
-            // Whether it is really gone, a check finds out.
+            // A check finds out whether it is really gone.
             backend.want_check();
         }
         if event == Event::Died || before.is_up() && !after.is_up() {
@@ -373,7 +377,7 @@ impl Pool {
         }
     }
 
-    /// Hears what a check found; the error is the reason that is logged.
+    /// Takes the result of a check; the error is the reason that is logged.
     pub fn probed(&self, backend: &Backend, outcome: Result<(), &str>) {
         let (event, reason) = match outcome {
             Ok(()) => (Event::CheckPassed, "the check passed"),
@@ -384,28 +388,31 @@ impl Pool {
             && self.rules(backend).check == Check::Icmp
             && after.waits_for_connection()
         {
-            // The host is there; whether the server is, only a connection can tell, so one exchange may try.
+            // The host is up. Whether the server is, only a connection can show: one exchange may
+            // try.
             backend.allow_trial(0);
         }
     }
 
-    /// Rung when a backend went down or died, or its addresses came: what the checker waits for. Only the first bell is kept.
+    /// The checker's bell, rung when a backend went down or died, or its addresses came. Only the
+    /// first bell is kept.
     pub fn wake_checker_with(&self, bell: Arc<Bell>) {
         let _ = self.shared.checker.set(bell);
     }
 
-    /// Rung when a name should be looked up again: what the resolver waits for. Only the first bell is kept.
+    /// The resolver's bell, rung when a name should be looked up again. Only the first bell is
+    /// kept.
     pub fn wake_resolver_with(&self, bell: Arc<Bell>) {
         let _ = self.shared.resolver.set(bell);
     }
 
-    /// Wakes the checker, because there is news that it should see.
+    /// Wakes the checker for news.
     pub fn wake_checker(&self) {
         ring(&self.shared.checker);
     }
 
-    /// One pass over the backends, under the lock: who is a candidate, and in which group. Only candidates of the best
-    /// group stay in the list.
+    /// One pass over the backends, under the lock: finds the candidates, and keeps only those of
+    /// the best group.
     fn walk(
         &self,
         candidates: &mut Vec<Candidate>,
@@ -421,7 +428,7 @@ impl Pool {
             bound: None,
         };
         for (index, backend) in self.backends.iter().enumerate() {
-            // Once for all that is asked of it.
+            // Borrowed once for all that is asked of it.
             let state = &*backend.state;
             let healthy = state.is_healthy();
             let verdict = self.judge(backend, state, healthy, tried);
@@ -454,14 +461,14 @@ impl Pool {
                 });
             }
         }
-        // Fail open: only when no healthy backend exists at all, whether this request tried it or not.
+        // Fail open only when no healthy backend exists, tried or not.
         if found.any_healthy && found.tier >= Tier::Unhealthy {
             candidates.clear();
         }
         found
     }
 
-    /// Whether the backend that a client is bound to is full; none if it may not serve it at all.
+    /// Whether the backend to which a client is bound is full; none if it cannot serve at all.
     fn judge_bound(&self, index: usize, tried: &Tried) -> Option<bool> {
         let backend = &self.backends[index];
         let may_serve = backend.is_healthy()
@@ -514,20 +521,21 @@ impl Pool {
         }
     }
 
-    /// Whether one exchange may find out if a backend that is down has come back, because no check does.
+    /// Whether an exchange may try a backend that is down, because no check would find out.
     fn may_be_tried(&self, backend: &Backend) -> bool {
         let at_ms = backend.trial_at_ms();
         if at_ms != NEVER {
             return self.now_ms() >= at_ms;
         }
         if self.rules(backend).check == Check::None {
-            // It went down in a pool that has it checked, which this one does not: no check will bring it up.
+            // It went down in a pool whose checks covered it; here no check will bring it up.
             backend.allow_trial(self.next_trial_ms(backend));
         }
         false
     }
 
-    /// With `none`, exchanges try after `down_interval`; else after the next check that allows it.
+    /// With `none`, an exchange may try after `down_interval`; else after the next check that
+    /// allows it.
     fn next_trial_ms(&self, backend: &Backend) -> u64 {
         match self.rules(backend).check {
             Check::None => self.now_ms() + millis(self.down_interval),
@@ -535,7 +543,7 @@ impl Pool {
         }
     }
 
-    /// A backend that is not checked goes by what `none` says.
+    /// A backend that is not checked follows the rules of `none`.
     fn rules(&self, backend: &Backend) -> Rules {
         if backend.settings.check {
             return self.rules;
@@ -550,7 +558,8 @@ impl Pool {
         millis(self.shared.started.elapsed())
     }
 
-    /// Counts an event; logs a change of state once, with its reason, when no lock is held any more.
+    /// Counts an event. A change of state is logged once, with its reason, after all locks are
+    /// released.
     fn note(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) -> (Health, Health) {
         let rules = self.rules(backend);
         let (before, after) = backend.note(event, &rules, || self.next_trial_ms(backend));
@@ -564,7 +573,7 @@ impl Pool {
                 n => log::warn!("backend {name:?} is down after {n} failures in a row: {reason}"),
             }
         } else if after.successes() > before.successes() && rules.check == Check::None {
-            // A success that `rise` does not take for enough: the next exchange may add to it.
+            // A success short of `rise`: the next exchange may add to it.
             backend.allow_trial(0);
         }
         (before, after)

@@ -1,4 +1,5 @@
-//! How many clients a change of the backends moves where their addresses decide: by asking for some thousands of them.
+//! How many clients a change of the backends moves if their addresses decide, found by asking for
+//! some thousands of them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,10 +8,10 @@ use crate::pool::settings::{
 };
 use crate::pool::{Choice, Pool, Tried, Wish};
 
-/// Clients asked for: enough for whole per cents.
+/// Enough clients for whole per cents.
 const CLIENTS: u32 = 20_000;
 
-/// How many of a hundred clients are served by another backend by the second list than by the first.
+/// How many per cent of the clients have another backend in the second list than in the first.
 pub(crate) fn percent(
     old: &[BackendSettings],
     new: &[BackendSettings],
@@ -27,7 +28,7 @@ pub(crate) fn percent(
     rounded(100 * u64::from(moved), CLIENTS.into())
 }
 
-/// `a` / `b` to the nearest; `b` is not 0.
+/// `a` / `b` rounded to the nearest; `b` is not 0.
 pub(crate) fn rounded(a: u64, b: u64) -> u64 {
     (2 * a + b) / (2 * b)
 }

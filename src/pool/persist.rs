@@ -1,14 +1,15 @@
-//! What keeps a client with its backend: keys made from addresses and names, and cookies.
+//! What binds a client to its backend: keys made from addresses and names, and cookies.
 //!
-//! Everything here is a fixed function of the configuration, so two balancers with one configuration agree, before and
-//! after a restart, and in whatever order they list their backends. The rules for a bound backend that is down, full or
-//! drained are in `mod.rs`; the rendezvous itself is in `balance.rs`.
+//! Everything here is a fixed function of the configuration, so two balancers with one
+//! configuration agree, before and after a restart, and in whatever order they list their backends.
+//! The rules for a bound backend that is down, full or drained are in `mod.rs`; the rendezvous
+//! itself is in `balance.rs`.
 
 use std::net::IpAddr;
 
 use crate::pool::hash::{Key, hash_64, hash_128};
 
-// Changing a key moves every client of every installation to another backend: never do.
+// Never change a key: every client of every installation would move to another backend.
 const NAME_KEY: Key = (0x726f_6e64_6f20_6e61, 0x6d65_206b_6579_2031);
 const CLIENT_KEY: Key = (0x726f_6e64_6f20_636c, 0x6965_6e74_206b_2031);
 const COOKIE_KEY: Key = (0x726f_6e64_6f20_636f, 0x6f6b_6965_206b_2031);
@@ -26,7 +27,8 @@ pub(crate) fn client_key(client: IpAddr) -> u64 {
     }
 }
 
-/// The cookie's value that binds a client to the backend of that name: opaque, it shows neither name nor address.
+/// The cookie's value that binds a client to the backend of that name: opaque, it reveals neither
+/// name nor address.
 pub(crate) fn cookie_value(name: &str) -> [u8; 32] {
     let mut value = [0; 32];
     for (pair, byte) in value
@@ -82,8 +84,8 @@ impl Cookies {
     }
 }
 
-/// Keeps the cookie from being sent in the clear: right for a client that came by https, useless for any other, which
-/// would not send it at all.
+/// Keeps the cookie from being sent in the clear: right for a client that came by https, useless
+/// for any other, which would not return it at all.
 const SECURE: &[u8] = b"; Secure";
 
 /// A `Set-Cookie` field value for each scheme.

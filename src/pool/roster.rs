@@ -1,15 +1,16 @@
-//! Which backends a pool has, in its order; and the set of those that one request has tried, which outlives pools.
+//! The backends of a pool in its order, and the set of those that one request has tried, which
+//! outlives pools.
 
 use std::sync::Arc;
 
 use crate::pool::backend::Backend;
 use crate::pool::state::BackendId;
 
-/// The backends of one pool by their place, and their places by backend.
+/// The backends of one pool by place, and their places by backend.
 #[derive(Debug)]
 pub(in crate::pool) struct Roster {
     by_place: Vec<BackendId>,
-    /// Sorted.
+    /// Sorted by backend.
     places: Vec<(BackendId, u32)>,
 }
 
@@ -20,7 +21,7 @@ impl Roster {
         Roster { by_place, places }
     }
 
-    /// The place of a backend, if it is in the pool.
+    /// The place of a backend, if it is in this pool.
     pub(in crate::pool) fn place(&self, backend: BackendId) -> Option<usize> {
         let found = self.places.binary_search_by_key(&backend, |&(id, _)| id);
         found.ok().map(|at| self.places[at].1 as usize)
@@ -29,37 +30,37 @@ impl Roster {
 
 /// The backends that one request was sent to.
 ///
-/// A bit for each place in the list of one pool, that of the last choice: small, and looked at for every backend at every
-/// choice. Where a request is under way while the configuration changes, its next choice is made in another pool; then the
-/// bits move to the places that the same backends have there.
+/// A bit for each place in the list of one pool, the one of the last choice: small, since every
+/// choice looks at it for every backend. If the configuration changes during a request, its next
+/// choice is made in another pool; then the bits move to the places of the same backends there.
 #[derive(Debug, Clone, Default)]
 pub struct Tried {
     first: u64,
-    /// Beyond the first 64; allocated for large pools only.
+    /// Beyond the first 64 places; allocated for large pools only.
     rest: Vec<u64>,
-    /// The list that the places are of; none as long as there is no bit and no walk.
+    /// The list that the places refer to; none while no bit is set and no walk has begun.
     roster: Option<Arc<Roster>>,
-    /// How many choices were made for it.
+    /// How many choices were made for the request.
     pub(in crate::pool) choices: u32,
     pub(in crate::pool) walk: Option<Walk>,
 }
 
-/// How far a request has come that walks through the list.
+/// The progress of a request that walks through the list.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::pool) struct Walk {
     /// The place where it began.
     pub(in crate::pool) start: usize,
-    /// Which of the pool's rounds it makes.
+    /// The round of the walk.
     pub(in crate::pool) round: usize,
-    /// How many places it has passed in it.
+    /// How many places of this round it has passed.
     pub(in crate::pool) passed: usize,
-    /// How often a backend had come up before it began.
+    /// How many times a backend had come up before it began.
     pub(in crate::pool) came_up: usize,
     pub(in crate::pool) began_ms: u64,
 }
 
 impl Tried {
-    /// Begins another request.
+    /// Empties the set for another request.
     pub fn clear(&mut self) {
         self.first = 0;
         self.rest.clear();
@@ -74,7 +75,7 @@ impl Tried {
         self.set(backend.index);
     }
 
-    /// Whether the backend at a place was tried; a place in the list that it follows.
+    /// Whether the backend at a place, in the list taken up last, was tried.
     pub(in crate::pool) fn contains(&self, place: usize) -> bool {
         let word = match place / 64 {
             0 => self.first,
@@ -83,7 +84,7 @@ impl Tried {
         word >> (place % 64) & 1 == 1
     }
 
-    /// From now on places are those of this list. A walk through another one begins again.
+    /// From now on places are those of this list. A walk through another list begins again.
     pub(in crate::pool) fn take_up(&mut self, roster: &Arc<Roster>) {
         if self.roster.is_none() {
             self.roster = Some(Arc::clone(roster));
@@ -91,7 +92,7 @@ impl Tried {
         self.follow(roster);
     }
 
-    /// The same, where a list has been taken up before: nothing to do for a first choice.
+    /// The same, if a list was taken up before: nothing to do for a first choice.
     #[inline]
     pub(in crate::pool) fn follow(&mut self, roster: &Arc<Roster>) {
         if let Some(known) = &self.roster
@@ -101,7 +102,7 @@ impl Tried {
         }
     }
 
-    /// The same backends with the places of another list, as far as they are in it.
+    /// The same backends by their places in another list, as far as they are in it.
     #[cold]
     fn moved(&self, from: &Roster, to: &Arc<Roster>) -> Tried {
         let mut moved = Tried {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A word that a setting takes: one row, from which reading, the schema and what is shown come.
+/// A word that a setting takes: one row, from which reading, the schema and texts come.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice<T: 'static> {
     /// As the configuration writes it.
@@ -25,7 +25,7 @@ pub struct Choice<T: 'static> {
 pub trait Choices: Copy + PartialEq + 'static {
     /// The rows.
     const ALL: &'static [Choice<Self>];
-    /// Words of the contract that are refused by name.
+    /// Words of the documentation that are refused by name, as not built yet.
     const NOT_BUILT: &'static [&'static str] = &[];
 
     /// As the configuration writes it.
@@ -50,7 +50,7 @@ pub struct BackendSettings {
     pub max_connections: Option<usize>,
     /// Whether it is checked; if not, it is treated as with [`Kind::None`].
     pub check: bool,
-    /// Its answers may have line ends without CR, empty lines before the status line, and white
+    /// Its responses may have line ends without CR, empty lines before the status line, and white
     /// space behind a chunk size.
     pub lenient: bool,
     /// Begin each connection with a PROXY protocol v2 header.
@@ -110,7 +110,7 @@ impl fmt::Display for BackendUrl {
     }
 }
 
-/// A host that is an address, or has to be resolved.
+/// A host: an address, or a name to resolve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     /// Never resolved.
@@ -120,16 +120,16 @@ pub enum Host {
 }
 
 impl Host {
-    /// The addresses that are known without a lookup; `None` for a name that must be resolved.
+    /// The addresses known without a lookup; `None` for a name that must be resolved.
     ///
     /// `localhost` and names below it are loopback and never resolved (RFC 6761 6.3): IPv4 first,
-    /// and IPv6 where this machine has it, because a connect to `::1` without it fails as if we
-    /// were short of ports.
+    /// and IPv6 if this machine has it, because a connect to `::1` without it fails as if local
+    /// ports had run out.
     pub fn fixed_addresses(&self, port: u16) -> Option<Vec<SocketAddr>> {
         self.fixed_addresses_if(port, has_ipv6_loopback)
     }
 
-    /// The same for many hosts, for which the machine is to be asked once.
+    /// The same for many hosts, with one question to the system.
     pub(in crate::pool) fn fixed_addresses_if(
         &self,
         port: u16,

@@ -1,8 +1,13 @@
-//! What lives on of a backend while configurations come and go: its health, what the operator wants, what it carries.
+//! What lives on of a backend when configurations change: its health, the operator's decision, its
+//! connections.
 //!
-//! There is one [`BackendState`] for each name, host and port, shared as an `Arc` by every pool that has the backend and by
-//! whatever still counts for it: an exchange, an idle connection. What an exchange reads often is an atomic or a read lock;
-//! what changes seldom is written only when it changes. Read `backend.rs` for what belongs to one configuration.
+//! There is one [`BackendState`] for each name, host and port, shared as an `Arc` by every pool
+//! that has the backend and by each exchange or idle connection that still counts for it. What an
+//! exchange reads often is an atomic or a read lock; what changes seldom is written only when it
+//! changes.
+//!
+//! Read next: `pool/balance.rs`, how one backend is picked. What belongs to one configuration is in
+//! `pool/backend.rs`.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -15,15 +20,15 @@ use crate::pool::balance::Turn;
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::settings::BackendSettings;
 
-/// Names a backend for as long as its name, host and port stay: one number in all pools that follow each other, and never
-/// that of another backend of theirs.
+/// Identifies a backend for as long as its name, host and port stay: the same number in all pools
+/// that follow each other, and never that of another backend in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BackendId(pub(in crate::pool) u32);
 
 /// What an operator wants of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
-    /// It takes requests.
+    /// It takes all requests.
     Enabled,
     /// It takes no new clients; those bound to it by a cookie stay.
     Draining,
@@ -31,10 +36,10 @@ pub enum Operator {
     Disabled,
 }
 
-/// What every thread knows of a backend.
+/// What all threads know of a backend.
 #[derive(Debug)]
 pub struct BackendState {
-    /// What it is known by where positions mean nothing.
+    /// Its identity in every pool.
     pub id: BackendId,
     /// As configured.
     pub name: Arc<str>,
@@ -42,7 +47,7 @@ pub struct BackendState {
     operator: AtomicU8,
     in_flight: AtomicUsize,
     idle: AtomicUsize,
-    /// From when on one exchange may try it though it is down; `NEVER` where only checks decide.
+    /// When one exchange may try it although it is down; `NEVER` if only checks decide.
     trial_at_ms: AtomicU64,
     pub(in crate::pool) attempts: Attempts,
     pub(in crate::pool) turn: Turn,
@@ -51,15 +56,15 @@ pub struct BackendState {
     lookup_pending: AtomicBool,
     lookup_wanted: AtomicBool,
     check_wanted: AtomicBool,
-    /// Bounds the event lines about its failures.
+    /// Limits the event lines about its failures.
     pub(crate) failure_lines: LineLimit,
 }
 
-/// A time that does not come.
+/// Later than every time.
 pub(in crate::pool) const NEVER: u64 = u64::MAX;
 
 impl BackendState {
-    /// Of a backend that was not there before, on a machine that has the address `::1` or not.
+    /// Of a new backend; `has_ipv6`: whether this machine has the address `::1`.
     pub(in crate::pool) fn new(
         id: BackendId,
         settings: &BackendSettings,
@@ -91,12 +96,13 @@ impl BackendState {
         }
     }
 
-    /// Where to connect, the address that last worked first; empty while a name is not resolved.
+    /// Where to connect, the address that worked last first; empty until a name is resolved.
     pub fn addresses(&self) -> Arc<[SocketAddr]> {
         Arc::clone(&read(&self.addresses))
     }
 
-    /// Puts an address first, because a connection to it was opened. Costs a read lock where it is first already.
+    /// Puts an address first after a connection to it was opened. Costs a read lock if it is first
+    /// already.
     pub fn address_worked(&self, address: SocketAddr) {
         let known = self.addresses();
         let Some(place @ 1..) = known.iter().position(|&a| a == address) else {
@@ -106,17 +112,17 @@ impl BackendState {
         sorted[..=place].rotate_right(1);
         let sorted = Arc::from(sorted);
         let mut addresses = write(&self.addresses);
-        // Only if no lookup was faster: new addresses must not be overwritten with old ones.
+        // Unless a lookup was faster: new addresses must not be overwritten with old ones.
         if Arc::ptr_eq(&addresses, &known) {
             *addresses = sorted;
         }
     }
 
-    /// Takes the addresses that its name has now, and keeps the first one first where it is still among them.
-    /// Says whether anything changed.
+    /// Replaces the addresses with what its name resolves to now; the first one stays first if it
+    /// is still among them. Returns whether anything changed.
     pub fn set_addresses(&self, mut new: Vec<SocketAddr>) -> bool {
         let known = self.addresses();
-        // Resolvers rotate their answers: another order of the same addresses is no news.
+        // Resolvers rotate their answers: the same addresses in another order are no change.
         let changed =
             known.len() != new.len() || known.iter().any(|address| !new.contains(address));
         if changed {
@@ -129,7 +135,7 @@ impl BackendState {
             let new = Arc::from(new);
             *write(&self.addresses) = new;
         }
-        // After the addresses: a check that waits for the first lookup looks at this first.
+        // After the addresses: a check that waits for the first lookup reads this first.
         self.lookup_pending.store(false, Ordering::Release);
         changed
     }
@@ -139,22 +145,22 @@ impl BackendState {
         self.needs_lookup
     }
 
-    /// Remembers that its name was looked up without success; the addresses stay as they were.
+    /// Notes that a lookup failed; the addresses stay.
     pub fn lookup_failed(&self) {
         self.lookup_pending.store(false, Ordering::Release);
     }
 
-    /// Whether its name is yet to be looked up for the first time.
+    /// Whether the first lookup of its name is still to come.
     pub fn is_lookup_pending(&self) -> bool {
         self.lookup_pending.load(Ordering::Acquire)
     }
 
-    /// Asks for its name to be looked up again. Says whether it is the first to ask.
+    /// Asks for another lookup of its name. Returns whether no other thread had asked yet.
     pub(in crate::pool) fn want_lookup(&self) -> bool {
         !self.lookup_wanted.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether a lookup of its name is wanted; asking once is answered once.
+    /// Whether a lookup was asked for since the last call.
     pub fn take_lookup_wish(&self) -> bool {
         self.lookup_wanted.load(Ordering::Acquire)
             && self.lookup_wanted.swap(false, Ordering::AcqRel)
@@ -165,7 +171,7 @@ impl BackendState {
         self.check_wanted.store(true, Ordering::Release);
     }
 
-    /// Whether a check was asked for; asking once is answered once.
+    /// Whether a check was asked for since the last call.
     pub fn take_check_wish(&self) -> bool {
         self.check_wanted.swap(false, Ordering::AcqRel)
     }
@@ -179,8 +185,8 @@ impl BackendState {
         *read(&self.health)
     }
 
-    /// Counts an event, and writes only where it changes something. Gives the states before and after. `trial_at_ms`
-    /// says from when on an exchange may try a backend that just went down.
+    /// Counts an event, and writes only what changes. Returns the states before and after.
+    /// `trial_at_ms`: when an exchange may try a backend that has just gone down.
     pub(in crate::pool) fn note(
         &self,
         event: Event,
@@ -195,7 +201,8 @@ impl BackendState {
         let before = *health;
         let after = before.after(event, rules);
         *health = after;
-        // Still under the lock: when it goes up and down at once, the last one must set this too.
+        // Still under the lock: when it goes up and down at once, the last change must win here
+        // too.
         match (before.is_up(), after.is_up()) {
             (true, false) => self.allow_trial(trial_at_ms()),
             (false, true) => self.allow_trial(NEVER),
@@ -204,17 +211,17 @@ impl BackendState {
         (before, after)
     }
 
-    /// Lets one exchange try it from that moment on, though it is down.
+    /// From that moment on, lets one exchange try it although it is down.
     pub(in crate::pool) fn allow_trial(&self, at_ms: u64) {
         self.trial_at_ms.store(at_ms, Ordering::Relaxed);
     }
 
-    /// From when on one exchange may try it though it is down.
+    /// When one exchange may try it although it is down.
     pub(in crate::pool) fn trial_at_ms(&self) -> u64 {
         self.trial_at_ms.load(Ordering::Relaxed)
     }
 
-    /// What the operator wants of it.
+    /// What the operator decided.
     pub fn operator(&self) -> Operator {
         match self.operator.load(Ordering::Relaxed) {
             0 => Operator::Enabled,
@@ -223,22 +230,23 @@ impl BackendState {
         }
     }
 
-    /// The usual case of the above, cheaper to ask.
+    /// The usual case, cheaper than `operator`.
     pub(in crate::pool) fn is_enabled(&self) -> bool {
         self.operator.load(Ordering::Relaxed) == Operator::Enabled as u8
     }
 
-    /// Changes what the operator wants of it, from the next choice on.
+    /// Decides for the operator, from the next choice on.
     pub fn set_operator(&self, operator: Operator) {
         self.operator.store(operator as u8, Ordering::Relaxed);
     }
 
-    /// Exchanges that it has now, over all workers.
+    /// Its exchanges now, over all workers.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Adds an exchange. Only [`InFlight`](crate::pool::backend::InFlight) does, under the balancer's lock.
+    /// Adds an exchange. Only [`InFlight`](crate::pool::backend::InFlight) does, under the
+    /// balancer's lock.
     pub(in crate::pool) fn take_in_flight(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
@@ -263,21 +271,21 @@ impl BackendState {
     }
 }
 
-/// What requests that walk through the list of backends tell each other of one that is down.
+/// What requests that walk through the list of backends share about one that is down.
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Attempts {
-    /// When one of them last turned to it.
+    /// When one of them last began to try it.
     began_ms: AtomicU64,
     /// When an exchange last failed to connect to it.
     failed_ms: AtomicU64,
 }
 
-/// Which backends a round of a walk takes.
+/// The backends that a round of a walk takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) enum Order {
-    /// All that have not failed since the walk began.
+    /// Those that have not failed since the walk began.
     All,
-    /// Of those, the ones that no other walk is just trying.
+    /// Of those, the ones that no other walk is trying at this moment.
     NotTriedNow,
 }
 
@@ -290,7 +298,7 @@ impl Attempts {
         self.failed_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Whether a walk that began at `since_ms` leaves it out in such a round.
+    /// Whether such a round of a walk that began at `since_ms` skips it.
     pub(in crate::pool) fn is_passed_over(&self, order: Order, since_ms: u64) -> bool {
         let failed_ms = self.failed_ms.load(Ordering::Relaxed);
         let is_tried_now = || self.began_ms.load(Ordering::Relaxed) > failed_ms;
@@ -303,7 +311,7 @@ impl Attempts {
 pub(crate) struct IdlePlace(Arc<BackendState>);
 
 impl IdlePlace {
-    /// Whose place it is.
+    /// The backend whose place it is.
     pub(crate) fn backend(&self) -> BackendId {
         self.0.id
     }

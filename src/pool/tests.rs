@@ -142,7 +142,8 @@ fn regression_the_neighbour_of_a_dead_backend_gets_no_double_traffic() {
     let mut served = [0; 4];
     for _ in 0..3000 {
         let first = hit(&pool);
-        // It fails for each request that meets it, and never goes down: the request goes to the next one.
+        // It fails for each request that meets it, and never goes down: the request goes to the
+        // next one.
         let last = if first == 1 {
             hit_after(&pool, &[1])
         } else {
@@ -156,7 +157,7 @@ fn regression_the_neighbour_of_a_dead_backend_gets_no_double_traffic() {
 }
 
 #[test]
-fn a_request_goes_to_each_backend_once_and_then_nobody_is_left() {
+fn a_request_goes_to_each_backend_once_and_then_none_is_left() {
     let pool = pool(3);
     assert_eq!(hit_after(&pool, &[0, 2]), 1);
     assert!(matches!(
@@ -679,7 +680,7 @@ fn a_client_without_a_cookie_is_bound_and_then_stays() {
 }
 
 #[test]
-fn a_bound_client_is_bound_anew_when_its_backend_is_down_or_disabled() {
+fn a_bound_client_is_bound_to_another_when_its_backend_is_down_or_disabled() {
     let pool = cookie_pool();
     let b = persist::cookie_value("b");
     down(&pool, 1);
@@ -799,7 +800,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn whatever_happens_the_chosen_one_is_of_the_first_group_that_has_anybody(
+    fn the_choice_is_always_from_the_first_group_that_has_a_candidate(
         kinds in prop::collection::vec((0..3u32, any::<bool>(), 0..4usize, any::<bool>(), any::<bool>(), 0..3u8), 1..6),
         before in any::<u8>(), method in 0..4usize, cookie in prop::option::of(0..6usize)
     ) {

@@ -1,8 +1,10 @@
-//! Why each exchange went where it went: a bounded record in small codes.
+//! Why each exchange went to its backend: a bounded record in small codes.
 //!
-//! The pool writes down how it chose, the exchange what came of it; both only store numbers in a fixed place. Text is
-//! made by the reader. One [`Decision`] belongs to one exchange; each worker keeps its last ones in a [`Decisions`]
-//! ring, which is locked for the moment of one copy. Read `pool/mod.rs` for how the codes come about.
+//! The pool records how it chose, the exchange how each try ended; both only store numbers in a
+//! fixed place. The reader makes text of them. A [`Decision`] belongs to one exchange; each worker
+//! keeps its last ones in a [`Decisions`] ring, which is locked only for a copy.
+//!
+//! Read next: `pool/mod.rs`, which decides what is recorded here.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -13,11 +15,11 @@ use crate::net::lock::lock;
 use crate::pool::settings::Method;
 use crate::pool::state::BackendId;
 
-/// Candidates that are kept of one choice.
+/// Candidates recorded of one choice.
 pub const CANDIDATES_MAX: usize = 16;
-/// Tries that are kept of one exchange.
+/// Tries recorded of one exchange.
 pub const TRIES_MAX: usize = 8;
-/// Exchanges that each ring keeps.
+/// Exchanges recorded in each ring.
 pub const DECISIONS_MAX: usize = 256;
 
 /// How a backend stood at the last choice of an exchange.
@@ -30,11 +32,11 @@ pub enum Verdict {
     Chosen,
     /// It was tried already.
     Tried,
-    /// It has as many exchanges as it may.
+    /// It had as many exchanges as it may have.
     Full,
     /// It is down.
     Down,
-    /// It is a backup and others are there.
+    /// It is a backup, and other backends are up.
     Backup,
     /// Its weight is 0.
     Weightless,
@@ -61,7 +63,7 @@ impl Verdict {
     }
 }
 
-/// By which rule a backend was chosen.
+/// The rule by which a backend was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// The balancing method.
@@ -72,7 +74,7 @@ pub enum Rule {
     FailOpen,
     /// The same backend again, on a fresh connection.
     SameAgain,
-    /// Many had failed: the next one in the list.
+    /// Many had failed: the next backend in the list.
     NextInList,
 }
 
@@ -95,7 +97,7 @@ impl Rule {
     }
 }
 
-/// What came of one try.
+/// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outcome {
     /// Nothing yet.
@@ -109,7 +111,7 @@ pub enum Outcome {
     ConnectTimedOut,
     /// A fresh connection ended before a response head.
     Died,
-    /// A reused connection had ended.
+    /// A reused connection had been closed.
     ReusedEnded,
     /// No response head in time.
     HeadTimedOut,
@@ -117,11 +119,11 @@ pub enum Outcome {
     RefusedHead,
     /// What came instead of a response head is no HTTP.
     NotHttp,
-    /// Its answer broke off after it had begun.
+    /// Its response broke off after it had begun.
     BrokeOff,
     /// The client was gone first.
     ClientGone,
-    /// We were short of descriptors, ports or memory.
+    /// This process was short of descriptors, ports or memory.
     OurShortage,
 }
 
@@ -145,7 +147,7 @@ impl Outcome {
     }
 }
 
-/// The stages whose time is kept, in their order.
+/// The stages whose time is recorded, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// From the request's first byte to the end of its head.
@@ -182,12 +184,12 @@ impl Stage {
     }
 }
 
-/// One backend of the last choice.
+/// A backend at the last choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Candidate {
-    /// Who it is; `Pool::name` has the name, also when it is gone.
+    /// Its identity; `Pool::name` has the name, even after it was removed.
     pub backend: BackendId,
-    /// How it stood.
+    /// Why it was or was not chosen.
     pub verdict: Verdict,
 }
 
@@ -198,20 +200,20 @@ pub struct Try {
     pub backend: BackendId,
     /// Why this one.
     pub rule: Rule,
-    /// What came of it.
+    /// How it ended.
     pub outcome: Outcome,
     /// From the choice to the outcome, in microseconds.
     pub took_us: u32,
 }
 
-/// What is remembered of one exchange.
+/// The record of one exchange.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Decision {
     /// When it began, in milliseconds since 1970.
     pub at_unix_ms: u64,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// The status that the client got.
+    /// The status that the client received.
     pub status: Option<u16>,
     /// Why the exchange failed or was cut, if it did.
     pub reason: Option<&'static str>,
@@ -223,7 +225,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Forgets the last exchange and begins another.
+    /// Clears the record for the next exchange.
     pub fn begin(
         &mut self,
         at_unix_ms: u64,
@@ -238,7 +240,7 @@ impl Decision {
         self.request_line.set(request_line);
     }
 
-    /// Forgets everything, in place: only what is counted is kept, so the rest may lie.
+    /// Resets the counters only: stale elements beyond them are never read.
     pub fn clear(&mut self) {
         self.at_unix_ms = 0;
         self.client = None;
@@ -251,23 +253,24 @@ impl Decision {
         self.stages_us = Default::default();
     }
 
-    /// Forgets how the backends stood, before another choice.
+    /// Forgets the verdicts before another choice.
     pub fn begin_choice(&mut self) {
         self.candidates.clear();
     }
 
-    /// Writes down how a backend stands.
+    /// Records the verdict on a backend.
     pub fn stands(&mut self, backend: BackendId, verdict: Verdict) {
         self.candidates.push(Candidate { backend, verdict });
     }
 
-    /// Writes down that a backend was chosen; its try begins.
+    /// Records that a backend was chosen; its try begins.
     pub fn chosen(&mut self, backend: BackendId, rule: Rule) {
         for candidate in self.candidates.iter_mut() {
             if candidate.backend == backend {
                 candidate.verdict = Verdict::Chosen;
             } else if candidate.verdict == Verdict::Chosen {
-                // Chosen before, in a choice for which the others were not looked at again.
+                // It was chosen in an earlier choice, and this one did not look at the others
+                // again.
                 candidate.verdict = Verdict::Tried;
             }
         }
@@ -278,7 +281,7 @@ impl Decision {
         });
     }
 
-    /// Writes down what came of the try that began last, and how long after the choice.
+    /// Records how the last try ended, and how long after the choice.
     pub fn outcome(&mut self, outcome: Outcome, took: Duration) {
         if self.tries.more > 0 {
             return; // that try found no room
@@ -289,7 +292,7 @@ impl Decision {
         }
     }
 
-    /// Writes down how long a stage took.
+    /// Records how long a stage took.
     pub fn stage(&mut self, stage: Stage, took: Duration) {
         self.stages_us[stage as usize] = micros(took);
     }
@@ -299,17 +302,17 @@ impl Decision {
         self.stages_us[stage as usize]
     }
 
-    /// The first bytes of the request's id, as received: not fit for a log.
+    /// The first bytes of the request's id, unescaped: not fit for a log.
     pub fn request_id(&self) -> &[u8] {
         self.request_id.get()
     }
 
-    /// The first bytes of the request line, as received: not fit for a log.
+    /// The first bytes of the request line, unescaped: not fit for a log.
     pub fn request_line(&self) -> &[u8] {
         self.request_line.get()
     }
 
-    /// How the backends stood at the last choice, and how many more there were.
+    /// The verdicts of the last choice, and how many more there were.
     pub fn candidates(&self) -> (&[Candidate], usize) {
         self.candidates.get()
     }
@@ -319,7 +322,7 @@ impl Decision {
         self.tries.get()
     }
 
-    /// The last choice as one line: who was chosen, by which rule, and why others were passed over.
+    /// The last choice as one line: the backend, the rule, and why others were passed over.
     pub fn choice_text<N: AsRef<str>>(&self, name: impl Fn(BackendId) -> N) -> String {
         let mut text = String::new();
         let (tries, _) = self.tries();
@@ -366,7 +369,8 @@ struct Ring {
 impl Default for Ring {
     fn default() -> Self {
         Ring {
-            // At the start: what is allocated later and stays keeps the memory below it from being given back.
+            // Allocated at the start: a later allocation that stays would keep the memory below it
+            // from being given back.
             kept: Vec::with_capacity(DECISIONS_MAX),
             next: 0,
         }
@@ -374,10 +378,10 @@ impl Default for Ring {
 }
 
 impl Decisions {
-    /// What a ring takes.
+    /// Bytes of a ring.
     pub(crate) const BYTES: usize = DECISIONS_MAX * size_of::<Decision>();
 
-    /// Keeps one more; the oldest goes when there are [`DECISIONS_MAX`].
+    /// Adds a record; the oldest goes when there are [`DECISIONS_MAX`].
     pub fn push(&self, decision: &Decision) {
         let mut ring = lock(&self.0);
         if ring.kept.len() < DECISIONS_MAX {
@@ -389,7 +393,7 @@ impl Decisions {
         ring.next = (next + 1) % DECISIONS_MAX;
     }
 
-    /// A copy of what is kept, the oldest first.
+    /// A copy, the oldest first.
     pub fn snapshot(&self) -> Vec<Decision> {
         let ring = lock(&self.0);
         let (newer, older) = ring.kept.split_at(ring.next);
@@ -401,7 +405,7 @@ fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// Up to `N` values in place, and a count of those that found no room.
+/// Up to `N` values in place, and a count of those beyond.
 #[derive(Debug, Clone, Copy)]
 struct Few<T, const N: usize> {
     kept: [T; N],
@@ -447,7 +451,7 @@ impl<T, const N: usize> Few<T, N> {
     }
 }
 
-/// The first `N` bytes of something.
+/// The first `N` bytes of a text.
 #[derive(Debug, Clone, Copy)]
 struct Brief<const N: usize> {
     bytes: [u8; N],

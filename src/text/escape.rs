@@ -1,17 +1,18 @@
-//! Text from elsewhere made safe for one line of a log or one line on the terminal: a client cannot forge a line.
+//! Text from outside made safe for one line of a log or a terminal: a client cannot forge a line.
 
 /// Appends bytes so that only printable ASCII remains: everything else, `"` and `\` become `\xHH`.
 pub(crate) fn escape_text(bytes: &[u8], out: &mut Vec<u8>) {
     escape(bytes, b"\\x", out);
 }
 
-/// Appends bytes as the inside of a JSON string in printable ASCII: everything else, `"` and `\` become `\u00HH`.
+/// Appends bytes as the inside of a JSON string in printable ASCII: everything else, `"` and `\`
+/// become `\u00HH`.
 pub(crate) fn escape_json(bytes: &[u8], out: &mut Vec<u8>) {
     escape(bytes, b"\\u00", out);
 }
 
-/// The same text with everything escaped that could end or hide a part of a line; for text that people wrote, so letters
-/// of all languages stay.
+/// The same text with everything escaped that could end or hide a part of a line. For text that
+/// people wrote: letters of all languages stay.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     make_printable(text, &mut out);
@@ -22,7 +23,7 @@ pub(crate) fn printable(text: &str) -> String {
 pub(crate) fn make_printable(text: &str, out: &mut String) {
     for char in text.chars() {
         match char {
-            // Harmless, and escaping what a quotation has escaped already would only hide it.
+            // Harmless; escaping them again in a quotation would only make it unreadable.
             '"' | '\\' | '\'' => out.push(char),
             _ => out.extend(char.escape_debug()),
         }
@@ -31,7 +32,8 @@ pub(crate) fn make_printable(text: &str, out: &mut String) {
 
 fn escape(bytes: &[u8], prefix: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    // Nearly always there is nothing to escape. Looked at without a stop, all bytes take a few vector instructions.
+    // Nearly always nothing needs escaping, and checking all bytes without a break takes a few
+    // vector instructions.
     if bytes
         .iter()
         .fold(true, |plain, byte| plain & is_plain(*byte))

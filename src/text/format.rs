@@ -1,5 +1,5 @@
-//! Numbers and addresses as text, straight into a buffer: a head and an access line are written for every request, and
-//! the formatter of the standard library takes five times as long.
+//! Numbers and addresses as text, straight into a buffer: a head and an access line are written for
+//! every request, and the formatter of the standard library takes five times as long.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub(crate) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
 /// Appends an address as its `Display` shows it.
 pub(crate) fn write_address(address: IpAddr, out: &mut Vec<u8>) {
     let IpAddr::V4(address) = address else {
-        // Zeros are left out of these by rules that the standard library knows.
+        // Their zeros are shortened by rules that the standard library has.
         return write!(out, "{address}").expect("a Vec takes every write");
     };
     let mut text = *b"255.255.255.255";

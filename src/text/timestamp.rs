@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::text::format::digit;
 
-/// Writes points in time. Lines come many to the second, so the last second's text is kept.
+/// Writes times. Many lines fall into one second, so the last second's text is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     second: u64,
-    /// `2026-07-27T10:00:00` of that second.
+    /// The text `2026-07-27T10:00:00` of that second.
     text: [u8; 19],
 }
 
@@ -41,14 +41,14 @@ impl Default for Clock {
     }
 }
 
-/// The time since the Unix epoch; zero on a machine whose clock stands before it.
+/// The time since the Unix epoch; zero if the machine's clock is before it.
 pub(crate) fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
 }
 
-/// The value of a Date field (RFC 9110 5.6.7), written once a second.
+/// The value of a Date field (RFC 9110 5.6.7), formatted once a second.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpDate {
     text: [u8; HTTP_DATE_BYTES],
@@ -60,7 +60,8 @@ pub(crate) struct HttpDate {
 pub(crate) const HTTP_DATE_BYTES: usize = "Thu, 01 Jan 1970 00:00:00 GMT".len();
 
 impl HttpDate {
-    /// The date at `now_ms`, a time on the caller's own steady clock: the machine's is read only when a second is over.
+    /// The date at `now_ms`, a time on the caller's own steady clock: the system's clock is read
+    /// only once a second.
     pub(crate) fn at(&mut self, now_ms: u64) -> &[u8; HTTP_DATE_BYTES] {
         if now_ms >= self.until_ms {
             let now = since_epoch();
@@ -134,8 +135,9 @@ fn put_digits(text: &mut [u8], places: Range<usize>, mut number: u64) {
     }
 }
 
-/// Year, month and day of the Gregorian calendar, days counted from 1970-01-01 (Howard Hinnant's `civil_from_days`: years
-/// that begin in March, so that the leap day comes last, in eras of 400 years).
+/// Year, month and day of the Gregorian calendar, days counted from 1970-01-01 (Howard Hinnant's
+/// `civil_from_days`: years that begin in March, so that the leap day comes last, in eras of 400
+/// years).
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let era = days / 146_097;

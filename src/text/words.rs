@@ -1,10 +1,10 @@
-//! Words for people: values quoted so that they stay short and on their line, lists, and the key
-//! that was probably meant.
+//! Words for people: values quoted so that they stay short and on one line, lists, and the key that
+//! was probably meant.
 
 /// How much of a wrong value is shown, in characters.
 pub(crate) const SHOWN_CHARS_MAX: usize = 80;
 
-/// A text in quotes, short, and with everything escaped that would not print.
+/// A text in quotes, shortened, with everything escaped that would not print.
 pub(crate) fn quoted(text: &str) -> String {
     if text.chars().nth(SHOWN_CHARS_MAX).is_none() {
         return format!("{text:?}");
@@ -13,7 +13,7 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("{begin:?}...")
 }
 
-/// A text as it is, short.
+/// A text, shortened.
 pub(crate) fn shortened(text: &str) -> String {
     if text.chars().nth(SHOWN_CHARS_MAX).is_none() {
         return text.to_owned();
@@ -50,7 +50,7 @@ pub(crate) fn counted(number: usize, what: &str) -> String {
     }
 }
 
-/// The known word that was probably meant, if any comes close.
+/// The known word that was probably meant, if one is close.
 pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let folded = |text: &str| -> String {
         text.chars()
@@ -58,14 +58,14 @@ pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> O
             .flat_map(char::to_lowercase)
             .collect()
     };
-    // No key is nearly as long: a huge one must not cost a huge table.
+    // No key is nearly as long: a huge word must not cost a huge table.
     if word.chars().nth(SHOWN_CHARS_MAX).is_some() {
         return None;
     }
     let word = folded(word);
     known
         .map(|key| (distance(&word, &folded(key)), key))
-        // Two changes make a different word of a short one.
+        // Two changes turn a short word into a different one.
         .filter(|(distance, key)| {
             *distance
                 <= match key.len() {
@@ -78,7 +78,7 @@ pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> O
         .map(|(_, key)| key)
 }
 
-/// How many characters must be put in, taken out, replaced, or swapped with their neighbour.
+/// The number of characters to insert, remove, replace, or swap with a neighbour.
 fn distance(one: &str, other: &str) -> usize {
     let one: Vec<char> = one.chars().collect();
     let other: Vec<char> = other.chars().collect();

@@ -1,4 +1,4 @@
-//! The access line: what stands in it, that nobody can forge one, and that none is lost at a clean stop.
+//! The access line: what it contains, that no client can forge one, and that none is lost at a clean stop.
 
 use crate::support::client::get;
 use crate::support::{Backend, Origin, Proxy, Refusing, Wire};

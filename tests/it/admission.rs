@@ -1,4 +1,4 @@
-//! Who is let in, who waits and who makes room at `proxy.max_connections`; and that no request is lost there.
+//! Which connections are admitted, wait, or make room at `proxy.max_connections`; and that no request is lost there.
 
 use crate::support::client::get;
 use crate::support::proxy::Plan;
@@ -367,7 +367,7 @@ fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> std::io::Result<
 /// Three times as many clients as there are places, over and over.
 fn three_times(plan: Plan, limit: usize, requests: usize, how: Use) {
     let proxy = plan.set("proxy.access_log", false).start();
-    // A longer run, for whoever wants to be sure: RONDO_LOAD=100 makes it a hundred times as long.
+    // A longer run, to be sure: RONDO_LOAD=100 makes it a hundred times as long.
     let times = std::env::var("RONDO_LOAD").map_or(1, |times| times.parse().unwrap());
     let tally = load(proxy.address(), 3 * limit, requests * times, how);
     println!("{limit} places, {how:?}: {tally:?}");

@@ -1,4 +1,4 @@
-//! The rules that the source keeps: which part may know which, what nobody does, how a file begins.
+//! The rules of the source: which part may import which, what no code does, how a file begins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,9 +50,13 @@ impl Source {
             return Vec::new();
         }
         let mut lines: Vec<(usize, &str)> = Vec::new();
-        // The tests of a file stand at its end.
-        for (index, line) in self.text.lines().enumerate() {
+        // The tests of a file are at its end, and a file of tests is declared among the modules.
+        let mut all = self.text.lines().enumerate().peekable();
+        while let Some((index, line)) = all.next() {
             if line.starts_with("#[cfg(test)]") {
+                if all.next_if(|(_, next)| next.ends_with(';')).is_some() {
+                    continue;
+                }
                 break;
             }
             if !line.trim_start().starts_with("//") {
@@ -327,6 +331,63 @@ fn every_file_begins_with_what_it_is_about() {
             source.path.display()
         );
     }
+}
+
+/// The file that a file's head tells to read next.
+fn read_next(text: &str) -> Option<&str> {
+    let head = text.lines().take_while(|line| line.starts_with("//!"));
+    let mut lines = head.filter_map(|line| line.strip_prefix("//! Read next: `"));
+    lines.next()?.split('`').next()
+}
+
+#[test]
+fn every_read_next_has_one_form_and_names_a_file() {
+    let sources = sources();
+    for source in &sources {
+        let own = source.path.display();
+        let marks = source.text.lines().filter(|line| line.contains("ead next"));
+        let is_marked = read_next(&source.text).is_some();
+        assert_eq!(marks.count(), usize::from(is_marked), "src/{own}");
+        if let Some(next) = read_next(&source.text) {
+            let exists = sources.iter().any(|other| other.path == Path::new(next));
+            assert!(exists, "src/{own} says to read {next} next");
+        }
+    }
+}
+
+#[test]
+fn the_core_path_in_the_map_is_one_chain_of_an_evenings_length() {
+    let sources = sources();
+    let source = |path: &str| sources.iter().find(|source| source.path == Path::new(path));
+    let map = &source("lib.rs").expect("the map is there").text;
+    let path: Vec<&str> = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | `")?.split_once(".rs` |"))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(path.len() > 10, "{path:?}");
+    let mut lines = 0;
+    for (index, name) in path.iter().enumerate() {
+        let file = source(&format!("{name}.rs")).unwrap_or_else(|| panic!("{name}.rs is missing"));
+        lines += file.code().last().map_or(0, |(number, _)| *number);
+        let next = read_next(&file.text);
+        match path.get(index + 1) {
+            Some(expected) => assert_eq!(next, Some(&*format!("{expected}.rs")), "in {name}.rs"),
+            None => assert!(next.is_some(), "{name}.rs ends the path"),
+        }
+    }
+    let promised = map
+        .split("about ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
+    let promised: usize = promised.replace(',', "").parse().unwrap();
+    assert!(
+        lines.abs_diff(promised) < promised / 10,
+        "{lines} lines, and the map says {promised}"
+    );
 }
 
 #[test]

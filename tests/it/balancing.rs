@@ -1,4 +1,4 @@
-//! The balancing methods seen from outside: who gets the next exchange, and who is passed over.
+//! The balancing methods seen from outside: which backend gets the next exchange, and which are passed over.
 //!
 //! What `round_robin.rs` does not show already: unequal weights with a dead backend, the methods that look at what is in
 //! flight, and the one that looks at the client.
@@ -176,14 +176,14 @@ fn random_two_prefers_the_less_busy() {
     let held = backends.each_ref().map(Holding::held);
     assert!(
         held.iter().all(|&held| held <= 5),
-        "nobody gets ahead of everybody: {held:?}"
+        "no backend gets ahead of the others: {held:?}"
     );
     backends.iter().for_each(Holding::release);
     drop(clients);
 }
 
 #[test]
-fn random_two_uses_everybody_and_nobody_who_is_dead() {
+fn random_two_uses_every_live_backend_and_no_dead_one() {
     let origins: [Origin; 4] = Origin::several();
     let proxy = Proxy::over(&all(&origins))
         .set("balance.method", "random_two")
@@ -318,7 +318,7 @@ fn max_connections_of_a_backend_holds_over_all_workers() {
     for client in &mut clients {
         client.send(get("/hold"));
     }
-    // Five have a place; the others are told so, and nobody waits in between.
+    // Five have a place; the others get a 503 at once, and none waits.
     eventually("25 are refused", || {
         clients.iter().filter(|client| client.has_input()).count() == 25
     });

@@ -1,4 +1,4 @@
-//! Behind a proxy or a TLS terminator: whose address and scheme count, and for what.
+//! Behind a proxy or a TLS terminator: which address and scheme count, and for what.
 
 use crate::support::proxy::Plan;
 use crate::support::{Addressed, Client, Origin, Proxy, Request};
@@ -42,7 +42,7 @@ fn the_scheme_is_what_is_known_best() {
         (None, false, &https, "", "https"),
         (Some("http"), false, &https, "", "https"),
         (Some("https"), false, &http, "", "http"),
-        // A field counts from those alone who are trusted.
+        // A field counts only from trusted peers.
         (None, false, &https, trusted, "https"),
         (Some("https"), true, b"", trusted, "http"),
         (None, true, &https, trusted, "http"),
@@ -166,7 +166,7 @@ fn each_request_of_a_connection_has_its_own_client() {
     for (part, expected) in [
         ("/for-1.2.3.4", "1.2.3.4"),
         ("/no-field", "127.0.0.1"),
-        // A request that is refused says nothing about anybody.
+        // A request that is refused says nothing about its client.
         ("/refused", "127.0.0.1"),
     ] {
         let line = proxy.wait_for_access(part);

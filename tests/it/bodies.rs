@@ -297,7 +297,7 @@ fn a_response_head_passes_before_its_body() {
 }
 
 #[test]
-fn chunks_are_written_anew() {
+fn chunks_are_decoded_and_encoded_again() {
     let (backend, proxy) = scripted();
     let mut client = proxy.client();
     client.send(format!(

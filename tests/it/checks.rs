@@ -1,4 +1,4 @@
-//! The kinds of check, each over real sockets: what it sends, what it takes for an answer, and what it blames nobody for.
+//! The kinds of check, each over real sockets: what it sends, which answer passes, and what blames no backend.
 //!
 //! `health.rs` shows when checks are made; here is what one of them does.
 
@@ -132,7 +132,10 @@ fn an_http_check_names_the_backend_in_host_and_asks_for_the_path_alone() {
     assert_eq!(host, format!("localhost:{port}"));
     assert!(request.target.ends_with("/up?all=1"), "{request:?}");
     assert_eq!(request.fields.one("connection"), Some("close"));
-    assert!(!request.fields.has("x-forwarded-for"), "nobody's client");
+    assert!(
+        !request.fields.has("x-forwarded-for"),
+        "a check is for no client"
+    );
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn an_http_check_ends_its_connection_in_order() {
     wire.send("HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n");
     wire.send(vec![b'x'; 30_000]);
     wire.half_close();
-    // No reset, although nobody wanted the body.
+    // No reset, although the check did not want the body.
     wire.expect_closed();
 }
 
@@ -217,7 +220,7 @@ fn an_icmp_check_reaches_the_host_or_is_refused_at_the_start_naming_the_remedy()
         assert!(!finished.stderr.contains("is down"), "{finished:?}");
         return;
     }
-    // A host that answers is up, whether or not anybody listens at the port.
+    // A host that answers is up, whether or not a server listens on the port.
     let dead = Origin::dead("two");
     let proxy = Proxy::over(&[&origin, &dead])
         .checks(json!({ "kind": "icmp", "interval": "20ms", "down_interval": "20ms" }))
@@ -226,7 +229,7 @@ fn an_icmp_check_reaches_the_host_or_is_refused_at_the_start_naming_the_remedy()
         assert_eq!(proxy.client().get("/").text(), "one");
     }
     assert_eq!(proxy.events_with(&[&origin.name(), "is down"]), 0);
-    // What a failed connect took down only a connect lifts: an echo brings it up for nobody.
+    // Only a connect refutes a failed connect: an echo does not bring the backend up.
     proxy.wait_for_event(&[&dead.name(), "is down"]);
     dead.revive();
     eventually("it is used again", || {

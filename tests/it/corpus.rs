@@ -382,7 +382,7 @@ fn check_response(case: &Case, got: &Response<'_>) -> Result<(), String> {
 
 /// Prints a line that a passing test run shows, too: the harness captures only what `println` writes.
 fn tell(line: std::fmt::Arguments<'_>) {
-    // Without a standard error there is nobody to tell.
+    // Without a standard error there is nowhere to write.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -369,7 +369,7 @@ fn localhost_is_tried_at_both_its_addresses() {
     let port = listener.local_addr().unwrap().port();
     let address: std::net::SocketAddr = ([127, 0, 0, 1], port).into();
     if std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
-        // Somebody else has the same port on the other address; this run shows nothing.
+        // Another process has the same port on the other address; this run shows nothing.
         return;
     }
     let server = std::thread::spawn(move || {

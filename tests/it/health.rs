@@ -30,7 +30,7 @@ fn a_check_that_hangs_delays_no_other() {
     let proxy = Proxy::over(&[&hanging[0], &hanging[1], &hanging[2], &dead, &origin])
         .checks(json!({ "timeout": "1h", "interval": "50ms", "down_interval": "50ms" }))
         .start();
-    // With an hour for each that hangs, whoever waits for them never gets here.
+    // With an hour for each that hangs, a checker that waits for them never gets here.
     proxy.wait_for_event(&[&dead.name(), "is down"]);
     origin.kill();
     proxy.wait_for_event(&[&origin.name(), "is down"]);

@@ -89,7 +89,7 @@ fn an_endless_train_of_interim_answers_ends() {
 }
 
 #[test]
-fn a_flood_of_interim_answers_holds_nobody_else_up() {
+fn a_flood_of_interim_answers_delays_no_other_client() {
     let (backend, proxy) = scripted();
     let mut flooded = proxy.client();
     // To a client of HTTP/1.0 none of them is passed on: it does not slow them down.
@@ -172,7 +172,7 @@ fn a_backend_that_never_says_100_does_not_lock_up_a_client_that_waits_for_it() {
     client.send(EXPECTING);
     let mut wire = backend.accept();
     wire.expect_request_head();
-    // The backend waits for the body, the client for a 100: somebody must move.
+    // The backend waits for the body, the client for a 100: one of the two must go on.
     assert_eq!(client.read_response().status, 100);
     client.send("hello");
     assert_eq!(wire.read_exact(5), b"hello");

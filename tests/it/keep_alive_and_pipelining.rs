@@ -219,7 +219,7 @@ fn a_backend_that_says_close_is_not_asked_again_on_that_connection() {
 }
 
 #[test]
-fn bytes_beyond_a_response_never_reach_anyone() {
+fn bytes_beyond_a_response_never_reach_a_client() {
     let backend = Backend::start();
     let proxy = Proxy::over(&[&backend]).one_worker().start();
     let mut client = proxy.client();

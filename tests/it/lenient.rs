@@ -6,7 +6,7 @@ use crate::support::{Backend, Proxy};
 const HINT: &str = "(backends[].lenient would accept it)";
 
 #[test]
-fn the_answers_of_a_lenient_backend_are_understood_and_written_anew() {
+fn the_answers_of_a_lenient_backend_are_understood_and_rewritten() {
     let backend = Backend::start();
     let proxy = Proxy::over(&[&backend])
         .set("backends.0.lenient", true)

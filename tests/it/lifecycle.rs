@@ -107,7 +107,7 @@ fn an_open_tunnel_is_cut_at_drain() {
 
 #[test]
 fn a_kept_connection_may_bring_one_more_request() {
-    // The stop and the request cross on the way in: whoever was idle a moment ago is not cut in the face.
+    // The stop and the request cross on the way in: a client that was idle a moment ago is still answered.
     let origin = Origin::start("one");
     let mut proxy = Proxy::over(&[&origin]).start();
     let mut client = proxy.client();
@@ -128,7 +128,7 @@ fn a_kept_connection_may_bring_one_more_request() {
 }
 
 #[test]
-fn whoever_was_in_the_accept_queue_is_served() {
+fn clients_in_the_accept_queue_are_served() {
     for _ in 0..5 {
         let origin = Origin::start("one");
         let mut proxy = Proxy::over(&[&origin]).start();
@@ -206,8 +206,14 @@ fn other_signals_never_end_it_and_each_is_logged() {
     let mut proxy = Proxy::over(&[&origin]).start();
     for (signal, said) in [
         (Signal::HUP, Some("reloaded: backends: 1 kept")),
-        (Signal::USR1, Some("SIGUSR1: there is nothing to reopen")),
-        (Signal::USR2, Some("SIGUSR2: this version does not replace")),
+        (
+            Signal::USR1,
+            Some("SIGUSR1 ignored: there is no log file to reopen"),
+        ),
+        (
+            Signal::USR2,
+            Some("SIGUSR2 ignored: this version cannot replace"),
+        ),
         (Signal::PIPE, None),
     ] {
         proxy.signal(signal);
@@ -377,7 +383,7 @@ fn a_full_access_log_pipe_neither_ends_nor_blocks_it() {
         proxy.rss_kib()
     );
     proxy.terminate();
-    // Nobody reads: it gives up on the rest, within its time, and ends cleanly.
+    // The client does not read: rondo gives up on the rest, within its time, and ends cleanly.
     assert_eq!(proxy.wait_exit(), 0);
     drop(reader);
 }
@@ -410,7 +416,7 @@ fn a_closed_event_log_pipe_does_not_end_it() {
         .start();
     let mut client = proxy.client();
     for _ in 0..5 {
-        // Each change of state is an event that nobody can read.
+        // Each change of state is an event that cannot be written.
         origins[0].kill();
         for _ in 0..4 {
             assert_eq!(client.get("/").status, 200);
@@ -501,7 +507,7 @@ fn out_of_descriptors_with_all_in_flight_it_waits_without_spinning_and_goes_on()
         "it spins: {used_ms} ms"
     );
     assert!(proxy.is_running());
-    // Everybody leaves: those in flight free their descriptors, and new ones are served.
+    // All clients leave: those in flight free their descriptors, and new ones are served.
     drop(clients);
     drop(wires);
     let _server = backend.run(|_, mut wire| {

@@ -49,7 +49,7 @@ fn idle_connections_cost_little_and_no_thread() {
 }
 
 #[test]
-fn slow_heads_cost_what_was_received_and_hold_up_nobody() {
+fn slow_heads_cost_what_was_received_and_delay_no_other_client() {
     raise_own_descriptor_limit();
     let origin = Origin::start("one");
     let proxy = Proxy::over(&[&origin])
@@ -115,7 +115,7 @@ fn slow_downloads_are_not_held_in_memory() {
 }
 
 #[test]
-fn slow_uploads_are_not_held_in_memory_and_hold_up_nobody() {
+fn slow_uploads_are_not_held_in_memory_and_delay_no_other_client() {
     raise_own_descriptor_limit();
     let backend = Backend::start();
     let proxy = Proxy::over(&[&backend]).one_worker().start();
@@ -144,7 +144,7 @@ fn slow_uploads_are_not_held_in_memory_and_hold_up_nobody() {
     let growth_kib = proxy.rss_kib().saturating_sub(before_kib);
     assert!(
         growth_kib < 40 * 64 + 4096,
-        "{growth_kib} KiB for 40 uploads that nobody reads"
+        "{growth_kib} KiB for 40 uploads that no backend reads"
     );
 }
 
@@ -215,7 +215,7 @@ fn descriptors_are_given_back() {
 }
 
 #[test]
-fn slow_backends_hold_up_nobody() {
+fn slow_backends_delay_no_other_client() {
     let slow = Backend::start();
     let proxy = Proxy::over(&[&slow]).one_worker().start();
     let mut waiting: Vec<(Client, crate::support::Wire)> = (0..100)
@@ -238,7 +238,7 @@ fn slow_backends_hold_up_nobody() {
 }
 
 #[test]
-fn whoever_waits_costs_no_processor_time() {
+fn connections_that_wait_cost_no_processor_time() {
     let backend = Backend::start();
     let proxy = Proxy::over(&[&backend]).start();
     let accept = |client: &mut Client, bytes: &str| {
@@ -406,7 +406,7 @@ fn attacks(limits: Limits) -> Vec<(&'static str, Vec<Step>)> {
             Clients(request[100..bytes / 3].to_vec()),
             Clients(request[bytes / 3..bytes - 1].to_vec()),
         ]),
-        ("long heads and bodies, and nobody reads", vec![
+        ("long heads and bodies, and neither side reads", vec![
             Clients([head(&put(&length(endless)), bytes, fields), filling()].concat()),
             Backends([head(&ok(&length(endless)), bytes, fields), filling()].concat()),
             Clients(filling()),
@@ -416,7 +416,7 @@ fn attacks(limits: Limits) -> Vec<(&'static str, Vec<Step>)> {
             Clients(request.clone()),
             Backends(head(&ok(&length(9)), bytes, fields)[..bytes - 1].to_vec()),
         ]),
-        ("responses that nobody reads", vec![
+        ("responses that no client reads", vec![
             BackendsRead,
             Clients(request.clone()),
             Backends([head(&ok(&length(endless)), bytes, fields), filling()].concat()),
@@ -428,7 +428,7 @@ fn attacks(limits: Limits) -> Vec<(&'static str, Vec<Step>)> {
             Backends(head(&ok(CHUNKED), bytes, fields)),
             Backends(half_a_section(bytes, fields)),
         ]),
-        ("a long host, chunks and trailers, and nobody reads", vec![
+        ("a long host, chunks and trailers, and neither side reads", vec![
             Clients([
                 head(&format!("PUT / HTTP/1.1\r\n{long_host}{takes_trailers}{CHUNKED}"), bytes, fields),
                 chunk(60_000),
@@ -444,7 +444,7 @@ fn attacks(limits: Limits) -> Vec<(&'static str, Vec<Step>)> {
         ("pipelined requests", vec![
             Clients(get("/").repeat(2000).into_bytes()),
         ]),
-        ("pipelined requests and responses that nobody reads", vec![
+        ("pipelined requests and responses that no client reads", vec![
             Clients(get("/").repeat(2000).into_bytes()),
             Backends([format!("{}\r\n", ok(&length(200_000))).into_bytes(), filling()].concat()),
         ]),

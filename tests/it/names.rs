@@ -1,4 +1,4 @@
-//! Backends by name: who is looked up, who never is, and what becomes of a name that leads nowhere.
+//! Backends by name: which names are looked up, which never are, and what becomes of one without an address.
 
 use crate::support::{Addressed, Backend, Origin, Proxy, Refusing, eventually};
 use serde_json::json;
@@ -104,7 +104,7 @@ fn the_second_address_of_a_name_is_tried_in_the_same_exchange_whatever_the_metho
 }
 
 #[test]
-fn host_names_the_backend_for_a_client_that_names_nobody() {
+fn host_names_the_backend_for_a_client_without_host() {
     let backend = Backend::start();
     let port = backend.address().port();
     let proxy = Proxy::over(&[&backend])

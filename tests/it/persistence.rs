@@ -48,7 +48,7 @@ fn source_address_keeps_a_client_with_its_backend_on_top_of_any_method() {
             assert_eq!(first, (1..=20).map(of).collect::<Vec<_>>(), "{method}");
         }
         assert!(first.iter().any(|name| name != &first[0]), "{first:?}");
-        // A lost backend moves its own clients, and nobody else.
+        // A lost backend moves its own clients, and no others.
         origins[0].kill();
         for (last, before) in (1..=20).zip(&first) {
             let now = of(last);
@@ -208,7 +208,7 @@ fn a_dead_backends_client_gets_a_new_cookie_and_stays_with_its_new_backend() {
     }
     origins[0].revive();
     proxy.wait_for_event(&[&origins[0].name(), "is up"]);
-    // It does not move back; who still has the old cookie does.
+    // The client does not move back; one that still has the old cookie does.
     assert_eq!(name_of(&ask(&mut client, &new)), name_of(&moved));
     assert_eq!(name_of(&ask(&mut client, &old)), "origin-0");
 }

@@ -16,7 +16,7 @@ use rondo::http::{
 /// Fields that pass through: name and value, in order.
 type Fields = Vec<(String, Vec<u8>)>;
 
-/// A request as somebody meant it.
+/// A request as its sender meant it.
 #[derive(Debug, Clone)]
 struct Meant {
     method: String,

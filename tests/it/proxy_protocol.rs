@@ -1,4 +1,4 @@
-//! The PROXY protocol on both sides: whose address counts, and what is no header.
+//! The PROXY protocol on both sides: which address counts, and which bytes are no header.
 
 use crate::support::client::get;
 use crate::support::{Addressed, Backend, Client, Origin, Proxy, Wire, eventually};
@@ -177,7 +177,7 @@ fn anything_else_is_refused_without_a_word() {
     client.send("PROXY TCP4 203.0");
     client.half_close();
     client.expect_gone();
-    // The next who does it right is served.
+    // The next client with a valid header is served.
     let mut client = proxy.client();
     client.send(from_v4());
     assert_eq!(client.get("/").text(), "one");
@@ -256,7 +256,7 @@ fn expect_header(wire: &mut Wire, client: &Client, proxy: &Proxy) {
 }
 
 #[test]
-fn a_backend_is_told_the_client_before_anything_else() {
+fn a_backend_receives_the_proxy_header_before_anything_else() {
     for mode in ["http", "tcp"] {
         let backend = Backend::start();
         let proxy = sending(&backend).set("proxy.mode", mode).start();
@@ -281,7 +281,7 @@ fn in_tcp_mode_the_header_comes_without_waiting_for_the_client() {
 }
 
 #[test]
-fn a_connection_that_was_told_its_client_never_serves_a_second_one() {
+fn a_connection_with_a_proxy_header_never_serves_a_second_client() {
     let backend = Backend::start();
     let proxy = sending(&backend).one_worker().start();
     let mut first = proxy.client();
@@ -341,7 +341,7 @@ fn the_address_that_came_by_a_header_goes_on_by_a_header() {
         );
         assert_eq!(client.read_response().text(), "ok");
     }
-    // An IPv6 client is told as such, whatever the family of the connection.
+    // An IPv6 client is announced as such, whatever the family of the connection.
     let proxy = sending(&backend)
         .set("proxy.accept_proxy_protocol", true)
         .start();

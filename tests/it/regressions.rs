@@ -212,7 +212,7 @@ fn neighbour_of_a_dead_backend_gets_its_fair_share() {
     assert_eq!(origins.each_ref().map(Origin::requests), [30, 30, 30]);
 }
 
-/// Backends were told apart by their address: two with the same one were marked, counted and drained together.
+/// Backends were identified by their address: two with the same one were marked, counted and drained together.
 #[test]
 fn two_backends_with_one_address_are_two_backends() {
     let (origin, other) = (Origin::start("same"), Origin::start("other"));

@@ -71,7 +71,7 @@ fn another_order_of_the_same_backends_changes_no_turn() {
 }
 
 #[test]
-fn what_is_known_of_a_backend_is_kept_by_its_name_and_another_address_begins_anew() {
+fn a_backends_state_is_kept_by_its_name_and_another_address_starts_fresh() {
     let dead = Origin::dead("dead");
     let [good, fresh] = ["good", "fresh"].map(Origin::start);
     let mut proxy = Proxy::over(&[&dead, &good])

@@ -270,7 +270,7 @@ fn a_reused_connection_that_ends_is_replaced_by_a_fresh_one_to_the_same_backend(
         assert_eq!(
             proxy.events_with(&["is down"]),
             0,
-            "nobody's fault: {:?}",
+            "no backend is blamed: {:?}",
             proxy.events()
         );
     }
@@ -293,7 +293,7 @@ fn a_reused_connection_that_ends_under_a_post_is_502_and_the_post_is_sent_once()
         assert_eq!(
             proxy.events_with(&["is down"]),
             0,
-            "nobody's fault: {:?}",
+            "no backend is blamed: {:?}",
             proxy.events()
         );
     }
@@ -419,7 +419,7 @@ fn a_fresh_connection_that_ends_sends_an_idempotent_request_to_the_next_backend(
 }
 
 #[test]
-fn a_fresh_connection_that_ends_under_a_post_is_502_and_nobody_else_sees_it() {
+fn a_fresh_connection_that_ends_under_a_post_is_502_and_no_other_backend_sees_it() {
     let (backend, origin) = (Backend::start(), Origin::start("next"));
     let proxy = Proxy::over(&[&backend, &origin]).start();
     let mut client = proxy.client();
@@ -621,7 +621,7 @@ fn a_failure_counts_once_for_one_exchange() {
     assert_eq!(proxy.client().get("/").text(), "ok", "fail open");
 }
 
-/// A GET that kills whichever backend serves it must not take the pool from everybody else.
+/// A GET that kills whichever backend serves it must not take the pool from the other clients.
 #[test]
 fn a_poison_request_takes_no_backend_down() {
     let backends: [_; 4] = std::array::from_fn(|_| {

@@ -1,4 +1,4 @@
-//! Who gets the next request: exact turns, weights, and who is passed over.
+//! Which backend gets the next request: exact turns, weights, and backends that are passed over.
 
 use crate::support::client::get;
 use crate::support::{Addressed, Backend, Origin, Proxy, Response};
@@ -100,7 +100,7 @@ fn weight_0_and_disabled_backends_get_nothing() {
 }
 
 #[test]
-fn with_nobody_who_may_take_it_the_client_gets_503_and_retry_after() {
+fn with_no_backend_to_take_it_the_client_gets_503_and_retry_after() {
     let origins: [Origin; 2] = Origin::several();
     let proxy = Proxy::over(&origins.each_ref().map(|origin| origin as &dyn Addressed))
         .set("backends.0.weight", 0)

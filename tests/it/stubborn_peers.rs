@@ -91,7 +91,7 @@ fn a_client_that_pipelines_and_reads_nothing_is_cut_at_client_write() {
     while client.try_send(&requests) {
         assert!(
             begin.elapsed() < PATIENCE,
-            "answers are made for ever, or nobody ends it"
+            "answers are made for ever, or the connection is never ended"
         );
     }
     assert!(begin.elapsed() >= Duration::from_millis(350));
@@ -262,7 +262,7 @@ fn a_side_that_ignores_the_end_of_the_other_has_tunnel_half_closed() {
         };
         ended.half_close();
         ignoring.read_to_end();
-        // What it still says is heard, and each byte gives it new time.
+        // What it still sends is received, and each byte renews its time.
         for _ in 0..8 {
             sleep(Duration::from_millis(100));
             ignoring.send("x");

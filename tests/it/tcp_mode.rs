@@ -1,4 +1,4 @@
-//! `proxy.mode` `"tcp"`: connections are balanced, and what passes over them is nobody's business.
+//! `proxy.mode` `"tcp"`: connections are balanced, and their bytes are not read.
 
 use crate::support::{
     Addressed, Backend, Client, Origin, Proxy, Refusing, Unreachable, Wire, eventually, pattern,
@@ -26,7 +26,7 @@ fn connected(proxy: &Proxy, backend: &Backend) -> (Client, Wire) {
     (client, wire)
 }
 
-/// A backend that says its name to whoever connects, and then returns what it gets.
+/// A backend that sends its name to each client, and then returns what it receives.
 fn greeting(name: &'static str) -> crate::support::backend::Running {
     Backend::start().run(move |_, mut wire| {
         wire.try_send(format!("{name}\r\n"));
@@ -56,7 +56,7 @@ fn bytes_pass_both_ways_as_they_are() {
 }
 
 #[test]
-fn a_server_that_speaks_first_is_heard() {
+fn a_server_that_sends_first_reaches_the_client() {
     let (backend, proxy) = scripted();
     let mut client = proxy.client();
     let mut wire = backend.accept();
@@ -138,7 +138,7 @@ fn a_client_that_is_gone_behind_its_half_close_is_noticed() {
     // For the proxy this is the end of one direction, until it sends something.
     client.close();
     wire.expect_closed();
-    wire.send("is anybody there?");
+    wire.send("is a server there?");
     proxy.wait_for_access("127.0.0.1");
 }
 
@@ -179,7 +179,7 @@ fn a_side_that_does_not_read_stops_the_other_and_loses_nothing() {
             sender.write_all(&body).unwrap();
             sender.shutdown(std::net::Shutdown::Write).unwrap();
         });
-        // Half of it first, then a byte more at a time: whoever held the rest in memory would show it.
+        // Half of it first, then a byte more at a time: a proxy that held the rest in memory would show it.
         assert!(wire.read_exact(LENGTH / 2) == body[..LENGTH / 2]);
         assert!(
             proxy.rss_kib() < rss_before + 4096,
@@ -221,7 +221,7 @@ fn with_all_backends_dead_the_client_is_closed_and_served_again_once_one_is_back
 }
 
 #[test]
-fn with_nobody_who_may_take_it_the_client_is_closed() {
+fn with_no_backend_to_take_it_the_client_is_closed() {
     let origin = Origin::start("one");
     let proxy = over(&[&origin]).set("backends.0.weight", 0).start();
     proxy.client().expect_gone();
@@ -230,7 +230,7 @@ fn with_nobody_who_may_take_it_the_client_is_closed() {
 
 #[test]
 fn a_backend_that_ends_a_connection_is_not_to_blame() {
-    // Nobody can know what an end means to the two who talk.
+    // Only the two ends know what an end of one direction means.
     let backend = Backend::start().run(|_, wire| wire.close());
     let proxy = over(&[&backend]).start();
     for _ in 0..5 {
@@ -427,7 +427,7 @@ fn each_connection_has_its_access_line() {
 }
 
 #[test]
-fn a_connection_that_nobody_took_has_its_access_line_too() {
+fn a_connection_that_no_backend_took_has_its_access_line_too() {
     let dead = Refusing::start();
     let proxy = over(&[&dead]).start();
     Client::connect_as(&proxy, 9).expect_gone();

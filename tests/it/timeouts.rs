@@ -172,7 +172,7 @@ fn a_client_that_stops_reading_is_cut_at_client_write() {
     wire.send(format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"
     ));
-    // Ends when the proxy hangs up on the backend: nobody wants the rest.
+    // Ends when the proxy closes the connection to the backend: the rest is not wanted.
     while wire.try_send(vec![b'x'; 65_536]) {}
     expect_at_least(begin, 400);
     let response = client.read_response_head();

@@ -155,7 +155,7 @@ fn megabytes_pass_a_tunnel_both_ways_at_once() {
 }
 
 #[test]
-fn silent_tunnels_hold_up_nobody() {
+fn silent_tunnels_delay_no_other_client() {
     let (backend, proxy) = scripted();
     let tunnels: Vec<_> = (0..50).map(|_| tunnel(&proxy, &backend)).collect();
     let mut client = proxy.client();

@@ -1,11 +1,11 @@
-//! JSON text whose values know where they stand, so that an error can name file, line, column and
-//! key path.
+//! JSON text whose values know their position, so that an error can name file, line, column and key
+//! path.
 //!
 //! A [`Document`] owns the text, in which comments are allowed (`comments.rs`). A [`Node`] is one
-//! value in it, still unparsed: its text is borrowed from the document, so its place is the
-//! distance between the two addresses, and nothing but an error ever computes a line number. An
-//! [`Object`] (`object.rs`) is a node with its keys taken apart by the rows of a section. Text that
-//! is no JSON is explained in `syntax.rs`.
+//! unparsed value in it: its text is borrowed from the document, so its position is the distance
+//! between the two addresses, and only an error computes a line number. An [`Object`] (`object.rs`)
+//! is a node with its keys read by the rows of a section. Text that is no JSON is explained in
+//! `syntax.rs`.
 
 use std::borrow::Cow;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Text that is no JSON: where it goes wrong, and what its author probably meant.
+//! Text that is no JSON: where it is wrong, and what its author probably meant.
 
 use crate::config::document::comments::string_length;
 use crate::config::document::place;
@@ -31,7 +31,7 @@ pub(super) fn explain(text: &str, error: &serde_json::Error) -> (usize, String, 
     (offset, format!("not valid JSON: {}", reason(error)), hint)
 }
 
-/// What `serde_json` says, without the place.
+/// The reason of `serde_json`, without the place.
 pub(super) fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
     match message.rsplit_once(" at line ") {

@@ -91,7 +91,7 @@ impl Lane {
         if let Some(later) = &case.backend_response_later {
             self.backend.send_on_idle(later)?;
         } else if response != Cut::Whole && case.reuse == Some(false) {
-            // What comes after a whole response may come after the next request, too, and nobody could tell; once it
+            // What comes after a whole response may come after the next request, too, and no reader could tell; once it
             // came, the connection must go. In one piece with the response it must be seen before the next request.
             self.backend.wait_for_discard()?;
         }

@@ -87,7 +87,7 @@ impl Swarm<'_> {
         }
     }
 
-    /// Moves bytes until nobody does any more, the proxy included.
+    /// Moves bytes until neither side moves any, the proxy included.
     fn settle(&mut self, proxy: &Proxy) {
         const STILL: Duration = Duration::from_millis(100);
         let deadline = Instant::now() + PATIENCE;

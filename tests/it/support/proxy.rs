@@ -380,7 +380,7 @@ impl Plan {
         self
     }
 
-    /// Once it listens nobody reads its events any more, and the pipe stays open.
+    /// Once it listens the test reads its events no more, and the pipe stays open.
     pub(crate) fn stop_reading_events(mut self) -> Plan {
         self.after_start = Events::Held;
         self

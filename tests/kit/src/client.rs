@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is told.
+//! A client that sends exactly the bytes that the test gives it.
 
 use crate::backend::Addressed;
 use crate::wire::{Response, Wire};

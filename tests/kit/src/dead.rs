@@ -4,7 +4,7 @@ use crate::backend::Addressed;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
-/// A port that is held, so that nobody else gets it, and refuses every connection.
+/// A port that is held, so that no other process gets it, and refuses every connection.
 pub struct Refusing {
     socket: Socket,
 }

@@ -105,7 +105,7 @@ impl<'a> Requests<'a> {
         while self.step() {}
     }
 
-    /// Bytes that belong to no request yet, or to nobody.
+    /// Bytes that belong to no request yet, or to none at all.
     pub fn left(&self) -> &[u8] {
         &self.pending
     }
@@ -324,7 +324,7 @@ impl<'a> Response<'a> {
         }
         while self.outcome.is_none() && self.step() {}
         if !self.pending.is_empty() && matches!(self.outcome, Some(Outcome::Whole { .. })) {
-            // Surplus bytes: nobody's, and the connection goes with them.
+            // Surplus bytes belong to no request, and the connection goes with them.
             self.outcome = Some(Outcome::Whole { reuse: false });
         }
     }

@@ -102,7 +102,7 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Sends until nothing more is taken: as much as the way holds while nobody reads at its end.
+    /// Sends until nothing more is taken: as much as the buffers on the way hold while the far end does not read.
     pub fn fill_up(&mut self) {
         let part = [b'x'; 16_384];
         self.stream
