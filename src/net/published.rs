@@ -1,7 +1,7 @@
 //! A value that one thread replaces and others go by: they look with one atomic load where they begin their next round,
 //! take the lock only when there is another one, and are woken when there is.
 //!
-//! Read next: live.rs, what is published.
+//! Read next: `live.rs`, what is published.
 
 use std::sync::Arc;
 
