@@ -39,6 +39,7 @@
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
 //! | checker | [`checker`] | checks every backend, all at once, and reports to the [`pool`] |
 //! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
+//! | discovery | [`discovery`] | looks at the list of backends that other programs write |
 //! | access-log, event-log | [`log`] | write the contents of bounded queues |
 //! | signals | [`signals`] | turns a signal into a command to the main thread, and reaps orphans as PID 1 |
 //!
@@ -95,7 +96,8 @@
 //!
 //! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log` <
 //! `pool` < `checks`, `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`,
-//! `reload`, `resolver`, `signals` < `memory`, `server` < `demo`, `health_request` < `main`.
+//! `discovery`, `reload`, `resolver`, `signals` < `memory`, `server` < `demo`, `health_request` <
+//! `main`.
 
 #![forbid(unsafe_code)]
 
@@ -116,6 +118,7 @@ pub mod server;
 
 mod checker;
 mod checks;
+mod discovery;
 mod exchange;
 mod listener;
 mod live;

@@ -9,9 +9,12 @@
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
 use std::time::Instant;
 
-use crate::config::{Config, DescriptorBudget};
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::config::{Config, DescriptorBudget, News, Pending};
 use crate::http::HeadLimits;
 use crate::net::admission::Admission;
 use crate::net::clock::Millis;
@@ -60,6 +63,11 @@ pub(crate) struct Live {
     epoch_unix_ms: u64,
     decisions: Mutex<Vec<Arc<Decisions>>>,
     snapshots: Published<Snapshot>,
+    /// Unparked for each new snapshot: those that wait for nothing that has a descriptor.
+    parked: Mutex<Vec<Thread>>,
+    /// What was discovered and is not published yet, and what wakes the main thread for it.
+    news: Mutex<Pending>,
+    news_came: (Sender<()>, Receiver<()>),
 }
 
 impl Live {
@@ -71,6 +79,9 @@ impl Live {
             epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             decisions: Mutex::default(),
             snapshots: Published::new(first),
+            parked: Mutex::default(),
+            news: Mutex::default(),
+            news_came: bounded(1),
         })
     }
 
@@ -84,6 +95,29 @@ impl Live {
         // Before the listener is woken: it looks whether there is room now.
         self.admission.set_max(next.descriptors.clients);
         self.snapshots.publish(next);
+        lock(&self.parked).iter().for_each(Thread::unpark);
+    }
+
+    /// Tells the main thread what was discovered.
+    pub(crate) fn tell(&self, news: News) {
+        lock(&self.news).add(news, Instant::now());
+        // Where it is full the main thread is about to look.
+        let _ = self.news_came.0.try_send(());
+    }
+
+    /// A message where there may be news, for the main thread alone.
+    pub(crate) fn news_came(&self) -> &Receiver<()> {
+        &self.news_came.1
+    }
+
+    /// When the news are to be taken; none where there are none.
+    pub(crate) fn news_due(&self) -> Option<Instant> {
+        lock(&self.news).due()
+    }
+
+    /// Takes all news that there are.
+    pub(crate) fn take_news(&self) -> Vec<News> {
+        lock(&self.news).take()
     }
 
     /// The time of day at a moment of the workers' clocks, in milliseconds since 1970.
@@ -118,6 +152,14 @@ impl Follower {
     /// Begins with the snapshot that is live. `bell` is rung for each that follows; see `look`.
     pub(crate) fn new(live: Arc<Live>, bell: Arc<Bell>) -> Follower {
         let view = View::new(&live.snapshots, bell);
+        Follower { live, view }
+    }
+
+    /// The same for the thread that calls it, which parks where others wait for a bell. It costs no descriptor.
+    pub(crate) fn parking(live: Arc<Live>) -> Follower {
+        // Before the first look: one that is published in between is seen now or unparks.
+        lock(&live.parked).push(thread::current());
+        let view = View::unwoken(&live.snapshots);
         Follower { live, view }
     }
 

@@ -7,7 +7,7 @@
 
 use crate::checker;
 use crate::checks::probe::Probe;
-use crate::config::{AccessLog, Config, DescriptorBudget};
+use crate::config::{AccessLog, Config, DescriptorBudget, LIST_BYTES_MAX};
 use crate::exchange::memory::{
     connection_bytes_max, idle_backend_connection_bytes, worker_bytes_max,
 };
@@ -18,6 +18,7 @@ use crate::net::poller::Events;
 use crate::net::room::{HEAP_BYTES, allocated};
 use crate::net::thread::STACK_BYTES;
 use crate::pool::backend::Backend;
+use crate::pool::settings::BackendSettings;
 use crate::pool::state::BackendState;
 use crate::text::words::counted;
 
@@ -58,6 +59,7 @@ impl MemoryBound {
         let each = size_of::<Backend>()
             + size_of::<BackendState>()
             + BACKEND_TEXT_BYTES
+            + 2 * size_of::<BackendSettings>()
             + checker::BYTES_EACH;
         let backends = config.backends.len();
         let idle_max = config
@@ -65,10 +67,11 @@ impl MemoryBound {
             .idle_backend_connections
             .saturating_mul(backends);
         let idle = idle_max.min(budget.idle.saturating_mul(workers));
+        let list = config.discovery.file().map_or(0, |_| LIST_BYTES_MAX);
         let checks = budget.checks * Probe::bytes_max(&config.limits.heads());
         let bytes = |bytes: usize| allocated(bytes as u64);
         Self {
-            process: (PROCESS_BYTES + log) as u64 + bytes(events::BYTES_MAX),
+            process: (PROCESS_BYTES + log) as u64 + bytes(events::BYTES_MAX) + bytes(list),
             worker: bytes(worker),
             backends: bytes(backends * each)
                 + bytes(idle.saturating_mul(idle_backend_connection_bytes()))

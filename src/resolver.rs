@@ -5,6 +5,11 @@
 //! log: old addresses are better than none. Addresses and `localhost` are never looked up
 //! (`pool/settings.rs`); without other names the thread sleeps.
 //!
+//! Where each address of a name is a backend of its own (`each_address`), what a lookup finds is
+//! news for the main thread, which publishes the backends. An answer in another order is none. Some
+//! name servers answer with a few of many addresses; so an address that an answer lacks stays, until
+//! its backend is down or three answers in a row lack it.
+//!
 //! A lookup blocks its thread for as long as the C library likes (5 to 40 s if the name server is
 //! silent) and cannot be interrupted. So each has a short-lived thread of its own, a fixed number
 //! at a time, and names that were slow or failed the last time may not take all of these: a name
@@ -21,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::config::News;
 use crate::live::{Follower, Live};
 use crate::net::thread;
 use crate::net::waker::Bell;
@@ -38,6 +44,11 @@ const LOOKUPS_MAX: usize = 16;
 const DOUBTFUL_MAX: usize = 12;
 /// A lookup that takes longer than this is doubtful.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// So many answers in a row that lack an address end its backend.
+const MISSED_MAX: u32 = 3;
+/// Addresses of one name that become backends.
+const ADDRESSES_MAX: usize = 1000;
 
 /// How a name is looked up; a test brings its own.
 pub(crate) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
@@ -127,6 +138,8 @@ struct Name {
     failed: bool,
     /// Its last lookup took long.
     slow: bool,
+    /// Where each address is a backend: those that are known.
+    members: Members,
 }
 
 impl Schedule {
@@ -139,7 +152,10 @@ impl Schedule {
                 self.running -= 1;
                 // Perhaps no backend has this name any more.
                 if let Some(name) = self.names.iter_mut().find(|name| name.host == host) {
-                    name.take(found, self.pause_min);
+                    let published = self.follower.config.discovery.addresses(&host);
+                    if let Some(news) = name.take(found, self.pause_min, published) {
+                        self.follower.live().tell(news);
+                    }
                 }
                 // A check may be waiting for this name, or be worth making now.
                 self.follower.pool.wake_checker();
@@ -208,6 +224,9 @@ impl Schedule {
                 due,
                 ..before
             };
+            if !name.is_each_address_a_backend() {
+                name.members = Members::default();
+            }
         }
     }
 
@@ -228,7 +247,9 @@ impl Schedule {
         });
         match started {
             Ok(_) => self.running += 1,
-            Err(error) => name.take(Err(error), self.pause_min),
+            Err(error) => {
+                name.take(Err(error), self.pause_min, &[]);
+            }
         }
     }
 }
@@ -250,15 +271,24 @@ impl Name {
         self.failed || self.slow || self.begun.is_some_and(is_long)
     }
 
-    /// Applies a lookup's result; logs what is new.
-    fn take(&mut self, found: io::Result<Vec<IpAddr>>, pause_min: Duration) {
+    /// Applies a lookup's result; logs what is new. Gives news of the addresses that are a backend
+    /// each, if they are not those that are `published`.
+    fn take(
+        &mut self,
+        found: io::Result<Vec<IpAddr>>,
+        pause_min: Duration,
+        published: &[IpAddr],
+    ) -> Option<News> {
         let now = Instant::now();
         let begun = self.begun.take().unwrap_or(now);
         self.slow = now.saturating_duration_since(begun) >= SLOW;
         self.due = now + INTERVAL;
         self.rests_until = now + pause_min;
         let failure = match found {
-            Ok(addresses) if !addresses.is_empty() => return self.found(&addresses),
+            Ok(addresses) if !addresses.is_empty() => {
+                self.found(&addresses);
+                return self.members_found(&addresses, published);
+            }
             Ok(_) => "it has no address".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -266,7 +296,7 @@ impl Name {
             backend.lookup_failed();
         }
         if !std::mem::replace(&mut self.failed, true) {
-            let known = list(&self.backends[0].addresses());
+            let known = self.known();
             let rest = if known.is_empty() {
                 String::new()
             } else {
@@ -275,20 +305,57 @@ impl Name {
             let (backends, host) = (self.backend_names(), &self.host);
             log::warn!("{backends}: {host:?} does not resolve: {failure}{rest}");
         }
+        None
     }
 
     fn found(&mut self, addresses: &[IpAddr]) {
         self.failed = false;
         let mut changed = false;
         for backend in &self.backends {
-            let port = backend.settings.url.port;
+            let url = &backend.settings.url;
+            if matches!(url.host, Host::Member { .. }) {
+                continue;
+            }
+            let port = url.port;
             let with_port = |address: &IpAddr| SocketAddr::new(*address, port);
             changed |= backend.set_addresses(addresses.iter().map(with_port).collect());
         }
         if changed {
-            let known = list(&self.backends[0].addresses());
+            let known = self.known();
             log::info!("{}: {:?} is {known}", self.backend_names(), self.host);
         }
+    }
+
+    fn is_each_address_a_backend(&self) -> bool {
+        self.backends.iter().any(|each| each.settings.each_address)
+    }
+
+    /// Takes an answer where each address is a backend.
+    fn members_found(&mut self, answer: &[IpAddr], published: &[IpAddr]) -> Option<News> {
+        if !self.is_each_address_a_backend() {
+            return None;
+        }
+        let is_at = |backend: &&Arc<Backend>, at: IpAddr| matches!(&backend.settings.url.host, Host::Member { address, .. } if *address == at);
+        let backends = &self.backends;
+        let is_down = |address| {
+            let mut at = backends.iter().filter(|backend| is_at(backend, address));
+            at.clone().count() > 0 && at.all(|backend| !backend.is_healthy())
+        };
+        self.members.take(answer, published, is_down);
+        let known = self.members.addresses();
+        (known != published).then(|| News::Addresses(self.host.clone(), known))
+    }
+
+    /// Its addresses, as a log line shows them.
+    fn known(&self) -> String {
+        let mut shown: Vec<String> = Vec::new();
+        for address in self.backends.iter().flat_map(|it| it.addresses().to_vec()) {
+            let address = address.ip().to_string();
+            if !shown.contains(&address) {
+                shown.push(address);
+            }
+        }
+        shown.join(", ")
     }
 
     /// The beginning of its log lines.
@@ -309,18 +376,58 @@ impl Name {
     }
 }
 
+/// The addresses of a name of which each is a backend, sorted, and how many answers in a row lack each.
+#[derive(Default)]
+struct Members(Vec<(IpAddr, u32)>);
+
+impl Members {
+    /// Takes an answer. What is `published` is known from before; an address that `is_down` goes as soon as one answer lacks
+    /// it.
+    fn take(&mut self, answer: &[IpAddr], published: &[IpAddr], is_down: impl Fn(IpAddr) -> bool) {
+        for address in published {
+            self.add(*address);
+        }
+        let answer: Vec<IpAddr> = answer.iter().map(IpAddr::to_canonical).collect();
+        self.0.retain_mut(|(address, missed)| {
+            *missed = if answer.contains(address) {
+                0
+            } else {
+                *missed + 1
+            };
+            *missed == 0 || *missed < MISSED_MAX && !is_down(*address)
+        });
+        for address in answer {
+            self.add(address);
+        }
+    }
+
+    /// Adds one that may be there already, if there is room.
+    fn add(&mut self, address: IpAddr) {
+        let place = self.0.partition_point(|(known, _)| *known < address);
+        let is_known = self
+            .0
+            .get(place)
+            .is_some_and(|(known, _)| *known == address);
+        if !is_known && self.0.len() < ADDRESSES_MAX {
+            self.0.insert(place, (address, 0));
+        }
+    }
+
+    /// All of them.
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.0.iter().map(|(address, _)| *address).collect()
+    }
+}
+
 /// The names of a pool's backends that need a lookup, each once (in either case, RFC 4343), in the
 /// order of the backends.
 fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
     let mut places = HashMap::new();
     let mut names: Vec<Name> = Vec::new();
     for backend in pool.backends() {
-        let Host::Name(host) = &backend.settings.url.host else {
+        let Some(host) = backend.settings.url.host.looked_up() else {
             continue;
         };
-        if !backend.needs_lookup() {
-            continue;
-        }
         let host = host.to_ascii_lowercase();
         let place = *places.entry(host.clone()).or_insert(names.len());
         if place == names.len() {
@@ -332,6 +439,7 @@ fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
                 begun: None,
                 failed: false,
                 slow: false,
+                members: Members::default(),
             });
         }
         names[place].backends.push(Arc::clone(backend));
@@ -339,17 +447,14 @@ fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
     names
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
-    let addresses = addresses.iter().map(|address| address.ip().to_string());
-    addresses.collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
-    use crate::live::tests::snapshot_of;
+    use crate::config::Config;
+    use crate::live::Snapshot;
+    use crate::live::tests::{live_of, snapshot_of};
     use crate::pool::Event;
     use crate::pool::settings::{Kind, Method};
     use crate::pool::tests::{LONG, balance, health, until};
@@ -560,10 +665,11 @@ mod tests {
         assert!(!name.is_doubtful(now));
         name.begun = Some(now.checked_sub(SLOW).unwrap());
         assert!(name.is_doubtful(now));
-        name.take(Ok(vec!["192.0.2.1".parse().unwrap()]), Duration::ZERO);
+        let answer = || Ok(vec!["192.0.2.1".parse().unwrap()]);
+        name.take(answer(), Duration::ZERO, &[]);
         assert!(name.is_doubtful(now), "an answer, but a late one");
         name.begun = Some(Instant::now());
-        name.take(Ok(vec!["192.0.2.1".parse().unwrap()]), Duration::ZERO);
+        name.take(answer(), Duration::ZERO, &[]);
         assert!(!name.is_doubtful(now));
     }
 
@@ -598,6 +704,195 @@ mod tests {
         server.answers("a.example", Ok(&["192.0.2.1"]));
         // The pause began before `answered` was taken, by no more than the time between two threads.
         assert!(answered.elapsed() >= pause / 2);
+    }
+
+    /// The main thread in the test's hands: a configuration, and what is published of it.
+    struct Main {
+        live: Arc<Live>,
+        server: NameServer,
+        _resolver: Resolver,
+    }
+
+    impl Main {
+        fn start(backends: &str) -> Main {
+            let text = format!(
+                r#"{{"proxy": {{"port": 0}}, "backends": [{backends}], "health_check": {{"fall": 3}}}}"#
+            );
+            let live = live_of(Config::from_text("test", &text).unwrap());
+            let (server, lookup) = NameServer::new();
+            let resolver = Resolver::start_with(&live, lookup, Duration::ZERO);
+            Main {
+                live,
+                server,
+                _resolver: resolver.unwrap(),
+            }
+        }
+
+        fn publish(&self, news: Vec<News>) {
+            let last = self.live.current();
+            let config = last.config.with_news(news).unwrap();
+            let (backends, balance) = (config.backends.clone(), &config.balance);
+            let pool = Pool::following(Some(&last.pool), backends, balance, &config.health_check);
+            self.live
+                .publish(Snapshot::new(config, pool, last.descriptors));
+        }
+
+        /// Publishes the next news, and gives the names of the backends.
+        fn take(&self) -> Vec<String> {
+            let news = self.next_news();
+            self.publish(news);
+            self.names()
+        }
+
+        fn next_news(&self) -> Vec<News> {
+            self.live.news_came().recv_timeout(LONG).unwrap();
+            self.live.take_news()
+        }
+
+        fn names(&self) -> Vec<String> {
+            let pool = &self.live.current().pool;
+            let names = pool
+                .backends()
+                .iter()
+                .map(|backend| backend.name.to_string());
+            names.collect()
+        }
+
+        /// Has the name looked up again because of a backend, which is down then or not, and answered.
+        fn answers(&mut self, failed: &str, is_down: bool, addresses: io::Result<&[&str]>) {
+            let pool = Arc::clone(&self.live.current().pool);
+            let backend = pool
+                .backends()
+                .iter()
+                .find(|it| &*it.name == failed)
+                .unwrap();
+            pool.report(backend, Event::ConnectFailed, &"connect to it refused");
+            self.server.is_asked_something();
+            // Not before it is asked: then what was answered before is taken.
+            for _ in 0..2 {
+                pool.probed(backend, if is_down { Err("it is gone") } else { Ok(()) });
+            }
+            assert_eq!(backend.is_healthy(), !is_down);
+            self.server.answers("web", addresses);
+        }
+
+        /// There were no news of the last answer: it was taken when the next lookup begins.
+        fn expect_no_news(&mut self, failed: &str) {
+            let pool = Arc::clone(&self.live.current().pool);
+            let backend = pool
+                .backends()
+                .iter()
+                .find(|it| &*it.name == failed)
+                .unwrap();
+            let is_down = !backend.is_healthy();
+            self.answers(failed, is_down, failed_lookup());
+            assert_eq!(self.live.take_news(), []);
+        }
+    }
+
+    fn failed_lookup() -> io::Result<&'static [&'static str]> {
+        failed()
+    }
+
+    const WEB: &str = r#"{"url": "http://web", "name": "web", "each_address": true}"#;
+
+    #[test]
+    fn each_address_is_a_backend_and_until_they_are_known_the_name_is_one() {
+        let mut main = Main::start(WEB);
+        let before = Arc::clone(&main.live.current().pool);
+        assert_eq!(main.names(), ["web"]);
+        main.server
+            .answers("web", Ok(&["192.0.2.2", "::ffff:192.0.2.1", "192.0.2.2"]));
+        assert_eq!(main.take(), ["web/192.0.2.1", "web/192.0.2.2"]);
+        // What came to the name meanwhile goes on.
+        assert_eq!(first(&before, 0).as_deref(), Some("192.0.2.2:80"));
+        let pool = &main.live.current().pool;
+        assert_eq!(first(pool, 0).as_deref(), Some("192.0.2.1:80"));
+        assert_eq!(first(pool, 1).as_deref(), Some("192.0.2.2:80"));
+    }
+
+    #[test]
+    fn another_order_and_a_lookup_that_fails_are_no_news() {
+        let mut main = Main::start(WEB);
+        main.server.answers("web", Ok(&["192.0.2.1", "192.0.2.2"]));
+        main.take();
+        main.answers("web/192.0.2.1", false, Ok(&["192.0.2.2", "192.0.2.1"]));
+        main.expect_no_news("web/192.0.2.1");
+        for answer in [Ok(&[][..]), failed(), Ok(&[]), failed()] {
+            main.answers("web/192.0.2.1", true, answer);
+            main.expect_no_news("web/192.0.2.2");
+        }
+    }
+
+    #[test]
+    fn a_server_that_answers_with_a_part_does_not_make_backends_come_and_go() {
+        let mut main = Main::start(WEB);
+        main.server.answers("web", Ok(&["192.0.2.1", "192.0.2.2"]));
+        main.take();
+        main.answers("web/192.0.2.1", false, Ok(&["192.0.2.2", "192.0.2.3"]));
+        let all = ["web/192.0.2.1", "web/192.0.2.2", "web/192.0.2.3"];
+        assert_eq!(main.take(), all);
+        for part in [
+            &["192.0.2.3", "192.0.2.1"],
+            &["192.0.2.1", "192.0.2.2"],
+            &["192.0.2.2", "192.0.2.3"],
+        ] {
+            main.answers("web/192.0.2.1", false, Ok(part));
+            main.expect_no_news("web/192.0.2.1");
+        }
+        assert_eq!(main.names(), all);
+    }
+
+    #[test]
+    fn an_address_goes_when_three_answers_lack_it_and_at_once_when_it_is_down() {
+        let mut main = Main::start(WEB);
+        main.server
+            .answers("web", Ok(&["192.0.2.1", "192.0.2.2", "192.0.2.3"]));
+        main.take();
+        let without_1: &[&str] = &["192.0.2.2", "192.0.2.3"];
+        main.answers("web/192.0.2.1", false, Ok(without_1));
+        main.answers("web/192.0.2.1", false, Ok(without_1));
+        main.expect_no_news("web/192.0.2.1");
+        main.answers("web/192.0.2.1", false, Ok(without_1));
+        assert_eq!(main.take(), ["web/192.0.2.2", "web/192.0.2.3"]);
+        let kept = main.live.current().pool.backends()[0].id;
+        main.answers("web/192.0.2.3", true, Ok(&["192.0.2.2"]));
+        assert_eq!(main.take(), ["web/192.0.2.2"]);
+        assert_eq!(main.live.current().pool.backends()[0].id, kept);
+    }
+
+    #[test]
+    fn what_main_has_not_published_is_told_again() {
+        let mut main = Main::start(WEB);
+        main.server.answers("web", Ok(&["192.0.2.1"]));
+        main.next_news();
+        main.answers("web", false, Ok(&["192.0.2.1"]));
+        assert_eq!(main.take(), ["web/192.0.2.1"]);
+    }
+
+    #[test]
+    fn entries_of_one_name_share_its_lookup() {
+        let port = r#"{"url": "http://web:81", "each_address": true}"#;
+        let plain = r#"{"url": "http://WEB:82"}"#;
+        let mut main = Main::start(&format!("{WEB}, {port}, {plain}"));
+        main.server.count_silent(1);
+        main.server.answers("web", Ok(&["192.0.2.1"]));
+        assert_eq!(main.take(), ["web/192.0.2.1", "web:81/192.0.2.1", "web:82"]);
+        let pool = &main.live.current().pool;
+        assert_eq!(first(pool, 1).as_deref(), Some("192.0.2.1:81"));
+        assert_eq!(first(pool, 2).as_deref(), Some("192.0.2.1:82"));
+    }
+
+    #[test]
+    fn a_name_has_at_most_so_many_addresses_and_keeps_those_that_it_has() {
+        let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(number));
+        let mut members = Members::default();
+        let many: Vec<IpAddr> = (10_000..20_000).map(address).collect();
+        members.take(&many, &[], |_| false);
+        assert_eq!(members.addresses(), many[..ADDRESSES_MAX]);
+        let more: Vec<IpAddr> = (0..20_000).map(address).collect();
+        members.take(&more, &[], |_| false);
+        assert_eq!(members.addresses(), many[..ADDRESSES_MAX]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::checker::Checker;
 use crate::checks::probe::may_send_echoes;
 use crate::config::{Config, DescriptorBudget, Source, descriptor_budget, warnings};
+use crate::discovery::Discovery;
 use crate::listener::{self, Listener, ListenerHandle};
 use crate::live::{Follower, Live, Snapshot};
 use crate::log::access::AccessLog;
@@ -34,6 +35,8 @@ use crate::worker::Worker;
 
 pub use crate::signals::Command;
 
+/// The main thread looks around after this time, though nothing calls it.
+const LONG: Duration = Duration::from_secs(3600);
 /// How long a stop waits for a log output that takes no more lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,7 @@ pub struct Server {
     /// Their threads end when these are dropped.
     _checker: Checker,
     _resolver: Resolver,
+    _discovery: Discovery,
 }
 
 /// Why the balancer cannot run.
@@ -122,6 +126,8 @@ impl Server {
 
         let resolver =
             Resolver::start(&live).map_err(|error| StartError::System("the resolver", error))?;
+        let discovery =
+            Discovery::start(&live).map_err(|error| StartError::System("discovery", error))?;
         let checker =
             Checker::start(&live).map_err(|error| StartError::System("health checks", error))?;
         let (senders, workers_done) = start_workers(workers, &live, &access_log)?;
@@ -138,6 +144,7 @@ impl Server {
             access_log,
             _checker: checker,
             _resolver: resolver,
+            _discovery: discovery,
         })
     }
 
@@ -153,11 +160,31 @@ impl Server {
 
     /// Runs until a command stops it, then drains. A second stop ends the process at once.
     pub fn wait(self) {
-        // A closed channel means that no signal can come any more.
-        while let Ok(Command::Reload) = self.commands.recv() {
-            match self.reload() {
-                Ok(changes) => log::info!("reloaded: {changes}"),
-                Err(error) => log::error!("not reloaded, nothing has changed: {error}"),
+        loop {
+            let patience = match self.live.news_due() {
+                None => LONG,
+                Some(due) => due.saturating_duration_since(Instant::now()),
+            };
+            if patience.is_zero() {
+                self.take_in_news();
+                continue;
+            }
+            crossbeam_channel::select! {
+                recv(self.commands) -> command => match command {
+                    Ok(Command::Reload) => {
+                        // What was discovered before comes first.
+                        self.take_in_news();
+                        match self.reload() {
+                            Ok(changes) => log::info!("reloaded: {changes}"),
+                            Err(error) => log::error!("not reloaded, nothing has changed: {error}"),
+                        }
+                    }
+                    // A closed channel means that no signal can come any more.
+                    Ok(Command::Stop) | Err(_) => break,
+                },
+                // They may not be due yet.
+                recv(self.live.news_came()) -> _ => {}
+                default(patience) => {}
             }
         }
         log::info!("stopping: {} connections open", self.live.admission.count());
@@ -189,8 +216,8 @@ impl Server {
     /// Reads the configuration again and publishes it; on an error nothing changes.
     fn reload(&self) -> Result<Changes, ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let config = Config::read(file).map_err(ReloadError::Config)?;
         let last = self.live.current();
+        let config = Config::read_again(file, &last.config).map_err(ReloadError::Config)?;
         let changes = Changes::between(&last.config, &config);
         if !changes.needs_restart.is_empty() {
             return Err(ReloadError::NeedsRestart(changes.needs_restart));
@@ -205,15 +232,48 @@ impl Server {
         for warning in warnings(&config) {
             log::warn!("{warning}");
         }
-        let descriptors = descriptor_budget(self.descriptor_limit, &config);
-        warn_of_few_descriptors(self.descriptor_limit, &descriptors, &config);
-        let (backends, balance) = (config.backends.clone(), &config.balance);
-        let pool = Pool::following(Some(&last.pool), backends, balance, &config.health_check);
-        self.live.publish(Snapshot::new(config, pool, descriptors));
+        self.go_by(config, &last);
         if let Some(socket) = socket {
             self.listener.replace(socket);
         }
         Ok(changes)
+    }
+
+    /// Takes what was discovered into one snapshot, or changes nothing.
+    fn take_in_news(&self) {
+        let news = self.live.take_news();
+        let last = self.live.current();
+        let refused = |error: &dyn fmt::Display| {
+            log::error!("discovery: nothing has changed: {error}");
+        };
+        let config = match last.config.with_news(news) {
+            Ok(config) if config.backends == last.config.backends => return,
+            Ok(config) => config,
+            Err(error) => return refused(&error),
+        };
+        if let Err(error) = may_check(&config) {
+            return refused(&ReloadError::Checks(error));
+        }
+        let before = warnings(&last.config);
+        for warning in warnings(&config) {
+            if !before.contains(&warning) {
+                log::warn!("{warning}");
+            }
+        }
+        let changes = Changes::between(&last.config, &config);
+        self.go_by(config, &last);
+        log::info!("discovery: {changes}");
+    }
+
+    /// Publishes another configuration.
+    fn go_by(&self, config: Config, last: &Snapshot) {
+        let descriptors = descriptor_budget(self.descriptor_limit, &config);
+        if descriptors != last.descriptors {
+            warn_of_few_descriptors(self.descriptor_limit, &descriptors, &config);
+        }
+        let (backends, balance) = (config.backends.clone(), &config.balance);
+        let pool = Pool::following(Some(&last.pool), backends, balance, &config.health_check);
+        self.live.publish(Snapshot::new(config, pool, descriptors));
     }
 }
 

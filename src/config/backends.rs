@@ -1,5 +1,5 @@
 //! The list `backends`, whose settings belong to `pool/backend.rs`: reading it, and a name for each
-//! backend. URLs are parsed in `url.rs`.
+//! backend. A discovered list (`discovery.rs`) is read here too. URLs are parsed in `url.rs`.
 
 use std::collections::HashMap;
 
@@ -66,7 +66,12 @@ pub(super) const KEYS: &[Key] = &[
         default: Fallback::Value("false"),
         meaning: "begin each connection with a PROXY protocol v2 header; it then serves one client connection only",
     },
-    Key::not_built("each_address"),
+    Key {
+        name: "each_address",
+        takes: Takes::Flag,
+        default: Fallback::Value("false"),
+        meaning: "every address of the host name is a backend of its own, called `NAME/ADDRESS`, with the settings of this entry; they come and go as the name is looked up, every 30 s and after a failed connect",
+    },
     Key {
         name: "IsDead",
         takes: Takes::Flag,
@@ -79,17 +84,37 @@ pub(super) const LIST: &str =
     r#"a list of at least one backend such as [{"url":"http://127.0.0.1:8081"}]"#;
 const NAME_BYTES_MAX: usize = 64;
 
-pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<Vec<BackendSettings>, ConfigError> {
-    let nodes = top.parsed("backends", Node::list)?;
+/// Names that are taken already.
+pub(super) struct Taken<'a> {
+    pub by: &'a [BackendSettings],
+    /// As a sentence goes on that begins with a name.
+    pub whose: &'static str,
+}
+
+/// Reads the list of the configuration.
+pub(super) fn read(
+    top: &Object<'_>,
+    mode: Mode,
+    taken: &Taken<'_>,
+) -> Result<Vec<BackendSettings>, ConfigError> {
+    read_list(&top.value("backends")?, mode, taken)
+}
+
+/// Reads a list.
+pub(super) fn read_list(
+    list: &Node<'_>,
+    mode: Mode,
+    taken: &Taken<'_>,
+) -> Result<Vec<BackendSettings>, ConfigError> {
+    let nodes = list.list().ok_or_else(|| list.not(LIST))?;
     if nodes.is_empty() {
-        let list = top.value("backends")?;
         return Err(list.error("is empty", format!("must be {LIST}")));
     }
     let mut written = Vec::with_capacity(nodes.len());
     for node in nodes {
         written.push(Written::read(&node, mode)?);
     }
-    name(written)
+    name(written, taken)
 }
 
 /// A backend that may not have a name yet.
@@ -122,6 +147,7 @@ impl<'a> Written<'a> {
             send_proxy_protocol: entry.flag("send_proxy_protocol")?,
             // The article's struct has it.
             disabled: entry.flag("IsDead")?,
+            each_address: entry.flag("each_address")?,
         };
         if mode == Mode::Tcp && !settings.url.base_path.is_empty() {
             return Err(url_node.error(
@@ -153,6 +179,7 @@ pub(super) fn summary(backend: &BackendSettings) -> String {
         (backend.lenient, "read leniently"),
         (backend.send_proxy_protocol, "PROXY protocol"),
         (backend.disabled, "disabled"),
+        (backend.each_address, "each address"),
     ] {
         if is_set {
             text.push_str(", ");
@@ -163,7 +190,10 @@ pub(super) fn summary(backend: &BackendSettings) -> String {
 }
 
 /// Gives a unique name to each backend without one.
-fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, ConfigError> {
+fn name(
+    mut written: Vec<Written<'_>>,
+    of_others: &Taken<'_>,
+) -> Result<Vec<BackendSettings>, ConfigError> {
     // Name to the number of its next repetition. Configured names come first: they cannot change.
     let mut taken: HashMap<String, usize> = HashMap::new();
     for backend in &written {
@@ -195,10 +225,31 @@ fn name(mut written: Vec<Written<'_>>) -> Result<Vec<BackendSettings>, ConfigErr
         taken.entry(name.clone()).or_insert(2);
         backend.settings.name = name;
     }
+    let others = by_name(of_others.by);
+    let is_taken = |backend: &&Written<'_>| others.contains_key(&*backend.settings.name);
+    if let Some(backend) = written.iter().find(is_taken) {
+        let (name, whose) = (quoted(&backend.settings.name), of_others.whose);
+        return Err(match &backend.name_node {
+            Some(node) => node.error(
+                format!("is {name}, which {whose} has"),
+                "give each backend a name of its own",
+            ),
+            None => backend.url_node.error(
+                format!("makes the name {name}, which {whose} has"),
+                "give the backend a \"name\"",
+            ),
+        });
+    }
     Ok(written
         .into_iter()
         .map(|backend| backend.settings)
         .collect())
+}
+
+/// Backends by their names.
+pub(super) fn by_name(backends: &[BackendSettings]) -> HashMap<&str, &BackendSettings> {
+    let named = backends.iter().map(|backend| (&*backend.name, backend));
+    named.collect()
 }
 
 fn backend_name(node: &Node<'_>) -> Option<String> {

@@ -5,7 +5,8 @@ use crate::net::pipes::PIPES_MAX;
 use crate::pool::settings::Kind;
 
 /// What the process itself has open: three standard streams, the listener, two ends of the signals' pipe, three wake-ups;
-/// and three to spare, one of them for the listener that a reload opens before it closes the old one.
+/// and three to spare, one of them for the listener that a reload opens before it closes the old one, and one for a list of
+/// backends that is read.
 const DESCRIPTORS_OWN: u64 = 12;
 /// A worker's poller and wake-up.
 const DESCRIPTORS_OF_WORKER: u64 = 2;

@@ -95,6 +95,27 @@ const KEYS_OF_OTHERS: &[(&str, &[&str], &str)] = &[
         r#""health_check" stands beside "backends" and holds for all of them; "check": false leaves one out"#,
     ),
     (
+        "",
+        &[
+            "service_discovery",
+            "dns",
+            "resolver",
+            "resolvers",
+            "providers",
+        ],
+        r#"write "discovery": {"file": "backends.json"}, or "each_address": true in an entry of "backends""#,
+    ),
+    (
+        "backends[]",
+        &["resolve", "expand", "dynamic", "all_addresses"],
+        r#"did you mean "each_address"?"#,
+    ),
+    (
+        "discovery",
+        &["path", "list", "url"],
+        r#"did you mean "file"?"#,
+    ),
+    (
         "backends[]",
         &["max_conns", "maxconn"],
         r#"did you mean "max_connections"?"#,
@@ -120,7 +141,11 @@ pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key]) -> String {
     if let Some(meant) = nearest(key, names()) {
         return format!("did you mean {meant:?}?");
     }
-    let section = without_numbers(path);
+    let section = match without_numbers(path) {
+        // An entry of a discovered list.
+        list if list == "[]" => "backends[]".to_owned(),
+        section => section,
+    };
     let lower = key.to_ascii_lowercase();
     let of_others = KEYS_OF_OTHERS.iter().find(|(place, words, _)| {
         (*place == "*" || *place == section) && words.contains(&lower.as_str())

@@ -11,13 +11,14 @@
 
 use std::path::Path;
 
-use crate::config::document::Document;
+use crate::config::document::{CONFIGURATION, Document};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings};
 use crate::text::json::Json;
 
 pub use self::admin::Admin;
 pub use self::budget::{DescriptorBudget, descriptor_budget, descriptor_limit};
+pub(crate) use self::discovery::{Discovery, LIST_BYTES_MAX, News, Pending, list_bytes};
 pub use self::error::ConfigError;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
@@ -31,6 +32,7 @@ mod admin;
 mod backends;
 mod balance;
 mod budget;
+mod discovery;
 pub(crate) mod document;
 mod effective;
 mod error;
@@ -75,10 +77,15 @@ pub(crate) const KEYS: &[Key] = &[
             keys: backends::KEYS,
             wanted: backends::LIST,
         },
-        default: Fallback::Required,
+        default: Fallback::Nothing("required, unless `discovery.file` is given"),
         meaning: "the servers that requests go to, at least one",
     },
-    Key::not_built("discovery"),
+    Key {
+        name: "discovery",
+        takes: Takes::Object(discovery::KEYS),
+        default: Fallback::Nothing("none"),
+        meaning: "where more backends come from",
+    },
     Key {
         name: "health_check",
         takes: Takes::Object(health_check::KEYS),
@@ -113,8 +120,10 @@ pub struct Config {
     pub proxy: Proxy,
     /// How a backend is chosen.
     pub balance: BalanceSettings,
-    /// At least one.
+    /// At least one: those of the configuration, and those that were discovered.
     pub backends: Vec<BackendSettings>,
+    /// Where they come from.
+    pub(crate) discovery: Discovery,
     /// How backends are checked.
     pub health_check: HealthCheckSettings,
     /// How long anything may take.
@@ -130,12 +139,19 @@ pub struct Config {
 impl Config {
     /// Reads a configuration file.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        Config::from_document(&Document::read(path)?)
+        Config::from_document(&Document::read(path, &CONFIGURATION)?, path, None)
+    }
+
+    /// Reads it while `last` is in force, of which what was discovered stays as far as it is still asked for.
+    pub(crate) fn read_again(path: &Path, last: &Config) -> Result<Config, ConfigError> {
+        let document = Document::read(path, &CONFIGURATION)?;
+        Config::from_document(&document, path, Some(&last.discovery))
     }
 
     /// Reads a configuration that is in memory; `file` is its name in errors.
     pub fn from_text(file: &str, text: &str) -> Result<Config, ConfigError> {
-        Config::from_document(&Document::from_bytes(file, text.as_bytes().to_vec())?)
+        let document = Document::from_bytes(file, text.as_bytes().to_vec(), &CONFIGURATION)?;
+        Config::from_document(&document, Path::new(file), None)
     }
 
     /// The configuration of `--backends URL,URL --port N`: everything else has its default.
@@ -164,12 +180,20 @@ impl Config {
         })
     }
 
-    fn from_document(document: &Document) -> Result<Config, ConfigError> {
+    fn from_document(
+        document: &Document,
+        path: &Path,
+        last: Option<&Discovery>,
+    ) -> Result<Config, ConfigError> {
         let top = document.root()?.object(KEYS)?;
         let proxy = Proxy::read(&top)?;
+        let balance = balance::read(&top, proxy.mode)?;
+        let directory = path.parent().unwrap_or(path);
+        let discovery = Discovery::read(&top, directory, proxy.mode, last)?;
         let config = Config {
-            balance: balance::read(&top, proxy.mode)?,
-            backends: backends::read(&top, proxy.mode)?,
+            balance,
+            backends: discovery.backends(),
+            discovery,
             health_check: health_check::read(&top)?,
             timeouts: Timeouts::read(&top)?,
             limits: Limits::read(&top)?,

@@ -19,6 +19,10 @@ pub fn schema() -> String {
         entry("title", Json::text("The configuration of rondo")),
     ];
     schema.extend(object(KEYS));
+    // The backends, or where they come from.
+    let either =
+        ["backends", "discovery"].map(|key| Json::object([("required", Json::texts([key]))]));
+    schema.push(entry("anyOf", Json::List(either.to_vec())));
     format!("{}\n", Json::Object(schema))
 }
 

@@ -22,6 +22,7 @@ pub fn summary(config: &Config, descriptor_limit: u64, costs: &[(&str, String)])
     rows("listener", &[listener]);
     rows("forwarding", &[forwarding]);
     rows("backends", &backends);
+    rows("discovery", &config.discovery.summary());
     rows("balance", &[balance::summary(&config.balance)]);
     rows(
         "health check",

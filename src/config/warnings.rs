@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use crate::config::{Config, Mode, Proxy};
-use crate::pool::settings::BackendSettings;
+use crate::pool::settings::{BackendSettings, Host};
 use crate::text::words::listed;
 
 /// How many URLs that occur twice are named.
@@ -90,15 +90,18 @@ fn is_of_this_machine(address: IpAddr) -> bool {
 }
 
 fn repeated_urls(backends: &[BackendSettings]) -> Vec<String> {
-    let mut by_url: HashMap<String, Vec<&str>> = HashMap::new();
+    // Two addresses of one name have the same URL and are not the same.
+    let mut by_url: HashMap<(String, &Host), Vec<&str>> = HashMap::new();
     for backend in backends {
-        let names = by_url.entry(backend.url.to_string()).or_default();
+        let url = (backend.url.to_string(), &backend.url.host);
+        let names = by_url.entry(url).or_default();
         names.push(&backend.name);
     }
     let mut warnings = Vec::new();
     for backend in backends {
         let url = backend.url.to_string();
-        let Some(names) = by_url.remove(&url).filter(|names| names.len() > 1) else {
+        let names = by_url.remove(&(url.clone(), &backend.url.host));
+        let Some(names) = names.filter(|names| names.len() > 1) else {
             continue;
         };
         if warnings.len() == REPEATED_URLS_MAX {

@@ -61,6 +61,11 @@ impl<T> View<T> {
     pub(crate) fn new(published: &Published<T>, bell: Arc<Bell>) -> Self {
         // Before the first look: one that is published in between is seen now or rings.
         lock(&published.followers).push(bell);
+        View::unwoken(published)
+    }
+
+    /// The same for one who is woken in another way.
+    pub(crate) fn unwoken(published: &Published<T>) -> Self {
         let current = lock(&published.current);
         let (seen, value) = (
             published.generation.load(Ordering::Relaxed),

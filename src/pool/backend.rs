@@ -129,6 +129,7 @@ pub(crate) mod tests {
             lenient: false,
             send_proxy_protocol: false,
             disabled: false,
+            each_address: false,
         }
     }
 

@@ -57,6 +57,8 @@ pub struct BackendSettings {
     pub send_proxy_protocol: bool,
     /// Start as disabled (`IsDead`).
     pub disabled: bool,
+    /// It is one of the addresses of its entry's host name, each a backend; or the entry itself, while none is known.
+    pub each_address: bool,
 }
 
 impl BackendSettings {
@@ -72,6 +74,7 @@ impl BackendSettings {
             lenient,
             send_proxy_protocol,
             disabled,
+            each_address,
         } = self;
         let rows = [
             ("url", *url != other.url),
@@ -85,6 +88,7 @@ impl BackendSettings {
                 *send_proxy_protocol != other.send_proxy_protocol,
             ),
             ("IsDead", *disabled != other.disabled),
+            ("each_address", *each_address != other.each_address),
         ];
         let differing = rows.into_iter().filter(|(_, differs)| *differs);
         differing.map(|(key, _)| key).collect()
@@ -111,12 +115,19 @@ impl fmt::Display for BackendUrl {
 }
 
 /// A host: an address, or a name to resolve.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
     /// Never resolved.
     Ip(IpAddr),
     /// In lower case.
     Name(String),
+    /// One of the addresses of a name, each of which is a backend.
+    Member {
+        /// In lower case, and never `localhost`.
+        name: String,
+        /// Where to connect.
+        address: IpAddr,
+    },
 }
 
 impl Host {
@@ -136,7 +147,9 @@ impl Host {
         has_ipv6: impl FnOnce() -> bool,
     ) -> Option<Vec<SocketAddr>> {
         match self {
-            Host::Ip(address) => Some(vec![SocketAddr::new(*address, port)]),
+            Host::Ip(address) | Host::Member { address, .. } => {
+                Some(vec![SocketAddr::new(*address, port)])
+            }
             Host::Name(name) if is_localhost(name) => {
                 let loopback = [
                     IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -151,6 +164,15 @@ impl Host {
                 )
             }
             Host::Name(_) => None,
+        }
+    }
+
+    /// The name that a resolver is asked for as long as the backend is there.
+    pub(crate) fn looked_up(&self) -> Option<&str> {
+        match self {
+            Host::Name(name) if is_localhost(name) => None,
+            Host::Name(name) | Host::Member { name, .. } => Some(name),
+            Host::Ip(_) => None,
         }
     }
 }
@@ -172,7 +194,7 @@ impl fmt::Display for Host {
         match self {
             Host::Ip(IpAddr::V4(address)) => address.fmt(f),
             Host::Ip(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            Host::Name(name) => f.write_str(name),
+            Host::Name(name) | Host::Member { name, .. } => f.write_str(name),
         }
     }
 }

@@ -87,7 +87,7 @@ impl BackendState {
             trial_at_ms: AtomicU64::new(NEVER),
             attempts: Attempts::default(),
             turn: Turn::default(),
-            needs_lookup: addresses.is_none(),
+            needs_lookup: url.host.looked_up().is_some(),
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
             check_wanted: AtomicBool::new(false),
@@ -140,7 +140,7 @@ impl BackendState {
         changed
     }
 
-    /// Whether its addresses come from a resolver.
+    /// Whether a resolver says what its addresses are, or that it is there at all.
     pub fn needs_lookup(&self) -> bool {
         self.needs_lookup
     }

@@ -253,6 +253,7 @@ fn pool_of_4(method: Method) -> Pool {
             lenient: false,
             send_proxy_protocol: false,
             disabled: false,
+            each_address: false,
         })
         .collect();
     let balance = BalanceSettings {

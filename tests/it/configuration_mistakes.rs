@@ -325,7 +325,6 @@ fn every_key_of_the_contract_is_taken_or_refused_by_name() {
         ),
         (with("balance", "method", r#""fastest""#), "balance.method"),
         (with("balance", "method", r#""hash""#), "balance.method"),
-        (with("discovery", "file", r#""a.json""#), "discovery"),
         (with("ejection", "errors", "5"), "ejection"),
         (
             with("health_check", "method", r#""HEAD""#),

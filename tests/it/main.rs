@@ -25,6 +25,7 @@ mod configuration_mistakes;
 mod corpus;
 mod decisions;
 mod demo;
+mod discovery;
 mod event_log;
 mod failover;
 mod forwarding;

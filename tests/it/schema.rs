@@ -30,9 +30,11 @@ fn documented() -> Vec<Value> {
                 {
                     "url": "http://[::1]:8081/base/path/", "name": "A.z:0_#[]-", "weight": 0, "backup": true,
                     "max_connections": 5, "check": false, "lenient": true, "send_proxy_protocol": true, "IsDead": true,
+                    "each_address": false,
                 },
                 { "url": "HTTP://Example.COM" },
             ],
+            "discovery": { "file": "backends.json" },
             "health_check": {
                 "kind": "http", "interval": "30s", "down_interval": "500ms", "timeout": "1m", "rise": 2, "fall": 100,
                 "path": "/up?deep=\"1\"", "status": "200-299, 404,500",
@@ -44,6 +46,7 @@ fn documented() -> Vec<Value> {
             },
             "limits": { "head_bytes": 1024, "fields": 8, "body_bytes": 0, "idle_backend_connections": 0 },
         }),
+        json!({ "proxy": { "port": 1 }, "discovery": { "file": "/run/backends.json" } }),
     ];
     // An example of README is a block that is indented by four.
     let mut block = String::new();
@@ -92,6 +95,12 @@ fn wrong() -> Vec<Value> {
         with("backends", json!(["http://a"])),
         with("backends", json!([{ "url": "http://a", "weight": 1001 }])),
         with("backends", json!([{ "url": "http://a", "backup": 1 }])),
+        with(
+            "backends",
+            json!([{ "url": "http://a", "each_address": "yes" }]),
+        ),
+        with("discovery", json!({ "path": "a" })),
+        with("discovery", json!({ "file": ["a"] })),
         with("balance", json!({ "method": "fastest" })),
         with("balance", json!({ "slow_start": "1s" })),
         with("balance", json!({ "persistence": {} })),
@@ -104,16 +113,17 @@ fn wrong() -> Vec<Value> {
 
 /// What a schema has against a value; patterns are left to a real validator.
 fn complaint(schema: &Value, value: &Value) -> Option<String> {
-    if let Some(any) = schema["anyOf"].as_array() {
-        let refused = any.iter().all(|schema| complaint(schema, value).is_some());
-        return refused.then(|| format!("{value} fits none of {any:?}"));
+    if let Some(any) = schema["anyOf"].as_array()
+        && any.iter().all(|schema| complaint(schema, value).is_some())
+    {
+        return Some(format!("{value} fits none of {any:?}"));
     }
     if let Some(words) = schema["enum"].as_array() {
         return (!words.contains(value)).then(|| format!("{value} is none of {words:?}"));
     }
     let wrong_type = || Some(format!("{value} is no {}", schema["type"]));
     match schema["type"].as_str() {
-        None => None,
+        None => missing(schema, value.as_object()?),
         Some("boolean") => (!value.is_boolean()).then(wrong_type)?,
         Some("string") => (!value.is_string()).then(wrong_type)?,
         Some("integer") => {
@@ -146,14 +156,18 @@ fn complaint(schema: &Value, value: &Value) -> Option<String> {
     }
 }
 
+fn missing(schema: &Value, members: &Map<String, Value>) -> Option<String> {
+    let required = schema["required"].as_array()?;
+    let key = required
+        .iter()
+        .find(|key| !members.contains_key(key.as_str().unwrap()))?;
+    Some(format!("{key} is missing"))
+}
+
 fn object_complaint(schema: &Value, members: &Map<String, Value>) -> Option<String> {
     assert_eq!(schema["additionalProperties"], false);
-    let required = schema["required"].as_array().unwrap();
-    let missing = required
-        .iter()
-        .find(|key| !members.contains_key(key.as_str().unwrap()));
-    if let Some(key) = missing {
-        return Some(format!("{key} is missing"));
+    if let Some(complaint) = missing(schema, members) {
+        return Some(complaint);
     }
     members.iter().find_map(|(key, value)| {
         let property = &schema["properties"][key];
@@ -221,6 +235,7 @@ for config in given['wrong']:
         ("health_check", json!({ "kind": "http", "status": "2xx" })),
         ("health_check", json!({ "kind": "http", "status": "600" })),
         ("proxy", json!({ "port": "80a" })),
+        ("discovery", json!({ "file": "" })),
         ("backends", json!([{ "url": "https://a" }])),
         ("backends", json!([{ "url": "http://a/?b" }])),
         ("backends", json!([{ "url": "http://a", "name": "a b" }])),

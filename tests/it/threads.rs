@@ -15,9 +15,10 @@ fn config() -> String {
     config.to_string()
 }
 
-const THREADS: [&str; 8] = [
+const THREADS: [&str; 9] = [
     "access-log",
     "checker",
+    "discovery",
     "event-log",
     "listener",
     "resolver",

@@ -25,12 +25,31 @@ mod comments;
 mod object;
 mod syntax;
 
-/// The largest file that is read, in bytes: room for some 20,000 backends.
-pub(crate) const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// What kind of text a document is: how its errors speak of it.
+#[derive(Debug)]
+pub(crate) struct Form {
+    /// What is said of the outermost value.
+    pub noun: &'static str,
+    /// What the whole must be where it is empty, after "the least is".
+    pub least: &'static str,
+    /// The largest file that is read, in bytes.
+    pub bytes_max: usize,
+    /// What to do where there is no such file.
+    pub missing: &'static str,
+}
 
-/// The text of a configuration and the name under which errors show it.
+/// The configuration: room for some 20,000 backends.
+pub(crate) const CONFIGURATION: Form = Form {
+    noun: "the configuration",
+    least: r#"{"proxy":{"port":8080},"backends":[{"url":"http://127.0.0.1:8081"}]}"#,
+    bytes_max: 1024 * 1024,
+    missing: "name a configuration file, or use --backends with --port, or --demo",
+};
+
+/// The text of a file and the name under which errors show it.
 #[derive(Debug)]
 pub(crate) struct Document {
+    form: &'static Form,
     file: String,
     /// As it was written: what lines and columns are counted in.
     text: String,
@@ -41,14 +60,18 @@ pub(crate) struct Document {
 
 impl Document {
     /// Reads a file, refusing whatever cannot be a JSON text in UTF-8.
-    pub(crate) fn read(path: &Path) -> Result<Document, ConfigError> {
+    pub(crate) fn read(path: &Path, form: &'static Form) -> Result<Document, ConfigError> {
+        let bytes = Document::bytes(path, form)?;
+        Document::from_bytes(&path.display().to_string(), bytes, form)
+    }
+
+    /// The bytes of a file, if it can be read and is not too large.
+    pub(crate) fn bytes(path: &Path, form: &Form) -> Result<Vec<u8>, ConfigError> {
         let file = path.display().to_string();
         let wrong = |what: String, hint: &str| ConfigError::of_file(&file, what, hint);
         let unreadable = |error: &std::io::Error| {
             let hint = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "name a configuration file, or use --backends with --port, or --demo"
-                }
+                std::io::ErrorKind::NotFound => form.missing,
                 std::io::ErrorKind::PermissionDenied => {
                     "make it readable for the user that runs rondo"
                 }
@@ -60,20 +83,25 @@ impl Document {
         let opened = File::open(path).map_err(|error| unreadable(&error))?;
         let mut bytes = Vec::new();
         opened
-            .take(FILE_BYTES_MAX as u64 + 1)
+            .take(form.bytes_max as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| unreadable(&error))?;
-        if bytes.len() > FILE_BYTES_MAX {
+        if bytes.len() > form.bytes_max {
+            let (noun, most) = (form.noun, form.bytes_max);
             return Err(wrong(
                 "is too large".to_owned(),
-                &format!("a configuration has at most {FILE_BYTES_MAX} bytes"),
+                &format!("{noun} has at most {most} bytes"),
             ));
         }
-        Document::from_bytes(&file, bytes)
+        Ok(bytes)
     }
 
     /// Takes the bytes of a file, refusing whatever cannot be a JSON text in UTF-8.
-    pub(crate) fn from_bytes(file: &str, bytes: Vec<u8>) -> Result<Document, ConfigError> {
+    pub(crate) fn from_bytes(
+        file: &str,
+        bytes: Vec<u8>,
+        form: &'static Form,
+    ) -> Result<Document, ConfigError> {
         let wrong = |what: &str, hint: &str| Err(ConfigError::of_file(file, what, hint));
         let wrong_at = |text: &str, offset: usize, what: &str, hint: &str| {
             let (line, column) = place(text, offset);
@@ -101,6 +129,7 @@ impl Document {
         };
         match comments::blank_comments(&text) {
             Ok(json) => Ok(Document {
+                form,
                 file: file.to_owned(),
                 text,
                 json,
@@ -115,7 +144,7 @@ impl Document {
             return Err(ConfigError::of_file(
                 &self.file,
                 "is empty",
-                r#"the least is {"proxy":{"port":8080},"backends":[{"url":"http://127.0.0.1:8081"}]}"#,
+                format!("the least is {}", self.form.least),
             ));
         }
         // Skipping a value is a loop in serde_json, not a recursion: deep nesting costs no stack.
@@ -175,7 +204,8 @@ impl<'a> Node<'a> {
     pub(crate) fn error(&self, what: impl Into<String>, hint: impl Into<String>) -> ConfigError {
         let mut what = what.into();
         if self.path.is_empty() {
-            what.insert_str(0, "the configuration ");
+            what.insert(0, ' ');
+            what.insert_str(0, self.document.form.noun);
         }
         let offset = self.document.offset(self.raw);
         self.document
@@ -227,6 +257,12 @@ impl<'a> Node<'a> {
         let items: Vec<&'a RawValue> = serde_json::from_str(self.raw).ok()?;
         let node = |(index, raw)| self.document.node(raw, format!("{}[{index}]", self.path));
         Some(items.into_iter().enumerate().map(node).collect())
+    }
+
+    /// How many values a list has.
+    pub(crate) fn count(&self) -> Option<usize> {
+        let items: Vec<&'a RawValue> = serde_json::from_str(self.raw).ok()?;
+        Some(items.len())
     }
 
     /// An object that has no keys but these.

@@ -27,7 +27,7 @@ const ANY: Takes = Takes::Other {
 };
 
 fn document(text: &str) -> Document {
-    Document::from_bytes("c.json", text.as_bytes().to_vec()).unwrap()
+    Document::from_bytes("c.json", text.as_bytes().to_vec(), &CONFIGURATION).unwrap()
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn comments_change_no_place() {
 
 #[test]
 fn a_comment_that_is_not_closed_is_shown_where_it_opens() {
-    let error = Document::from_bytes("c.json", "{}\n é /* {}".into()).unwrap_err();
+    let error = Document::from_bytes("c.json", "{}\n é /* {}".into(), &CONFIGURATION).unwrap_err();
     assert_eq!(
         error.to_string(),
         "c.json:2:4: has a comment that is not closed; add */"
@@ -193,7 +193,7 @@ fn bytes_that_are_no_text_are_refused_in_one_line() {
             "c.json:2:3: is not UTF-8; save it as UTF-8",
         ),
     ] {
-        let error = Document::from_bytes("c.json", bytes.to_vec()).unwrap_err();
+        let error = Document::from_bytes("c.json", bytes.to_vec(), &CONFIGURATION).unwrap_err();
         assert_eq!(error.to_string(), line);
     }
 }
@@ -215,11 +215,15 @@ fn files_that_cannot_be_read_are_refused_in_one_line() {
     let directory = std::env::temp_dir().join(format!("rondo-document-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let large = directory.join("a\nlarge.json");
-    std::fs::write(&large, vec![b' '; FILE_BYTES_MAX + 1]).unwrap();
+    std::fs::write(&large, vec![b' '; CONFIGURATION.bytes_max + 1]).unwrap();
     let largest = directory.join("largest.json");
-    std::fs::write(&largest, vec![b' '; FILE_BYTES_MAX]).unwrap();
+    std::fs::write(&largest, vec![b' '; CONFIGURATION.bytes_max]).unwrap();
 
-    let line = |path: &Path| Document::read(path).unwrap_err().to_string();
+    let line = |path: &Path| {
+        Document::read(path, &CONFIGURATION)
+            .unwrap_err()
+            .to_string()
+    };
     let shown = directory.display();
     assert_eq!(
         line(&directory),
@@ -234,9 +238,11 @@ fn files_that_cannot_be_read_are_refused_in_one_line() {
     );
     assert_eq!(
         line(&large),
-        format!("{shown}/a\\nlarge.json: is too large; a configuration has at most 1048576 bytes")
+        format!(
+            "{shown}/a\\nlarge.json: is too large; the configuration has at most 1048576 bytes"
+        )
     );
-    assert!(Document::read(&largest).is_ok());
+    assert!(Document::read(&largest, &CONFIGURATION).is_ok());
     std::fs::remove_dir_all(&directory).unwrap();
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     arguments: Vec<String>,
     /// By `--backends` and `--port`.
     is_without_file: bool,
+    /// What else lies in its directory.
+    files: Vec<(String, String)>,
     /// What a shell does before it becomes the proxy.
     shell: Option<String>,
     stdout: Option<Stdio>,
@@ -61,6 +63,7 @@ impl Proxy {
             }),
             arguments: Vec::new(),
             is_without_file: false,
+            files: Vec::new(),
             shell: None,
             stdout: None,
             after_start: Events::Read,
@@ -161,6 +164,13 @@ impl Proxy {
             outcomes(self).len() > before
         });
         outcomes(self).swap_remove(before)
+    }
+
+    /// Replaces a file in its directory at once.
+    pub(crate) fn replace_file(&self, name: &str, text: &str) {
+        let new = self.directory.0.join("replacing.new");
+        fs::write(&new, text).expect("the temporary directory takes a file");
+        fs::rename(new, self.directory.0.join(name)).expect("both are in one directory");
     }
 
     /// Its configuration file.
@@ -328,6 +338,14 @@ impl Plan {
         self
     }
 
+    /// Leaves a section out.
+    pub(crate) fn without(mut self, section: &str) -> Plan {
+        if let Some(config) = self.config.as_object_mut() {
+            config.remove(section);
+        }
+        self
+    }
+
     /// Run by options instead of a file.
     pub(crate) fn without_a_file(mut self) -> Plan {
         self.is_without_file = true;
@@ -358,6 +376,19 @@ impl Plan {
     /// Runs it with this soft limit of file descriptors under a higher hard one.
     pub(crate) fn soft_descriptors(mut self, count: usize) -> Plan {
         self.shell = Some(format!("ulimit -S -n {count}"));
+        self
+    }
+
+    /// With a file in its directory.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Plan {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// Runs it where the file `hosts` in its directory is `/etc/hosts`.
+    pub(crate) fn own_hosts(mut self) -> Plan {
+        let unshare = r#"exec unshare --mount sh -c 'mount --bind hosts /etc/hosts && exec "$0" "$@"' "$0" "$@""#;
+        self.shell = Some(unshare.to_owned());
         self
     }
 
@@ -397,6 +428,9 @@ impl Plan {
         let directory = Directory::new();
         let file = directory.0.join("config.json");
         fs::write(&file, self.config.to_string()).expect("the temporary directory takes a file");
+        for (name, text) in &self.files {
+            fs::write(directory.0.join(name), text).expect("the temporary directory takes a file");
+        }
         let mut command = match self.shell {
             None => Command::new(binary()),
             Some(first) => {
