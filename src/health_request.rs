@@ -4,10 +4,13 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
+
 use crate::config::url;
+use crate::net::lock::lock;
 use crate::net::thread;
 use crate::pool::settings::BackendUrl;
 use crate::text::escape::printable;
@@ -54,23 +57,26 @@ pub fn ask(asked: &str) -> Result<(), HealthError> {
         env!("CARGO_PKG_VERSION")
     );
     // A thread of its own, since a name lookup has no time limit; it ends with the process.
-    let (tell, told) = channel();
+    let (done, is_done) = bounded(1);
+    let answer = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&answer);
     let asking = thread::start("health-request", move || {
-        let _ = tell.send(status(&origin, &request));
+        *lock(&told) = Some(status(&origin, &request));
+        let _ = done.send(());
     });
-    let answer = match asking {
-        Err(error) => Err(error.to_string()),
-        Ok(_) => match told.recv_timeout(TIMEOUT) {
-            Ok(Ok(200..=399)) => return Ok(()),
-            Ok(Ok(status)) => Err(format!("answered {status}")),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(format!("no answer within {} s", TIMEOUT.as_secs()))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err("the request failed".to_owned()),
-        },
+    let failure = if let Err(error) = asking {
+        error.to_string()
+    } else {
+        let _ = is_done.recv_timeout(TIMEOUT);
+        match lock(&answer).take() {
+            Some(Ok(200..=399)) => return Ok(()),
+            Some(Ok(status)) => format!("answered {status}"),
+            Some(Err(error)) => error.to_string(),
+            None => format!("no answer within {} s", TIMEOUT.as_secs()),
+        }
     };
-    answer.map_err(|text| HealthError::Answer(format!("--health {}: {text}", quoted(asked))))
+    let text = format!("--health {}: {failure}", quoted(asked));
+    Err(HealthError::Answer(text))
 }
 
 /// The host and port to ask, and the target in origin form, without a fragment.

@@ -20,14 +20,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::News;
 use crate::live::{Follower, Live};
+use crate::net::lock::lock;
 use crate::net::thread;
 use crate::net::waker::Bell;
 use crate::pool::Pool;
@@ -81,15 +80,13 @@ impl Resolver {
         let stop = Arc::new(AtomicBool::new(false));
         let follower = Follower::new(live.clone(), Arc::clone(&bell));
         follower.pool.wake_resolver_with(Arc::clone(&bell));
-        let (done, results) = bounded(LOOKUPS_MAX);
         let mut schedule = Schedule {
             names: Vec::new(),
             running: 0,
             follower,
             lookup,
             pause_min,
-            done,
-            results,
+            results: Arc::default(),
             bell: Arc::clone(&bell),
             stop: Arc::clone(&stop),
         };
@@ -117,8 +114,8 @@ struct Schedule {
     running: usize,
     lookup: Lookup,
     pause_min: Duration,
-    done: Sender<Found>,
-    results: Receiver<Found>,
+    /// Of lookups that have ended.
+    results: Arc<Mutex<Vec<Found>>>,
     /// Rung after a lookup, a failed connect, a new snapshot and at a stop.
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
@@ -148,7 +145,7 @@ impl Schedule {
             if self.follower.look() {
                 self.set_names(Instant::now());
             }
-            while let Ok((host, found)) = self.results.try_recv() {
+            for (host, found) in std::mem::take(&mut *lock(&self.results)) {
                 self.running -= 1;
                 // Perhaps no backend has this name any more.
                 if let Some(name) = self.names.iter_mut().find(|name| name.host == host) {
@@ -181,17 +178,14 @@ impl Schedule {
         let doubtful = under_way.filter(|name| name.is_doubtful(now)).count();
         let mut doubtful_room = DOUBTFUL_MAX.saturating_sub(doubtful);
 
-        let is_due = |name: &Name| name.begun.is_none() && name.due <= now;
-        let mut due: Vec<usize> = (0..self.names.len())
-            .filter(|place| is_due(&self.names[*place]))
-            .collect();
-        due.sort_by_key(|place| {
-            let name = &self.names[*place];
-            (name.is_doubtful(now), name.due)
-        });
-        for place in due {
-            let is_doubtful = self.names[place].is_doubtful(now);
-            if room == 0 || is_doubtful && doubtful_room == 0 {
+        while room > 0 {
+            let names = self.names.iter().enumerate();
+            let due = names.filter(|(_, name)| name.begun.is_none() && name.due <= now);
+            let order = due.map(|(place, name)| (name.is_doubtful(now), name.due, place));
+            let Some((is_doubtful, _, place)) = order.min() else {
+                return;
+            };
+            if is_doubtful && doubtful_room == 0 {
                 return;
             }
             room -= 1;
@@ -234,15 +228,15 @@ impl Schedule {
         let name = &mut self.names[place];
         name.begun = Some(now);
         let host = name.host.clone();
-        let (lookup, done, bell) = (
+        let (lookup, results, bell) = (
             Arc::clone(&self.lookup),
-            self.done.clone(),
+            Arc::clone(&self.results),
             Arc::clone(&self.bell),
         );
         let started = thread::start("lookup", move || {
             // The resolver may have ended meanwhile.
             let found = lookup(&host);
-            let _ = done.send((host.clone(), found));
+            lock(&results).push((host.clone(), found));
             bell.ring();
         });
         match started {
