@@ -141,6 +141,7 @@ impl Listener {
         let mut last_look = Instant::now();
         while self.follower.draining_since.is_none() {
             self.sockets.append(&mut lock(&self.replacements));
+            self.close_replaced();
             if self.admission().has_room() {
                 match self.accept_all() {
                     Ok(count) => {
@@ -165,7 +166,18 @@ impl Listener {
             self.follower.look();
         }
         // Stops at the first error: closing the socket resets what is left in the backlog.
-        while self.accept_all().is_ok_and(|count| count > 0) {}
+        while !self.sockets.is_empty() {
+            while self.accept_all().is_ok_and(|count| count > 0) {}
+            self.sockets.remove(0);
+        }
+    }
+
+    /// Closes each replaced socket once no client waits on it. At the limit too, where nothing is
+    /// accepted that would show it.
+    fn close_replaced(&mut self) {
+        while self.sockets.len() > 1 && !has_newcomers(&self.sockets[0]) {
+            self.sockets.remove(0);
+        }
     }
 
     fn admission(&self) -> &Admission {
@@ -174,19 +186,9 @@ impl Listener {
 
     /// Accepts the waiting connections for which there is room, and wakes the workers that got one.
     /// Returns how many.
-    fn accept_all(&mut self) -> io::Result<u32> {
-        let mut count = 0;
-        let result = loop {
-            match hand_over_all(&self.sockets[0], &self.workers, self.admission()) {
-                // A replaced socket is closed once nothing waits on it.
-                Ok(Accepted::All(more)) if self.sockets.len() > 1 => {
-                    count += more;
-                    self.sockets.remove(0);
-                }
-                Ok(Accepted::All(more) | Accepted::Part(more)) => break Ok(count + more),
-                Err(error) => break Err(error),
-            }
-        };
+    fn accept_all(&self) -> io::Result<u32> {
+        // Clients of a replaced socket have waited longest.
+        let result = hand_over_all(&self.sockets[0], &self.workers, self.admission());
         self.workers.iter().for_each(MailboxSender::wake);
         result
     }
@@ -238,17 +240,11 @@ impl Listener {
     }
 }
 
-/// How many connections were accepted, and whether those were all that waited.
-enum Accepted {
-    All(u32),
-    Part(u32),
-}
-
 fn hand_over_all(
     socket: &TcpListener,
     workers: &[MailboxSender],
     admission: &Admission,
-) -> io::Result<Accepted> {
+) -> io::Result<u32> {
     let mut count = 0;
     while count < AT_ONCE_MAX && admission.has_room() {
         match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
@@ -260,7 +256,7 @@ fn hand_over_all(
                 // An IPv4 client keeps its IPv4 address on a socket of both families.
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
-                    return Ok(Accepted::Part(count));
+                    return Ok(count);
                 };
                 count += 1;
                 admission.add();
@@ -273,14 +269,14 @@ fn hand_over_all(
             }
             Err(Errno::AGAIN) => {
                 admission.set_newcomers_wait(false);
-                return Ok(Accepted::All(count));
+                return Ok(count);
             }
             // This connection is gone or was filtered out; the next one may be fine.
             Err(Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Accepted::Part(count))
+    Ok(count)
 }
 
 /// Whether clients wait in the backlog of this socket.
