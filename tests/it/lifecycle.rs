@@ -32,9 +32,7 @@ fn what_is_in_flight_is_answered_with_connection_close() {
     let mut wire = backend.accept();
     wire.expect_request();
     proxy.terminate();
-    eventually("the listener is closed", || {
-        TcpStream::connect(proxy.address()).is_err()
-    });
+    proxy.wait_until_closed();
     wire.answer("in the end");
     let response = client.read_response();
     assert_eq!(
@@ -57,9 +55,7 @@ fn a_body_under_way_is_finished() {
     client.read_response_head();
     assert_eq!(client.read_exact(5), b"12345");
     proxy.terminate();
-    eventually("the listener is closed", || {
-        TcpStream::connect(proxy.address()).is_err()
-    });
+    proxy.wait_until_closed();
     wire.send("67890");
     assert_eq!(client.read_to_end(), b"67890");
     assert_eq!(proxy.wait_exit(), 0);
@@ -159,9 +155,7 @@ fn a_second_signal_ends_it_at_once_with_1() {
         let mut wire = backend.accept();
         wire.expect_request();
         proxy.signal(first);
-        eventually("the listener is closed", || {
-            TcpStream::connect(proxy.address()).is_err()
-        });
+        proxy.wait_until_closed();
         assert!(proxy.is_running());
         proxy.signal(second);
         assert_eq!(proxy.wait_exit(), 1);

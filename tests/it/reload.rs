@@ -5,7 +5,7 @@ use crate::support::{Addressed, Backend, Client, Holding, Origin, Proxy, eventua
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -226,9 +226,7 @@ fn a_changed_port_is_listened_on_and_connections_of_the_old_one_go_on() {
     assert!(outcome.contains("changed keys: proxy.port"), "{outcome}");
     let mut new = Client::connect_to(([127, 0, 0, 1], port).into());
     assert_eq!(new.get("/").text(), "one");
-    eventually("the old port is closed", || {
-        TcpStream::connect(proxy.address()).is_err()
-    });
+    proxy.wait_until_closed();
     assert_eq!(old.get("/").text(), "one");
 }
 
@@ -459,9 +457,7 @@ fn a_process_that_stops_reads_nothing_again() {
     let mut wire = backend.accept();
     wire.expect_request();
     proxy.terminate();
-    eventually("the listener is closed", || {
-        TcpStream::connect(proxy.address()).is_err()
-    });
+    proxy.wait_until_closed();
     proxy.signal(Signal::HUP);
     proxy.wait_for_event(&["not reloaded", "the process is stopping"]);
     wire.answer("in the end");

@@ -5,7 +5,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -181,6 +181,14 @@ impl Proxy {
     /// Asks it to stop, as a service manager would.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Waits until its port takes no connection any more.
+    #[track_caller]
+    pub(crate) fn wait_until_closed(&self) {
+        eventually("the port is closed", || {
+            TcpStream::connect(self.address).is_err()
+        });
     }
 
     /// The exit status, once it ended by itself.
