@@ -4,7 +4,7 @@
 //! while more are due, backends that are up come first, then those that have waited longest. The
 //! first round is at once; after it the checks are spread over the interval in the order of the
 //! backends. A backend that goes down under an exchange is checked `down_interval` later, one that
-//! dies under an exchange at once: the pool rings the bell. What a check sends is in
+//! dies under an exchange at once: the pool wakes it. What a check sends is in
 //! `checks/probe.rs`, what its verdict means in `pool/health.rs`.
 //!
 //! Read next: `checks/probe.rs`, one check; `pool/health.rs`, what its verdict means.
@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use crate::checks::probe::{Probe, Rest, Verdict};
 use crate::live::{Follower, Live, Snapshot};
 use crate::net::thread;
-use crate::net::waker::{Bell, timespec};
+use crate::net::waker::{Waker, timespec};
 use crate::pool::backend::Backend;
 use crate::pool::settings::{HealthCheckSettings, Kind};
 use crate::pool::state::BackendId;
@@ -34,7 +34,7 @@ const STALL_MIN: Duration = Duration::from_millis(500);
 /// A running checker; dropping it stops the thread at once.
 #[derive(Debug)]
 pub(crate) struct Checker {
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,14 +42,14 @@ pub(crate) struct Checker {
 impl Checker {
     /// Starts the thread; its first round begins at once. It sleeps if nothing is to be checked.
     pub(crate) fn start(live: &Arc<Live>) -> io::Result<Checker> {
-        let bell = Arc::new(Bell::new()?);
+        let waker = Arc::new(Waker::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        let follower = Follower::new(live.clone(), Arc::clone(&bell));
-        follower.pool.wake_checker_with(Arc::clone(&bell));
-        let mut rounds = Rounds::new(follower, Arc::clone(&bell), Arc::clone(&stop));
+        let follower = Follower::new(live.clone(), Arc::clone(&waker));
+        follower.pool.wake_checker_with(Arc::clone(&waker));
+        let mut rounds = Rounds::new(follower, Arc::clone(&waker), Arc::clone(&stop));
         let thread = thread::start("checker", move || rounds.run())?;
         Ok(Checker {
-            bell,
+            waker,
             stop,
             thread: Some(thread),
         })
@@ -59,7 +59,7 @@ impl Checker {
 impl Drop for Checker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.bell.ring();
+        self.waker.wake();
         if let Some(thread) = self.thread.take() {
             // No error is possible: a panic there ends the process.
             let _ = thread.join();
@@ -69,7 +69,7 @@ impl Drop for Checker {
 
 struct Rounds {
     follower: Follower,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
     /// The settings by which the slots were planned.
     settings: HealthCheckSettings,
@@ -100,11 +100,11 @@ struct Slot {
 }
 
 impl Rounds {
-    fn new(follower: Follower, bell: Arc<Bell>, stop: Arc<AtomicBool>) -> Rounds {
+    fn new(follower: Follower, waker: Arc<Waker>, stop: Arc<AtomicBool>) -> Rounds {
         let mut rounds = Rounds {
             settings: follower.config.health_check.clone(),
             follower,
-            bell,
+            waker,
             stop,
             slots: Vec::new(),
             ready: Vec::new(),
@@ -201,12 +201,12 @@ impl Rounds {
         }
     }
 
-    /// Waits for the bell, a socket or the next due time, and marks the slots whose sockets are
+    /// Waits for the waker, a socket or the next due time, and marks the slots whose sockets are
     /// ready. Returns the time.
     fn wait(&mut self, before: Instant) -> Instant {
         let snapshot: &Snapshot = &self.follower;
         let settings = &snapshot.config.health_check;
-        let mut fds = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&*self.waker, PollFlags::IN)];
         let mut places = Vec::new();
         let mut wake_at = before + settings.interval;
         let slots = self.slots.iter().zip(snapshot.pool.backends()).enumerate();
@@ -227,7 +227,7 @@ impl Rounds {
         let waited = poll(&mut fds, Some(&timespec(patience)));
         let now = Instant::now();
         let looked = poll(&mut fds, Some(&timespec(Duration::ZERO)));
-        self.bell.silence();
+        self.waker.clear();
         if looked.is_err() || waited.is_err_and(|error| error != Errno::INTR) {
             // Out of memory: do not spin.
             std::thread::sleep(Duration::from_millis(100));
@@ -446,9 +446,9 @@ mod tests {
 
     /// Rounds whose turns the test takes.
     fn rounds(pool: &Arc<Pool>, settings: &HealthCheckSettings, at_once: usize) -> Rounds {
-        let bell = Arc::new(Bell::new().unwrap());
-        let follower = Follower::new(live(pool, settings, at_once), Arc::clone(&bell));
-        Rounds::new(follower, bell, Arc::default())
+        let waker = Arc::new(Waker::new().unwrap());
+        let follower = Follower::new(live(pool, settings, at_once), Arc::clone(&waker));
+        Rounds::new(follower, waker, Arc::default())
     }
 
     fn listen() -> (TcpListener, SocketAddr) {

@@ -24,7 +24,7 @@ use crate::net::admission::Admission;
 use crate::net::clock::Clock;
 use crate::net::lock::lock;
 use crate::net::mailbox::MailboxSender;
-use crate::net::waker::{Bell, timespec};
+use crate::net::waker::{Waker, timespec};
 
 /// The kernel cuts this down to `net.core.somaxconn`; std would ask for 128.
 const BACKLOG: i32 = 65_535;
@@ -107,14 +107,14 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 pub(crate) struct ListenerHandle {
     replacements: Arc<Mutex<Vec<TcpListener>>>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
 }
 
 impl ListenerHandle {
     /// Listens on this socket from now on. The backlog of the old one is still accepted.
     pub(crate) fn replace(&self, socket: TcpListener) {
         lock(&self.replacements).push(socket);
-        self.bell.ring();
+        self.waker.wake();
     }
 }
 
@@ -125,15 +125,21 @@ impl Listener {
         workers: Vec<MailboxSender>,
         live: &Arc<Live>,
     ) -> (Listener, ListenerHandle) {
-        let bell = live.admission.listener.clone();
+        let waker = live.admission.listener.clone();
         let replacements = Arc::default();
         let listener = Listener {
             sockets: vec![socket],
             replacements: Arc::clone(&replacements),
             workers,
-            follower: Follower::new(live.clone(), bell.clone()),
+            follower: Follower::new(live.clone(), waker.clone()),
         };
-        (listener, ListenerHandle { replacements, bell })
+        (
+            listener,
+            ListenerHandle {
+                replacements,
+                waker,
+            },
+        )
     }
 
     /// Accepts until the process drains, and then what the backlog still holds.
@@ -193,17 +199,17 @@ impl Listener {
         result
     }
 
-    /// Waits for a new connection or for the bell.
+    /// Waits for a new connection or for the waker.
     fn wait(&self) {
-        let bell = &self.admission().listener;
+        let waker = &self.admission().listener;
         let sockets = self
             .sockets
             .iter()
             .map(|socket| PollFd::new(socket, PollFlags::IN));
-        let mut fds: Vec<_> = sockets.chain([PollFd::new(bell, PollFlags::IN)]).collect();
+        let mut fds: Vec<_> = sockets.chain([PollFd::new(waker, PollFlags::IN)]).collect();
         // The result does not matter: the caller looks at everything again.
         let _ = poll(&mut fds, None);
-        bell.silence();
+        waker.clear();
     }
 
     /// Whether clients wait in the backlog.

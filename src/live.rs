@@ -20,7 +20,7 @@ use crate::net::admission::Admission;
 use crate::net::clock::Millis;
 use crate::net::lock::lock;
 use crate::net::published::{Published, View};
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 use crate::pool::Pool;
 use crate::pool::trace::{Decision, Decisions};
 use crate::text::timestamp::since_epoch;
@@ -149,13 +149,13 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Begins with the snapshot that is live. `bell` is rung for each that follows; see `look`.
-    pub(crate) fn new(live: Arc<Live>, bell: Arc<Bell>) -> Follower {
-        let view = View::new(&live.snapshots, bell);
+    /// Begins with the snapshot that is live. `waker` is woken for each that follows; see `look`.
+    pub(crate) fn new(live: Arc<Live>, waker: Arc<Waker>) -> Follower {
+        let view = View::new(&live.snapshots, waker);
         Follower { live, view }
     }
 
-    /// The same for the thread that calls it, which parks where others wait for a bell. It costs no descriptor.
+    /// The same for the thread that calls it, which parks where others wait for a waker. It costs no descriptor.
     pub(crate) fn parking(live: Arc<Live>) -> Follower {
         // Before the first look: one that is published in between is seen now or unparks.
         lock(&live.parked).push(thread::current());
@@ -163,7 +163,7 @@ impl Follower {
         Follower { live, view }
     }
 
-    /// Goes by the newest snapshot from now on; says whether it is another one. To be asked after the bell is silent and
+    /// Goes by the newest snapshot from now on; says whether it is another one. To be asked after the waker is cleared and
     /// before the thread waits for it.
     pub(crate) fn look(&mut self) -> bool {
         self.view.look(&self.live.snapshots)
@@ -244,7 +244,7 @@ pub(crate) mod tests {
     #[test]
     fn a_follower_goes_by_what_it_has_seen_until_it_looks_again() {
         let live = live_of(config(1));
-        let mut follower = Follower::new(live.clone(), Arc::new(Bell::new().unwrap()));
+        let mut follower = Follower::new(live.clone(), Arc::new(Waker::new().unwrap()));
         assert!(!follower.look());
         live.publish(next(&live, 2));
         live.publish(next(&live, 3));
@@ -256,22 +256,24 @@ pub(crate) mod tests {
     #[test]
     fn a_new_snapshot_rings_each_follower_and_sets_the_limit_of_connections() {
         let live = live_of(config(1));
-        let bells = [(); 2].map(|()| Arc::new(Bell::new().unwrap()));
-        let _followers = bells.clone().map(|bell| Follower::new(live.clone(), bell));
+        let wakers = [(); 2].map(|()| Arc::new(Waker::new().unwrap()));
+        let _followers = wakers
+            .clone()
+            .map(|waker| Follower::new(live.clone(), waker));
         live.admission.add();
         assert!(!live.admission.has_room());
         live.publish(next(&live, 2));
         assert!(live.admission.has_room());
-        // Would wait for an hour each if they had not been rung.
-        for bell in bells {
-            bell.wait(std::time::Duration::from_secs(3600));
+        // Would wait for an hour each if they had not been woken.
+        for waker in wakers {
+            waker.wait(std::time::Duration::from_secs(3600));
         }
     }
 
     #[test]
     fn a_snapshot_ends_with_the_last_that_goes_by_it() {
         let live = live_of(config(1));
-        let mut follower = Follower::new(live.clone(), Arc::new(Bell::new().unwrap()));
+        let mut follower = Follower::new(live.clone(), Arc::new(Waker::new().unwrap()));
         let first = Arc::downgrade(follower.snapshot());
         live.publish(next(&live, 2));
         assert!(first.upgrade().is_some());

@@ -28,7 +28,7 @@ use crate::config::News;
 use crate::live::{Follower, Live};
 use crate::net::lock::lock;
 use crate::net::thread;
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::settings::Host;
@@ -56,7 +56,7 @@ pub(crate) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sy
 /// their results dropped.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
 }
 
@@ -76,10 +76,10 @@ impl Resolver {
         lookup: Lookup,
         pause_min: Duration,
     ) -> io::Result<Resolver> {
-        let bell = Arc::new(Bell::new()?);
+        let waker = Arc::new(Waker::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        let follower = Follower::new(live.clone(), Arc::clone(&bell));
-        follower.pool.wake_resolver_with(Arc::clone(&bell));
+        let follower = Follower::new(live.clone(), Arc::clone(&waker));
+        follower.pool.wake_resolver_with(Arc::clone(&waker));
         let mut schedule = Schedule {
             names: Vec::new(),
             running: 0,
@@ -87,19 +87,19 @@ impl Resolver {
             lookup,
             pause_min,
             results: Arc::default(),
-            bell: Arc::clone(&bell),
+            waker: Arc::clone(&waker),
             stop: Arc::clone(&stop),
         };
         schedule.set_names(Instant::now());
         thread::start("resolver", move || schedule.run())?;
-        Ok(Resolver { bell, stop })
+        Ok(Resolver { waker, stop })
     }
 }
 
 impl Drop for Resolver {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.bell.ring();
+        self.waker.wake();
     }
 }
 
@@ -116,8 +116,8 @@ struct Schedule {
     pause_min: Duration,
     /// Of lookups that have ended.
     results: Arc<Mutex<Vec<Found>>>,
-    /// Rung after a lookup, a failed connect, a new snapshot and at a stop.
-    bell: Arc<Bell>,
+    /// Woken after a lookup, a failed connect, a new snapshot and at a stop.
+    waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
 }
 
@@ -162,10 +162,10 @@ impl Schedule {
                 name.hear_wishes();
             }
             self.begin_lookups(now);
-            // A name that is due and had to wait begins when a finished lookup rings the bell.
+            // A name that is due and had to wait begins when a finished lookup wakes this thread.
             let later = self.names.iter().filter(|name| name.begun.is_none());
             let next = later.map(|name| name.due).filter(|due| *due > now).min();
-            self.bell
+            self.waker
                 .wait(next.map_or(INTERVAL, |next| next.saturating_duration_since(now)));
         }
     }
@@ -228,16 +228,16 @@ impl Schedule {
         let name = &mut self.names[place];
         name.begun = Some(now);
         let host = name.host.clone();
-        let (lookup, results, bell) = (
+        let (lookup, results, waker) = (
             Arc::clone(&self.lookup),
             Arc::clone(&self.results),
-            Arc::clone(&self.bell),
+            Arc::clone(&self.waker),
         );
         let started = thread::start("lookup", move || {
             // The resolver may have ended meanwhile.
             let found = lookup(&host);
             lock(&results).push((host.clone(), found));
-            bell.ring();
+            waker.wake();
         });
         match started {
             Ok(_) => self.running += 1,

@@ -290,8 +290,8 @@ fn start_workers(
         let no_eventfd = |error| StartError::System("an eventfd", error);
         let (mailbox, sender) = mailbox().map_err(no_eventfd)?;
         let poller =
-            Poller::new(&mailbox.bell).map_err(|error| StartError::System("a poller", error))?;
-        let follower = Follower::new(live.clone(), mailbox.bell.clone());
+            Poller::new(&mailbox.waker).map_err(|error| StartError::System("a poller", error))?;
+        let follower = Follower::new(live.clone(), mailbox.waker.clone());
         // Built on this thread: what the worker keeps then lies in no heap from which loads come
         // and go (`net/room.rs`).
         let mut worker = Worker::new(follower, mailbox, poller, access_log.writer());

@@ -23,7 +23,7 @@ use crate::net::mailbox::{Accepted, Mailbox};
 use crate::net::poller::{Brought, EVENTS_MAX, Events, Poller, Readiness, Source};
 use crate::net::room::{ITEMS_KEPT, fill_cache, merge_free};
 use crate::net::slab::{Key, Slab};
-use crate::net::timers::Alarms;
+use crate::net::timers::Timers;
 
 /// New connections taken over before the open ones have their turn.
 const TAKEN_OVER_MAX: usize = 64;
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
     clients: Slab<Client>,
     /// Connections whose turn it is.
     queue: VecDeque<Key>,
-    alarms: Alarms,
+    timers: Timers,
     idle: IdleList,
     follower: Follower,
     /// When unused memory is given back.
@@ -57,7 +57,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A worker that takes connections from `mailbox`, whose bell wakes `poller`.
+    /// A worker that takes connections from `mailbox`, whose waker wakes `poller`.
     pub(crate) fn new(
         follower: Follower,
         mailbox: Arc<Mailbox>,
@@ -69,7 +69,7 @@ impl Worker {
             mailbox,
             clients: Slab::default(),
             queue: VecDeque::with_capacity(ITEMS_KEPT),
-            alarms: Alarms::default(),
+            timers: Timers::default(),
             idle: IdleList::default(),
             follower,
             give_back_at: NEVER,
@@ -179,7 +179,7 @@ impl Worker {
     /// How long the worker may sleep if no event comes. `None`: for ever.
     fn sleep_time(&self, idle_until: Millis) -> Option<Duration> {
         let next = self
-            .alarms
+            .timers
             .next()
             .min(idle_until)
             .min(self.give_back_at)
@@ -197,7 +197,7 @@ impl Worker {
                 Err(all_came) => return all_came,
             }
         }
-        // There may be more, or the end, which has rung already. The sockets just registered are writable: their events end
+        // There may be more, or the end, which has woken the worker already. The sockets just registered are writable: their events end
         // the next wait at once.
         false
     }
@@ -283,7 +283,7 @@ impl Worker {
             Turn::Waiting => {}
         }
         let deadline = client.deadline();
-        self.alarms.ensure(key.index, &mut client.alarm, deadline);
+        self.timers.ensure(key.index, &mut client.timer, deadline);
         let idle_now = client.idle();
         if idle_now == idle_before {
             return;
@@ -302,7 +302,7 @@ impl Worker {
     fn remove(&mut self, key: Key) {
         self.idle.remove(key.index);
         if let Some(mut client) = self.clients.remove(key) {
-            self.alarms.cancel(key.index, &mut client.alarm);
+            self.timers.cancel(key.index, &mut client.timer);
             // Close the descriptors before the count falls, or the limit could be exceeded for a
             // moment.
             drop(client);
@@ -341,7 +341,7 @@ impl Worker {
             let Some(client) = self.clients.get_mut(key) else {
                 break;
             };
-            if client.side.connection.is_silent() {
+            if client.side.connection.is_open_and_empty() {
                 return admission.make_room(|| self.close(key, CloseReason::MadeRoom));
             }
             // Its event is on the way. The request begins now, so that the connection is no longer
@@ -386,12 +386,12 @@ impl Worker {
     /// Acts on the deadlines that have passed.
     fn close_late_ones(&mut self) {
         let now = self.context.clock.settled();
-        while let Some(index) = self.alarms.rung(now) {
+        while let Some(index) = self.timers.expired(now) {
             let Some((key, _)) = self.clients.at(index) else {
                 continue;
             };
             if let Some(client) = self.clients.get_mut(key) {
-                client.alarm = NEVER;
+                client.timer = NEVER;
             }
             self.turn(key, Client::expire);
         }
@@ -418,7 +418,7 @@ impl Worker {
         if self.give_back_at <= now {
             self.context.give_back();
             self.clients.give_back();
-            self.alarms.give_back();
+            self.timers.give_back();
             self.idle.give_back();
             if self.queue.is_empty() && self.queue.capacity() > ITEMS_KEPT {
                 self.queue = VecDeque::with_capacity(ITEMS_KEPT);
@@ -520,8 +520,8 @@ mod tests {
             );
             let live = live_of(Config::from_text("test", &text).unwrap());
             let (mailbox, listener) = mailbox().unwrap();
-            let follower = Follower::new(live.clone(), mailbox.bell.clone());
-            let poller = Poller::new(&mailbox.bell).unwrap();
+            let follower = Follower::new(live.clone(), mailbox.waker.clone());
+            let poller = Poller::new(&mailbox.waker).unwrap();
             let log = AccessLog::start().unwrap().writer();
             Fixture {
                 worker: Worker::new(follower, mailbox, poller, log),
@@ -650,9 +650,9 @@ mod tests {
         fixture.answer(&mut answered);
         fixture.ask_for_room();
         assert_eq!(fixture.worker.clients.len(), 2);
-        // Would wait for an hour if it had not been rung.
-        let bell = &fixture.live.admission.listener;
-        bell.wait(Duration::from_secs(3600));
+        // Would wait for an hour if it had not been woken.
+        let waker = &fixture.live.admission.listener;
+        waker.wait(Duration::from_secs(3600));
     }
 
     #[test]

@@ -82,9 +82,9 @@ impl Accepted {
             }
             match client
                 .connection
-                .receive(&mut cx.tools.scratch, HEADER_BYTES_MAX)
+                .receive(&mut cx.buffers.scratch, HEADER_BYTES_MAX)
             {
-                Ok(Received::Bytes(_)) => client.connection.consume(0, &cx.tools.scratch),
+                Ok(Received::Bytes(_)) => client.connection.consume(0, &cx.buffers.scratch),
                 Ok(Received::Wait) => break,
                 Ok(Received::End) => return Err(Next::Close(CloseReason::ClientDone)),
                 Err(_) => return Err(Next::Close(CloseReason::ClientGone)),

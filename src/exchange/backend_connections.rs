@@ -347,7 +347,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::net::waker::Bell;
+    use crate::net::waker::Waker;
     use crate::pool::backend::tests::settings;
     use crate::pool::settings::{Kind, Method};
     use crate::pool::tests::{balance, health};
@@ -372,7 +372,7 @@ mod tests {
             Bench {
                 connections: BackendConnections::new(MANY, &pool),
                 pool,
-                poller: Poller::new(&Bell::new().unwrap()).unwrap(),
+                poller: Poller::new(&Waker::new().unwrap()).unwrap(),
                 listener: TcpListener::bind("127.0.0.1:0").unwrap(),
             }
         }

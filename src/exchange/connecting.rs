@@ -21,7 +21,7 @@ use crate::exchange::reply::reply;
 use crate::exchange::state::{BackendSide, Chosen, ClientSide, Exchange};
 use crate::exchange::state::{Opening, Stage, Step, To, Walk};
 use crate::net::clock::{Clock, Millis};
-use crate::pool::{Choice, Event, Wish};
+use crate::pool::{Choice, Event, Selection};
 
 /// Chooses a backend, and takes an idle connection to it or opens a new one.
 pub(super) fn choose(
@@ -34,13 +34,13 @@ pub(super) fn choose(
         return Step::Close(CloseReason::ClientGone);
     }
     let persistence_cookie = cx.snapshot.pool.cookie_name();
-    let wish = Wish {
+    let selection = Selection {
         client: exchange.client(client.address.ip()),
         cookie: persistence_cookie.and_then(|name| exchange.request.cookie(name.as_bytes())),
         tries_left: exchange.tries.used < exchange.settings.config.balance.tries,
     };
     let (tried, decision) = (&mut exchange.tries.tried, &mut exchange.decision);
-    let chosen = match cx.snapshot.pool.choose(&wish, tried, Some(decision)) {
+    let chosen = match cx.snapshot.pool.choose(&selection, tried, Some(decision)) {
         Choice::Backend {
             in_flight,
             set_cookie,
@@ -55,14 +55,14 @@ pub(super) fn choose(
         }
         Choice::Exhausted => return give_up(client, exchange, cx),
     };
-    exchange.moments.chosen = cx.clock.now_us();
+    exchange.timestamps.chosen = cx.clock.now_us();
     exchange.tries.attempts += 1;
     let now = cx.clock.now();
     if !cx.is_tcp() {
         while let Some(mut lent) = cx.backends.take_idle(&chosen.place, client.key, now) {
             // A request that cannot be sent twice goes only over a connection that a peek shows to
             // be open.
-            if exchange.may_repeat() || lent.connection.is_silent() {
+            if exchange.may_repeat() || lent.connection.is_open_and_empty() {
                 *stage = Stage::Forwarding(BackendSide::new(chosen, lent));
                 return Step::Again;
             }

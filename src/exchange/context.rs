@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Mode;
 use crate::exchange::backend_connections::BackendConnections;
-use crate::exchange::relay::{OUT_BYTES_KEPT, Tools};
+use crate::exchange::relay::{Buffers, OUT_BYTES_KEPT};
 use crate::exchange::request_id::RequestIds;
 use crate::exchange::state::{Busy, Settings};
 use crate::live::{Follower, Live, Snapshot};
@@ -36,7 +36,7 @@ pub(crate) struct Context {
     /// The time of day for Date fields.
     pub date: HttpDate,
     /// Buffers and pipes.
-    pub tools: Tools,
+    pub buffers: Buffers,
     /// Connections to backends.
     pub backends: BackendConnections,
     /// Ids for requests that have none.
@@ -59,9 +59,9 @@ impl Context {
             poller,
             clock: Clock::new(live.epoch),
             date: HttpDate::default(),
-            tools: Tools {
+            buffers: Buffers {
                 pipes: Pipes::new(snapshot.descriptors.pipes),
-                ..Tools::default()
+                ..Buffers::default()
             },
             backends: BackendConnections::new(snapshot.descriptors.idle, &snapshot.pool),
             request_ids: RequestIds::default(),
@@ -76,7 +76,7 @@ impl Context {
 
     /// Takes up another snapshot. Exchanges under way keep their own.
     pub(crate) fn follow(&mut self, snapshot: &Arc<Snapshot>) {
-        self.tools.pipes.set_max(snapshot.descriptors.pipes);
+        self.buffers.pipes.set_max(snapshot.descriptors.pipes);
         self.backends
             .follow(&snapshot.pool, snapshot.descriptors.idle);
         self.snapshot = OwnCount::new(snapshot.clone());
@@ -109,7 +109,7 @@ impl Context {
 
     /// Takes back an exchange that is over, and all that it had borrowed.
     pub(crate) fn put_back(&mut self, mut busy: Box<Busy>) {
-        busy.clear(&mut self.backends, &mut self.tools.pipes);
+        busy.clear(&mut self.backends, &mut self.buffers.pipes);
         if self.spare.len() < SPARE_MAX {
             self.spare.push(busy);
         }
@@ -118,7 +118,7 @@ impl Context {
     /// Whether there is memory to give back.
     pub(crate) fn has_unused(&self) -> bool {
         !self.spare.is_empty()
-            || self.tools.out.capacity() > OUT_BYTES_KEPT
+            || self.buffers.out.capacity() > OUT_BYTES_KEPT
             || self.backends.has_unused()
     }
 
@@ -127,8 +127,8 @@ impl Context {
         // From the front: the last ones are those in use.
         self.spare.drain(..self.spare_min);
         self.spare_min = self.spare.len();
-        self.tools.out.clear();
-        self.tools.out.shrink_to(OUT_BYTES_KEPT);
+        self.buffers.out.clear();
+        self.buffers.out.shrink_to(OUT_BYTES_KEPT);
         self.backends.give_back();
     }
 }

@@ -102,7 +102,7 @@ pub(super) fn fail(
         }
         Next::SameBackend => {
             exchange.decision.chosen(backend.id, Rule::SameAgain);
-            exchange.moments.chosen = cx.clock.now_us();
+            exchange.timestamps.chosen = cx.clock.now_us();
             Stage::Again(chosen)
         }
     };
@@ -177,7 +177,7 @@ fn keep_connection(mut backend: BackendSide, exchange: &Exchange, cx: &mut Conte
         && connection.buffered().is_empty()
         && !connection.has_ended()
         // A read that filled its buffer, or a splice, has not shown that nothing follows.
-        && (!connection.is_readable() || connection.is_silent());
+        && (!connection.is_readable() || connection.is_open_and_empty());
     if ended_exactly {
         let expires = Clock::after(
             cx.clock.now(),

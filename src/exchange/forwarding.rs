@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::Failure;
-use crate::exchange::relay::{Flow, Relay, RelayError, Tools};
+use crate::exchange::relay::{Buffers, Flow, Relay, RelayError};
 use crate::exchange::sending::send_request;
 use crate::exchange::state::{BackendSide, Chosen, ClientSide, End, Exchange, Heard, Persistence};
 use crate::exchange::state::{RequestSide, ResponseSide, Step, To, Trouble, Wait, WaitFor};
@@ -104,7 +104,7 @@ fn forward_request(
     let before = (exchange.request_relay.taken(), connection.sent());
     let flow = exchange
         .request_relay
-        .advance(&mut client.connection, connection, &mut cx.tools);
+        .advance(&mut client.connection, connection, &mut cx.buffers);
     let progress = before != (exchange.request_relay.taken(), connection.sent());
     if !exchange.held.is_empty() {
         let is_sent = connection.sent() != backend.sent_before;
@@ -152,7 +152,7 @@ fn forward_request(
         Err(RelayError::Sink(_)) => {
             exchange.request_side = RequestSide::Refused;
             *wait = Wait::default();
-            connection.expect_input();
+            connection.mark_readable();
         }
         Err(RelayError::Source(error)) => return Err(Trouble::of_client(&error)),
         Err(RelayError::Body(_)) if has_begun => {
@@ -276,7 +276,7 @@ fn forward_response_body(
     let flow = relay.advance(
         &mut backend.lent.connection,
         &mut client.connection,
-        &mut cx.tools,
+        &mut cx.buffers,
     );
     let progress = before != (relay.taken(), client.connection.sent());
     if let Err(error) = &flow {
@@ -366,7 +366,7 @@ impl Exchange {
         let closes = cx.closes_after_answer();
         let Context {
             snapshot,
-            tools: Tools { scratch, out, .. },
+            buffers: Buffers { scratch, out, .. },
             date,
             clock,
             ..

@@ -40,10 +40,10 @@ impl Lingering {
         cx: &mut Context,
     ) -> Option<CloseReason> {
         loop {
-            match client.receive(&mut cx.tools.scratch, 0) {
+            match client.receive(&mut cx.buffers.scratch, 0) {
                 Ok(Received::Bytes(bytes)) => {
                     let count = bytes.len();
-                    client.consume(count, &cx.tools.scratch);
+                    client.consume(count, &cx.buffers.scratch);
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
                     if count >= self.left {
                         return Some(CloseReason::LingerTimeout);

@@ -18,7 +18,7 @@ use crate::net::idle_list::IdleList;
 use crate::net::proxy_protocol::HEADER_BYTES_MAX;
 use crate::net::room::ITEMS_KEPT;
 use crate::net::slab::{Key, Slab};
-use crate::net::timers::Alarms;
+use crate::net::timers::Timers;
 use crate::pool::trace::Decisions;
 
 /// A list that doubles when it is full has room for twice its items, and exists twice while it
@@ -26,7 +26,7 @@ use crate::pool::trace::Decisions;
 const DOUBLED: usize = 3;
 
 /// Bytes of one client in a worker's lists.
-const LISTED_BYTES: usize = Alarms::BYTES_EACH + IdleList::BYTES_EACH + size_of::<Key>();
+const LISTED_BYTES: usize = Timers::BYTES_EACH + IdleList::BYTES_EACH + size_of::<Key>();
 
 /// The parts that depend on the configuration.
 struct Parts {
@@ -90,10 +90,10 @@ pub(crate) fn idle_backend_connection_bytes() -> usize {
 pub(crate) fn worker_bytes_max(config: &Config, budget: &DescriptorBudget) -> usize {
     let parts = parts(config);
     let out = parts.request_head.max(parts.response_head) + parts.response_body;
-    let tools = SCRATCH_BYTES + OUT_BYTES_KEPT.max(DOUBLED * out);
+    let buffers = SCRATCH_BYTES + OUT_BYTES_KEPT.max(DOUBLED * out);
     // A head that has just become complete is in two buffers until its turn is over.
     let turn = 2 * parts.head;
     let spare = SPARE_MAX.min(budget.clients) * (size_of::<Busy>() + 2 * KEPT_BYTES);
     let blocks = Slab::<Client>::BLOCK_BYTES + BackendConnections::BLOCK_BYTES;
-    tools + turn + spare + blocks + ITEMS_KEPT * LISTED_BYTES + Decisions::BYTES
+    buffers + turn + spare + blocks + ITEMS_KEPT * LISTED_BYTES + Decisions::BYTES
 }

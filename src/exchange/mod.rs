@@ -68,8 +68,8 @@ const STEPS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub side: ClientSide,
-    /// When the worker looks at `deadline` next (see `timers::Alarms`).
-    pub alarm: Millis,
+    /// When the worker looks at `deadline` next (see `timers::Timers`).
+    pub timer: Millis,
     /// Whether the connection is in the worker's queue.
     pub is_queued: bool,
     state: State,
@@ -124,7 +124,7 @@ impl Client {
                 address,
                 scheme: None,
             },
-            alarm: NEVER,
+            timer: NEVER,
             is_queued: false,
             state: match first {
                 First::Request => State::Idle { since: clock.now() },
@@ -321,9 +321,9 @@ impl Client {
         if !writes(exchange.request_wait) && !writes(exchange.response_wait) {
             return false;
         }
-        self.side.connection.try_output();
+        self.side.connection.mark_writable();
         if let Some(connection) = stage.connection() {
-            connection.try_output();
+            connection.mark_writable();
         }
         true
     }

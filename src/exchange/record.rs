@@ -23,9 +23,9 @@ use crate::text::escape::escape_text;
 /// How much of a method and a target stands in an event line, before escaping.
 const TARGET_BYTES_MAX: usize = 256;
 
-/// The moments of an exchange, in microseconds on the worker's clock.
+/// The timestamps of an exchange, in microseconds on the worker's clock.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moments {
+pub(super) struct Timestamps {
     /// The request's first byte came.
     pub(super) began: u64,
     /// Its head was complete.
@@ -46,28 +46,30 @@ impl Exchange {
     /// The request's head is complete.
     pub(super) fn record_request(&mut self, peer: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
-        self.moments.understood = now;
+        self.timestamps.understood = now;
         let at_unix_ms = cx.live.unix_ms(cx.clock.now());
         let client = self.client(peer);
         let request_id = self.request.request_id().unwrap_or(&self.request_id);
         self.decision
             .begin(at_unix_ms, client, request_id, self.request.request_line());
         self.decision
-            .stage(Stage::RequestHead, between(self.moments.began, now));
+            .stage(Stage::RequestHead, between(self.timestamps.began, now));
     }
 
     /// The request has been sent.
     pub(super) fn record_sent(&mut self, now_us: u64) {
-        self.moments.sent = now_us;
-        self.decision
-            .stage(Stage::Connecting, between(self.moments.understood, now_us));
+        self.timestamps.sent = now_us;
+        self.decision.stage(
+            Stage::Connecting,
+            between(self.timestamps.understood, now_us),
+        );
     }
 
     /// The final response head has come.
     pub(super) fn record_answer(&mut self, status: u16, now_us: u64) {
-        self.moments.answered = now_us;
+        self.timestamps.answered = now_us;
         self.decision
-            .stage(Stage::ResponseHead, between(self.moments.sent, now_us));
+            .stage(Stage::ResponseHead, between(self.timestamps.sent, now_us));
         self.record_outcome(Outcome::Answered(status), now_us);
     }
 
@@ -78,8 +80,8 @@ impl Exchange {
             let found = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
             found.map_or(&b""[..], |(_, value)| value)
         };
-        let moments = &self.moments;
-        let is_understood = moments.understood != 0;
+        let timestamps = &self.timestamps;
+        let is_understood = timestamps.understood != 0;
         Details {
             host: self.request.host().unwrap_or_default(),
             user_agent: field(b"user-agent"),
@@ -91,16 +93,16 @@ impl Exchange {
             } else {
                 waiting
             },
-            head_us: (moments.answered != 0)
-                .then(|| moments.answered.saturating_sub(moments.began)),
-            backend_us: (moments.chosen != 0).then(|| now_us.saturating_sub(moments.chosen)),
+            head_us: (timestamps.answered != 0)
+                .then(|| timestamps.answered.saturating_sub(timestamps.began)),
+            backend_us: (timestamps.chosen != 0).then(|| now_us.saturating_sub(timestamps.chosen)),
         }
     }
 
     /// A try has ended.
     pub(super) fn record_outcome(&mut self, outcome: Outcome, now_us: u64) {
         self.decision
-            .outcome(outcome, between(self.moments.chosen, now_us));
+            .outcome(outcome, between(self.timestamps.chosen, now_us));
     }
 }
 
@@ -150,19 +152,19 @@ pub(super) fn record(
     let reason = exchange
         .reason
         .or_else(|| close.and_then(CloseReason::of_exchange));
-    let moments = exchange.moments;
-    if moments.answered != 0 {
+    let timestamps = exchange.timestamps;
+    if timestamps.answered != 0 {
         exchange
             .decision
-            .stage(Stage::ResponseBody, between(moments.answered, now));
+            .stage(Stage::ResponseBody, between(timestamps.answered, now));
     }
     exchange
         .decision
-        .stage(Stage::Total, between(moments.began, now));
+        .stage(Stage::Total, between(timestamps.began, now));
     exchange.decision.status = exchange.status;
     exchange.decision.reason = reason;
     // Without a complete head there was nothing to decide.
-    if moments.understood != 0 {
+    if timestamps.understood != 0 {
         cx.decisions.push(&exchange.decision);
     }
     let Some(format) = exchange.settings.config.proxy.access_log.format() else {
@@ -182,7 +184,7 @@ pub(super) fn record(
         request_line: exchange.request.request_line(),
         status: exchange.status.unwrap_or(0),
         bytes_sent: client.connection.sent() - exchange.sent_before,
-        total_us: now.saturating_sub(moments.began),
+        total_us: now.saturating_sub(timestamps.began),
         backend: backend.map_or("", |backend| &backend.settings.name),
         tries: exchange.tries.attempts,
         request_id: exchange.request_id(),

@@ -37,7 +37,7 @@ const TURN_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a worker lends to an exchange for one turn.
 #[derive(Debug)]
-pub(crate) struct Tools {
+pub(crate) struct Buffers {
     /// Every read goes here first.
     pub scratch: Box<[u8]>,
     /// Heads and chunks are written here before they are sent.
@@ -45,7 +45,7 @@ pub(crate) struct Tools {
     pub pipes: Pipes,
 }
 
-impl Default for Tools {
+impl Default for Buffers {
     fn default() -> Self {
         Self {
             scratch: vec![0; SCRATCH_BYTES].into(),
@@ -144,7 +144,7 @@ impl Relay {
         &mut self,
         source: &mut Connection,
         sink: &mut Connection,
-        tools: &mut Tools,
+        buffers: &mut Buffers,
     ) -> Result<Flow, RelayError> {
         let mut turn_bytes = 0;
         loop {
@@ -158,10 +158,10 @@ impl Relay {
             if turn_bytes >= TURN_BYTES_MAX {
                 return Ok(Flow::Yield);
             }
-            let step = if self.should_splice(source, tools) {
-                self.splice(source, sink, &mut tools.pipes)?
+            let step = if self.should_splice(source, buffers) {
+                self.splice(source, sink, &mut buffers.pipes)?
             } else {
-                self.copy(source, sink, tools)?
+                self.copy(source, sink, buffers)?
             };
             match step {
                 Moved::Bytes(count) => turn_bytes += count,
@@ -174,9 +174,9 @@ impl Relay {
         &mut self,
         source: &mut Connection,
         sink: &mut Connection,
-        tools: &mut Tools,
+        buffers: &mut Buffers,
     ) -> Result<Moved, RelayError> {
-        let Tools { scratch, out, .. } = tools;
+        let Buffers { scratch, out, .. } = buffers;
         out.clear();
         if !source.buffered().is_empty() {
             let (used, plain) = self.translate(source.buffered(), out)?;
@@ -218,7 +218,7 @@ impl Relay {
     }
 
     /// Splicing pays for plain data of which much is left, and must go on once begun.
-    fn should_splice(&mut self, source: &Connection, tools: &mut Tools) -> bool {
+    fn should_splice(&mut self, source: &Connection, buffers: &mut Buffers) -> bool {
         if self.pipe.is_some() {
             return true;
         }
@@ -231,7 +231,7 @@ impl Relay {
         if !pays || !source.buffered().is_empty() || !source.is_readable() {
             return false;
         }
-        self.pipe = tools.pipes.take();
+        self.pipe = buffers.pipes.take();
         self.pipe.is_some()
     }
 
@@ -353,7 +353,7 @@ mod tests {
             u64::MAX,
             &LIMITS,
         ));
-        let result = relay.advance(&mut source, &mut sink, &mut Tools::default());
+        let result = relay.advance(&mut source, &mut sink, &mut Buffers::default());
         assert!(matches!(result, Err(RelayError::Sink(_))), "{result:?}");
         assert_eq!(source.buffered(), b"NEXT");
     }
@@ -363,7 +363,7 @@ mod tests {
     fn run(
         mut relay: Relay,
         sent: Vec<u8>,
-        tools: &mut Tools,
+        buffers: &mut Buffers,
     ) -> (Result<(), RelayError>, Vec<u8>) {
         let ((mut source, mut far_source), (mut sink, mut far_sink)) = (pair(), pair());
         let writer = std::thread::spawn(move || {
@@ -376,7 +376,7 @@ mod tests {
             all
         });
         let result = loop {
-            match relay.advance(&mut source, &mut sink, tools) {
+            match relay.advance(&mut source, &mut sink, buffers) {
                 Ok(Flow::Done) => break Ok(()),
                 Ok(Flow::Yield) => {}
                 Ok(flow) => {
@@ -395,7 +395,7 @@ mod tests {
                 Err(error) => break Err(error),
             }
         };
-        relay.release_pipe(&mut tools.pipes);
+        relay.release_pipe(&mut buffers.pipes);
         drop((source, sink));
         writer.join().unwrap();
         (result, reader.join().unwrap())
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn bodies_of_every_edge_length_arrive_as_they_were_sent() {
-        let mut tools = Tools::default();
+        let mut buffers = Buffers::default();
         let edges = [
             0,
             1,
@@ -426,11 +426,11 @@ mod tests {
                 u64::MAX,
                 &LIMITS,
             ));
-            let (result, received) = run(relay, body.clone(), &mut tools);
+            let (result, received) = run(relay, body.clone(), &mut buffers);
             result.unwrap();
             assert!(received == body, "{length} bytes");
         }
-        assert_eq!(tools.pipes.lent(), 0);
+        assert_eq!(buffers.pipes.lent(), 0);
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
                 &LIMITS,
             )),
             b"abc".to_vec(),
-            &mut Tools::default(),
+            &mut Buffers::default(),
         );
         result.unwrap();
         assert!(received.ends_with(b"\r\n0\r\n\r\n"));
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn an_end_before_the_bodys_own_is_an_error() {
-        let mut tools = Tools::default();
+        let mut buffers = Buffers::default();
         for length in [5, 1 << 20] {
             let relay = Relay::new(BodyTranslator::new(
                 Body::Length(length),
@@ -459,10 +459,10 @@ mod tests {
                 u64::MAX,
                 &LIMITS,
             ));
-            let (result, received) = run(relay, b"abc".to_vec(), &mut tools);
+            let (result, received) = run(relay, b"abc".to_vec(), &mut buffers);
             assert!(matches!(result, Err(RelayError::Body(BodyError::BrokeOff))));
             assert_eq!(received, b"abc");
         }
-        assert_eq!(tools.pipes.lent(), 0);
+        assert_eq!(buffers.pipes.lent(), 0);
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn reply(
     if cx.is_tcp() {
         return Step::Close(CloseReason::NoBackend);
     }
-    exchange.response_relay.release_pipe(&mut cx.tools.pipes);
-    exchange.request_relay.release_pipe(&mut cx.tools.pipes);
+    exchange.response_relay.release_pipe(&mut cx.buffers.pipes);
+    exchange.request_relay.release_pipe(&mut cx.buffers.pipes);
     exchange.discard_body_at_hand(&mut client.connection, cx);
     // The rest of this request would be taken for the next one.
     let closes = !exchange.has_read_request() || cx.closes_after_answer();
@@ -45,7 +45,7 @@ pub(super) fn reply(
         head_only: exchange.request.is_head(),
         retry_after_s: (status == 503).then_some(RETRY_AFTER_S),
     };
-    let out = &mut cx.tools.out;
+    let out = &mut cx.buffers.out;
     out.clear();
     write_reply(&reply, out);
     match client.connection.send(out, &[]) {
@@ -88,10 +88,10 @@ impl Exchange {
             u64::MAX,
             &self.settings.head_limits,
         ));
-        cx.tools.out.clear();
+        cx.buffers.out.clear();
         if let Ok((used, _)) = self
             .request_relay
-            .translate(client.buffered(), &mut cx.tools.out)
+            .translate(client.buffered(), &mut cx.buffers.out)
         {
             client.consume_buffered(used);
             self.body_begun = true;

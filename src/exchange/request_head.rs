@@ -56,7 +56,7 @@ pub(super) fn read_request_head(
         }
     }
     loop {
-        let scratch = &mut cx.tools.scratch[..REQUEST_READ_BYTES];
+        let scratch = &mut cx.buffers.scratch[..REQUEST_READ_BYTES];
         let received = client.connection.receive(scratch, limits.input_bytes_max());
         let bytes = match received {
             Ok(Received::Bytes(bytes)) => bytes,
@@ -67,13 +67,13 @@ pub(super) fn read_request_head(
         match exchange.request.take(bytes, limits) {
             Ok(Some(used)) => {
                 exchange.received = used as u64;
-                client.connection.consume(used, &cx.tools.scratch);
+                client.connection.consume(used, &cx.buffers.scratch);
                 return begin(client, exchange, cx);
             }
-            Ok(None) => client.connection.consume(0, &cx.tools.scratch),
+            Ok(None) => client.connection.consume(0, &cx.buffers.scratch),
             Err(error) => {
                 // The rest is discarded, but must leave the shared scratch buffer.
-                client.connection.consume(0, &cx.tools.scratch);
+                client.connection.consume(0, &cx.buffers.scratch);
                 return refuse(client, exchange, error.status(), error.reason(), cx);
             }
         }

@@ -40,7 +40,7 @@ pub(super) fn send_request(
         request_id: request.request_id().unwrap_or(&exchange.request_id),
     };
     let is_tcp = cx.is_tcp();
-    let out = &mut cx.tools.out;
+    let out = &mut cx.buffers.out;
     out.clear();
     if settings.send_proxy_protocol {
         let local = client.connection.local_address().unwrap_or(client.address);
@@ -113,7 +113,7 @@ impl Exchange {
     pub(super) fn rewind(&mut self, client: &mut Connection, cx: &mut Context) {
         client.unread(&self.held);
         self.held = Vec::new();
-        self.request_relay.release_pipe(&mut cx.tools.pipes);
+        self.request_relay.release_pipe(&mut cx.buffers.pipes);
         self.request_relay = Relay::default();
         self.body_begun = false;
         self.request_side = RequestSide::Unsent;

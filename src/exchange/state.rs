@@ -15,7 +15,7 @@ use crate::exchange::backend_connections::{BackendConnection, BackendConnections
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::OwnCount;
 use crate::exchange::failure::{Age, Failure};
-use crate::exchange::record::Moments;
+use crate::exchange::record::Timestamps;
 use crate::exchange::relay::{Relay, RelayError};
 use crate::exchange::request_id::REQUEST_ID_LEN;
 use crate::http::Body;
@@ -210,7 +210,7 @@ pub(crate) struct Exchange {
     /// When the first byte of the request came.
     pub(super) started: Millis,
     /// For the log and the record of decisions.
-    pub(super) moments: Moments,
+    pub(super) timestamps: Timestamps,
     pub(super) decision: Decision,
     /// Bytes sent on the client's connection before this exchange.
     pub(super) sent_before: u64,
@@ -519,7 +519,7 @@ impl Exchange {
             request_id: _,
             idle_since: _,
             started: _,
-            moments,
+            timestamps,
             decision,
             sent_before: _,
             received,
@@ -550,7 +550,7 @@ impl Exchange {
         response.clear();
         *held = Vec::new();
         decision.clear();
-        *moments = Moments::default();
+        *timestamps = Timestamps::default();
         (*request_side, *response_side) = Default::default();
         (*request_wait, *response_wait) = Default::default();
         *client = None;
@@ -567,7 +567,7 @@ impl Exchange {
     /// client's connection.
     pub(super) fn begin_at(&mut self, now: Millis, now_us: u64, sent: u64) {
         self.started = now;
-        self.moments.began = now_us;
+        self.timestamps.began = now_us;
         self.sent_before = sent;
     }
 

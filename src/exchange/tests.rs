@@ -21,7 +21,7 @@ use crate::net::clock::{Clock, Millis};
 use crate::net::poller::{Events, Poller, Source};
 use crate::net::slab::{Key, Slab};
 use crate::net::syscalls::failing::{Call, fail_next, has_failed};
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 use crate::pool::Event;
 use crate::pool::trace::{Decision, Outcome, Rule};
 
@@ -57,10 +57,10 @@ impl Table {
             backends.join(",")
         );
         let config = Config::from_text("test", &text).unwrap();
-        let bell = Arc::new(Bell::new().unwrap());
-        let follower = Follower::new(live_of(config), bell.clone());
+        let waker = Arc::new(Waker::new().unwrap());
+        let follower = Follower::new(live_of(config), waker.clone());
         let log = AccessLog::start().unwrap().writer();
-        let cx = Context::new(&follower, Poller::new(&bell).unwrap(), log);
+        let cx = Context::new(&follower, Poller::new(&waker).unwrap(), log);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -309,7 +309,7 @@ fn an_answer_that_we_lack_memory_for_in_its_midst_is_cut_and_blames_none() {
         let State::Busy(busy) = &mut table.client.state else {
             panic!("the exchange is under way");
         };
-        busy.stage.connection().unwrap().expect_input();
+        busy.stage.connection().unwrap().mark_readable();
         table.carry(|table| table.closed.is_some());
         assert!(has_failed());
         assert_eq!(table.closed, Some(CloseReason::OurShortage));

@@ -29,7 +29,7 @@ pub(super) fn tunnel(
     if exchange.request_side == RequestSide::Sending {
         match exchange
             .request_relay
-            .advance(client, backend, &mut cx.tools)
+            .advance(client, backend, &mut cx.buffers)
         {
             Ok(Flow::Done) => {
                 exchange.request_side = RequestSide::Sent;
@@ -42,7 +42,7 @@ pub(super) fn tunnel(
             // The backend takes no more, but may have sent the reason.
             Err(RelayError::Sink(error)) if !is_our_shortage(&error) => {
                 exchange.request_side = RequestSide::Refused;
-                backend.expect_input();
+                backend.mark_readable();
             }
             Err(error) => return Step::Close(CloseReason::of_tunnel(&error)),
         }
@@ -50,7 +50,7 @@ pub(super) fn tunnel(
     if exchange.response_side == ResponseSide::Body {
         match exchange
             .response_relay
-            .advance(backend, client, &mut cx.tools)
+            .advance(backend, client, &mut cx.buffers)
         {
             Ok(Flow::Done) => {
                 exchange.response_side = ResponseSide::Done;

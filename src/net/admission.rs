@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::sync::{AtomicBool, AtomicUsize, Ordering};
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 
 /// For how long a connection that has had no answer must have been idle to make room: its first request may be on its
 /// way.
@@ -23,7 +23,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// Wakes the listener.
-    pub listener: Arc<Bell>,
+    pub listener: Arc<Waker>,
     /// How many there may be.
     max: AtomicUsize,
     count: AtomicUsize,
@@ -37,7 +37,7 @@ impl Admission {
     /// Admits at most `max` connections at once.
     pub(crate) fn new(max: usize) -> std::io::Result<Self> {
         Ok(Self {
-            listener: Arc::new(Bell::new()?),
+            listener: Arc::new(Waker::new()?),
             max: AtomicUsize::new(max),
             count: AtomicUsize::new(0),
             room_wanted: AtomicBool::new(false),
@@ -88,7 +88,7 @@ impl Admission {
     /// wait at most.
     pub(crate) fn wait_for_room(&self, ask: impl FnOnce() -> Duration) {
         self.want_room();
-        // After the wish: a connection that closes after this look rings.
+        // After the wish: a connection that closes after this look wakes the listener.
         if !self.has_room() {
             let patience = ask();
             self.listener.wait(patience);
@@ -101,7 +101,7 @@ impl Admission {
     pub(crate) fn make_room(&self, close: impl FnOnce()) {
         if self.take_wish_for_room() {
             close();
-            self.listener.ring();
+            self.listener.wake();
         }
     }
 
@@ -123,7 +123,7 @@ impl Admission {
     /// Wakes the listener if it waits: a connection closed, or became idle and could be.
     pub(crate) fn room_may_be_made(&self) {
         if self.take_wish_for_room() {
-            self.listener.ring();
+            self.listener.wake();
         }
     }
 }
@@ -163,7 +163,7 @@ mod tests {
         admission.add();
         admission.want_room();
         admission.remove();
-        // Would wait for an hour if the bell had not been rung.
+        // Would wait for an hour if the listener had not been woken.
         admission.listener.wait(Duration::from_secs(3600));
         assert!(!admission.is_room_wanted());
     }

@@ -111,13 +111,13 @@ impl Connection {
     }
 
     /// Makes the next `receive` ask the kernel, whatever the events said.
-    pub(crate) fn expect_input(&mut self) {
+    pub(crate) fn mark_readable(&mut self) {
         self.readable = true;
         self.ended = true;
     }
 
     /// Makes the next `flush` ask the kernel, whatever the events said.
-    pub(crate) fn try_output(&mut self) {
+    pub(crate) fn mark_writable(&mut self) {
         self.writable = true;
     }
 
@@ -294,7 +294,7 @@ impl Connection {
 
     /// Whether a connection is open and nothing has come on it, as it should be between exchanges.
     /// One system call.
-    pub(crate) fn is_silent(&mut self) -> bool {
+    pub(crate) fn is_open_and_empty(&mut self) -> bool {
         let mut byte = [0];
         matches!(self.stream.peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -561,7 +561,7 @@ mod tests {
         let mut buffer = vec![0; 1 << 20];
         while near.output.bytes().len() > waits / 4 {
             far.read_exact(&mut buffer).unwrap();
-            near.try_output();
+            near.mark_writable();
             near.flush().unwrap();
         }
         assert!(near.output.bytes.capacity() <= waits / 2);
@@ -596,13 +596,13 @@ mod tests {
     #[test]
     fn silence_differs_from_bytes_and_from_an_end() {
         let (mut near, mut far) = pair();
-        assert!(near.is_silent());
+        assert!(near.is_open_and_empty());
         far.write_all(b"x").unwrap();
         note_input(&mut near);
-        assert!(!near.is_silent());
+        assert!(!near.is_open_and_empty());
         let (mut near, far) = pair();
         drop(far);
         note_input(&mut near);
-        assert!(!near.is_silent());
+        assert!(!near.is_open_and_empty());
     }
 }

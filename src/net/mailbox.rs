@@ -1,4 +1,4 @@
-//! How the listener hands connections to a worker: a bounded channel, and a bell that is rung only
+//! How the listener hands connections to a worker: a bounded channel, and a waker that is used only
 //! when the worker sleeps.
 //!
 //! The worker announces that it is going to sleep and then looks at the channel once more; the
@@ -18,7 +18,7 @@ use crate::net::sync::{
     AtomicBool, AtomicU32, AtomicUsize, Ordering, Receiver, Sender, TryRecvError, TrySendError,
     bounded,
 };
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 
 /// Connections that wait for a worker; with more the listener waits, and then the kernel's backlog.
 const WAITING_MAX: usize = 1024;
@@ -30,7 +30,7 @@ pub(crate) type Accepted = (TcpStream, SocketAddr);
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     /// Wakes the worker.
-    pub bell: Arc<Bell>,
+    pub waker: Arc<Waker>,
     receiver: Receiver<Accepted>,
     sleeps: AtomicBool,
     /// Connections handed over and not yet closed.
@@ -82,17 +82,17 @@ fn low_bits(moment: Millis) -> u32 {
 pub(crate) struct MailboxSender {
     sender: Sender<Accepted>,
     mailbox: Arc<Mailbox>,
-    // Fields are dropped in their order: when this one rings, the sender is gone.
-    _last_ring: RingOnDrop,
+    // Fields are dropped in their order: when this one wakes the worker, the sender is gone.
+    _last_wake: WakeOnDrop,
 }
 
 /// Tells the worker that its listener has ended.
 #[derive(Debug)]
-struct RingOnDrop(Arc<Bell>);
+struct WakeOnDrop(Arc<Waker>);
 
-impl Drop for RingOnDrop {
+impl Drop for WakeOnDrop {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.wake();
     }
 }
 
@@ -100,7 +100,7 @@ impl Drop for RingOnDrop {
 pub(crate) fn mailbox() -> io::Result<(Arc<Mailbox>, MailboxSender)> {
     let (sender, receiver) = bounded(WAITING_MAX);
     let mailbox = Arc::new(Mailbox {
-        bell: Arc::new(Bell::new()?),
+        waker: Arc::new(Waker::new()?),
         receiver,
         sleeps: AtomicBool::new(false),
         load: AtomicUsize::new(0),
@@ -111,7 +111,7 @@ pub(crate) fn mailbox() -> io::Result<(Arc<Mailbox>, MailboxSender)> {
     let sender = MailboxSender {
         sender,
         mailbox: mailbox.clone(),
-        _last_ring: RingOnDrop(mailbox.bell.clone()),
+        _last_wake: WakeOnDrop(mailbox.waker.clone()),
     };
     Ok((mailbox, sender))
 }
@@ -128,13 +128,13 @@ impl MailboxSender {
         }
     }
 
-    /// Rings if the worker sleeps. Once for all that was handed over since the last time: on
+    /// Wakes the worker if it sleeps. Once for all that was handed over since the last time: on
     /// connections of one request the hand-over is most of the cost.
     pub(crate) fn wake(&self) {
         if self.mailbox.sleeps.load(Ordering::SeqCst)
             && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
         {
-            self.mailbox.bell.ring();
+            self.mailbox.waker.wake();
         }
     }
 
@@ -175,7 +175,7 @@ impl MailboxSender {
     /// Asks the worker to close its longest idle client.
     pub(crate) fn ask_for_room(&self) {
         self.mailbox.room_asked.store(true, Ordering::SeqCst);
-        self.mailbox.bell.ring();
+        self.mailbox.waker.wake();
     }
 }
 
@@ -183,7 +183,7 @@ impl Mailbox {
     /// What a full one takes; the channel has a number beside each connection.
     pub(crate) const BYTES: usize = WAITING_MAX * (size_of::<Accepted>() + size_of::<usize>());
 
-    /// Lets the worker wait for its bell and its sockets. `wait` is told whether it may sleep: neither with work left nor
+    /// Lets the worker wait for its waker and its sockets. `wait` is told whether it may sleep: neither with work left nor
     /// with a connection to take over.
     pub(crate) fn rest<T>(&self, has_work: bool, wait: impl FnOnce(bool) -> T) -> T {
         let may_sleep = !has_work && self.fall_asleep();
@@ -194,17 +194,17 @@ impl Mailbox {
 
     /// Announces that the worker is about to sleep. False: something is there, so it must not.
     fn fall_asleep(&self) -> bool {
-        // Before the look at the channel: a connection that comes after the look rings.
+        // Before the look at the channel: a connection that comes after the look wakes it.
         self.sleeps.store(true, Ordering::SeqCst);
         self.receiver.is_empty()
     }
 
-    /// The worker is awake and needs no bell.
+    /// The worker is awake and needs no waker.
     fn wake_up(&self) {
         self.sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// The next connection. `Err(true)`: none will come any more. This end rings once; a worker that has not seen an `Err`
+    /// The next connection. `Err(true)`: none will come any more. This end wakes the worker once; a worker that has not seen an `Err`
     /// since then must not sleep.
     pub(crate) fn receive(&self) -> Result<Accepted, bool> {
         self.receiver
@@ -257,12 +257,12 @@ mod tests {
     #[test]
     fn a_sleeping_worker_is_woken_by_a_hand_over() {
         let (mailbox, sender) = mailbox().unwrap();
-        let poller = Poller::new(&mailbox.bell).unwrap();
+        let poller = Poller::new(&mailbox.waker).unwrap();
         assert!(mailbox.fall_asleep());
         sender.send(connection());
         sender.send(connection());
         sender.wake();
-        // Would wait for ever without the bell.
+        // Would wait for ever without the waker.
         poller.wait(&mut Events::default(), None).unwrap();
         assert_eq!(sender.load(), 2);
         assert!(mailbox.receive().is_ok());

@@ -14,7 +14,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use crate::net::slab::Key;
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 
 /// What an event says about a socket.
 pub(crate) type Readiness = epoll::EventFlags;
@@ -82,12 +82,12 @@ pub(crate) enum Brought {
 pub(crate) struct Events(Vec<epoll::Event>);
 
 impl Poller {
-    /// A poller that `bell` wakes.
-    pub(crate) fn new(bell: &Bell) -> io::Result<Self> {
+    /// A poller that `waker` wakes.
+    pub(crate) fn new(waker: &Waker) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         // Edge-triggered: each write to the eventfd is an event, and it need not be read empty.
         let flags = Readiness::IN | Readiness::ET;
-        epoll::add(&epoll, bell, epoll::EventData::new_u64(WAKE_TOKEN), flags)?;
+        epoll::add(&epoll, waker, epoll::EventData::new_u64(WAKE_TOKEN), flags)?;
         Ok(Self { epoll })
     }
 
@@ -103,7 +103,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits for events, at most for `timeout` (`None`: for ever). The bell ends the wait without
+    /// Waits for events, at most for `timeout` (`None`: for ever). The waker ends the wait without
     /// an event; so does a signal (EINTR), after which nothing is known about events.
     pub(crate) fn wait(
         &self,
@@ -176,11 +176,11 @@ mod tests {
 
     #[test]
     fn each_ring_ends_a_wait_without_a_silence_in_between() {
-        let bell = Bell::new().unwrap();
+        let waker = Waker::new().unwrap();
         let mut events = Events::default();
-        let poller = Poller::new(&bell).unwrap();
+        let poller = Poller::new(&waker).unwrap();
         for _ in 0..3 {
-            bell.ring();
+            waker.wake();
             assert_eq!(poller.wait(&mut events, None).unwrap(), Brought::All);
             assert_eq!(events.iter().count(), 0);
         }
@@ -189,8 +189,8 @@ mod tests {
     #[test]
     fn a_full_batch_is_not_taken_for_all_events() {
         let (one, other) = UnixStream::pair().unwrap();
-        let bell = Bell::new().unwrap();
-        let poller = Poller::new(&bell).unwrap();
+        let waker = Waker::new().unwrap();
+        let poller = Poller::new(&waker).unwrap();
         let mut events = Events::default();
         // Each copy of the descriptor is an entry of its own, writable from the start.
         let copies: Vec<UnixStream> = (0..EVENTS_MAX).map(|_| one.try_clone().unwrap()).collect();
@@ -211,7 +211,7 @@ mod tests {
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
         let mut events = Events::default();
-        let poller = Poller::new(&Bell::new().unwrap()).unwrap();
+        let poller = Poller::new(&Waker::new().unwrap()).unwrap();
         poller.register(&far, Source::Client(KEY)).unwrap();
         near.write_all(b"x").unwrap();
         let mut seen = Readiness::empty();

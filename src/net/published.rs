@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::net::lock::lock;
 use crate::net::sync::{AtomicUsize, Mutex, Ordering};
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 
 /// The value that is live.
 #[derive(Debug)]
@@ -15,8 +15,8 @@ pub(crate) struct Published<T> {
     /// Counts the values. Written under the lock of `current`.
     generation: AtomicUsize,
     current: Mutex<Arc<T>>,
-    /// Rung for each new value.
-    followers: Mutex<Vec<Arc<Bell>>>,
+    /// Woken for each new value.
+    followers: Mutex<Vec<Arc<Waker>>>,
 }
 
 impl<T> Published<T> {
@@ -45,7 +45,7 @@ impl<T> Published<T> {
         // It may be the last one that has it, and frees what it holds.
         drop(last);
         // After the number: one who is woken must see it.
-        lock(&self.followers).iter().for_each(|bell| bell.ring());
+        lock(&self.followers).iter().for_each(|waker| waker.wake());
     }
 }
 
@@ -57,10 +57,10 @@ pub(crate) struct View<T> {
 }
 
 impl<T> View<T> {
-    /// Begins with the value that is live. `bell` is rung for each that follows; see `look`.
-    pub(crate) fn new(published: &Published<T>, bell: Arc<Bell>) -> Self {
-        // Before the first look: one that is published in between is seen now or rings.
-        lock(&published.followers).push(bell);
+    /// Begins with the value that is live. `waker` is woken for each that follows; see `look`.
+    pub(crate) fn new(published: &Published<T>, waker: Arc<Waker>) -> Self {
+        // Before the first look: one that is published in between is seen now or wakes it.
+        lock(&published.followers).push(waker);
         View::unwoken(published)
     }
 
@@ -75,7 +75,7 @@ impl<T> View<T> {
         Self { seen, value }
     }
 
-    /// Goes by the newest value from now on; says whether it is another one. To be asked after the bell is silent and
+    /// Goes by the newest value from now on; says whether it is another one. To be asked after the waker is cleared and
     /// before the thread waits for it.
     pub(crate) fn look(&mut self, published: &Published<T>) -> bool {
         if published.generation.load(Ordering::Acquire) == self.seen {

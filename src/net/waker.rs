@@ -1,6 +1,6 @@
-//! A bell that wakes one sleeping thread: an eventfd, so that the thread can wait for it beside its sockets.
+//! Wakes one sleeping thread: an eventfd, so that the thread can wait for it beside its sockets.
 //!
-//! Ringing never blocks and rings add up to one: the thread that wakes looks at everything that may have changed. The workers
+//! A wake-up never blocks, and several add up to one: the thread that is woken looks at everything that may have changed. The workers
 //! own one each (in their mailboxes), and so do the listener, the checker and the resolver.
 
 use std::io;
@@ -9,41 +9,41 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-/// Any thread may ring it; one waits for it.
+/// Any thread may wake the one that waits for it.
 #[derive(Debug)]
-pub struct Bell(OwnedFd);
+pub struct Waker(OwnedFd);
 
-impl Bell {
-    /// A silent bell; it costs one descriptor.
-    pub fn new() -> io::Result<Bell> {
-        Ok(Bell(eventfd(
+impl Waker {
+    /// A waker that nothing has used yet; it costs one descriptor.
+    pub fn new() -> io::Result<Waker> {
+        Ok(Waker(eventfd(
             0,
             EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC,
         )?))
     }
 
     /// Wakes the thread that waits, or lets its next wait return at once.
-    pub fn ring(&self) {
-        // The one error that can come is a full counter: the bell is ringing already.
+    pub fn wake(&self) {
+        // The one error that can come is a full counter: the wake-up is pending already.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Silences the bell; look for what changed after this, not before.
-    pub fn silence(&self) {
-        // The one error that can come is an empty counter: it was silent.
+    /// Forgets a pending wake-up; look for what changed after this, not before.
+    pub fn clear(&self) {
+        // The one error that can come is an empty counter: none was pending.
         let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
     }
 
-    /// Waits until it rings, or for as long as `patience`; then it is silent again.
+    /// Waits for a wake-up, or for as long as `patience`; then none is pending.
     pub fn wait(&self, patience: Duration) {
         let patience = timespec(patience);
         // An interrupted wait is one that ended early, which callers must expect anyway.
         let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience));
-        self.silence();
+        self.clear();
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -65,14 +65,14 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_ring_before_the_wait_is_not_lost_and_two_rings_are_one() {
-        let bell = Bell::new().unwrap();
-        bell.ring();
-        bell.ring();
+    fn a_wake_up_before_the_wait_is_not_lost_and_two_are_one() {
+        let waker = Waker::new().unwrap();
+        waker.wake();
+        waker.wake();
         let start = Instant::now();
-        bell.wait(Duration::from_secs(60));
+        waker.wait(Duration::from_secs(60));
         assert!(start.elapsed() < Duration::from_secs(30));
-        bell.wait(Duration::from_millis(1));
+        waker.wait(Duration::from_millis(1));
         assert!(start.elapsed() >= Duration::from_millis(1));
     }
 

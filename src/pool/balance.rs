@@ -33,7 +33,7 @@ pub struct Candidate {
 /// that turns go on when the configuration changes.
 #[derive(Debug)]
 pub struct Balancer {
-    turns: Turns,
+    turns: SmoothRoundRobin,
     random: Random,
 }
 
@@ -41,7 +41,7 @@ impl Balancer {
     /// Without any backend yet.
     pub(in crate::pool) fn new() -> Balancer {
         Balancer {
-            turns: Turns::new(),
+            turns: SmoothRoundRobin::new(),
             random: Random::new(),
         }
     }
@@ -94,7 +94,7 @@ impl Balancer {
 /// Credits and quotas are part of a backend's state: they follow it to another place and go when it
 /// is removed. A new backend is owed nothing.
 #[derive(Debug)]
-struct Turns {
+struct SmoothRoundRobin {
     /// The set that the quotas are for.
     members: Vec<Member>,
     /// The sum of the members' weights.
@@ -151,9 +151,9 @@ impl Turn {
     }
 }
 
-impl Turns {
-    fn new() -> Turns {
-        Turns {
+impl SmoothRoundRobin {
+    fn new() -> SmoothRoundRobin {
+        SmoothRoundRobin {
             members: Vec::new(),
             total: 1,
             left: 0,
@@ -349,14 +349,14 @@ mod tests {
 
     /// Turns, and what they remember of each backend.
     struct Bench {
-        turns: Turns,
+        turns: SmoothRoundRobin,
         of_each: Vec<Turn>,
     }
 
     impl Bench {
         fn new(backends: usize) -> Bench {
             Bench {
-                turns: Turns::new(),
+                turns: SmoothRoundRobin::new(),
                 of_each: of_each(backends),
             }
         }

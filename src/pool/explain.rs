@@ -10,7 +10,7 @@ use crate::pool::settings::BackendSettings;
 use crate::pool::settings::HealthCheckSettings;
 use crate::pool::settings::{BalanceSettings, Method, Persistence};
 use crate::pool::trace::Decision;
-use crate::pool::{Choice, Pool, Tried, Wish};
+use crate::pool::{Choice, Pool, Selection, Tried};
 
 /// The next `n` choices, one line each, with the reason; then how many each backend received. Each
 /// exchange ends before the next begins, and each comes from another client: one of 254 in
@@ -31,13 +31,13 @@ pub fn explain(
     for number in 1..=n {
         last = last % 254 + 1;
         let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
-        let wish = Wish {
+        let selection = Selection {
             client,
             cookie: None,
             tries_left: true,
         };
         let mut decision = Decision::default();
-        let choice = pool.choose(&wish, &mut Tried::default(), Some(&mut decision));
+        let choice = pool.choose(&selection, &mut Tried::default(), Some(&mut decision));
         let mut line = format!("{number:width$}  ");
         if by_address {
             // Writing to a String cannot fail.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::balance::{Balancer, Candidate};
@@ -33,8 +33,8 @@ pub(in crate::pool) struct Shared {
     pub(in crate::pool) came_up: AtomicUsize,
     /// Limits the event lines about requests that no backend may take.
     pub(in crate::pool) unavailable_lines: LineLimit,
-    pub(in crate::pool) checker: OnceLock<Arc<Bell>>,
-    pub(in crate::pool) resolver: OnceLock<Arc<Bell>>,
+    pub(in crate::pool) checker: OnceLock<Arc<Waker>>,
+    pub(in crate::pool) resolver: OnceLock<Arc<Waker>>,
     last_id: AtomicU32,
     /// The names of the backends removed last, newest last. Exchanges do not need them, readers of
     /// recorded decisions do.

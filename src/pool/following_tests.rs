@@ -12,7 +12,7 @@ use crate::pool::backend::tests::settings;
 use crate::pool::persist::cookie_value;
 use crate::pool::settings::{Host, Kind};
 use crate::pool::tests::{
-    backends, balance, by_cookie, down, health, hits, pool, tried, up, wish, with_cookie,
+    backends, balance, by_cookie, down, health, hits, pool, selection, tried, up, with_cookie,
 };
 use crate::pool::trace::Decision;
 use crate::pool::{CHOICES_MAX, Choice, Event, Tried};
@@ -38,7 +38,7 @@ fn checked_by(previous: Option<&Pool>, kind: Kind) -> Pool {
 }
 
 fn take(pool: &Pool) -> InFlight {
-    match pool.choose(&wish(), &mut Tried::default(), None) {
+    match pool.choose(&selection(), &mut Tried::default(), None) {
         Choice::Backend { in_flight, .. } => in_flight,
         other => panic!("{other:?}"),
     }
@@ -264,7 +264,7 @@ fn two_pools_that_choose_at_the_same_time_pass_no_limit_and_share_the_turns() {
             scope.spawn(move || {
                 let mut held = Vec::new();
                 for _ in 0..5000 {
-                    let choice = pool.choose(&wish(), &mut Tried::default(), None);
+                    let choice = pool.choose(&selection(), &mut Tried::default(), None);
                     match choice {
                         Choice::Backend { in_flight, .. } => {
                             if in_flight.in_flight() > 2 {
@@ -291,7 +291,7 @@ fn two_pools_that_choose_at_the_same_time_pass_no_limit_and_share_the_turns() {
 /// A request that was sent to these before, and looks on in another pool.
 fn choices(tried: &mut Tried, pool: &Pool) -> String {
     let mut met = Vec::new();
-    while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), tried, None) {
+    while let Choice::Backend { in_flight, .. } = pool.choose(&selection(), tried, None) {
         tried.insert(&in_flight);
         met.push(in_flight.name.to_string());
     }
@@ -321,7 +321,7 @@ fn a_request_under_way_goes_to_no_backend_twice_and_overlooks_none() {
 fn what_was_chosen_before_a_change_counts_as_tried_after_it() {
     let first = pool(2);
     let mut tried = Tried::default();
-    let Choice::Backend { in_flight, .. } = first.choose(&wish(), &mut tried, None) else {
+    let Choice::Backend { in_flight, .. } = first.choose(&selection(), &mut tried, None) else {
         panic!("both are healthy");
     };
     let second = next(&first, named(&["b", "a"]));
@@ -340,7 +340,7 @@ fn a_request_that_walks_through_the_list_goes_on_in_the_next_pool_and_meets_each
     let mut met = Vec::new();
     let mut go_on = |pool: &Pool, steps: usize| {
         for _ in 0..steps {
-            match pool.choose(&wish(), &mut tried, None) {
+            match pool.choose(&selection(), &mut tried, None) {
                 Choice::Backend { in_flight, .. } => {
                     tried.insert(&in_flight);
                     met.push(in_flight.name.to_string());
@@ -372,7 +372,7 @@ fn walks_at_the_same_time_go_on_together_over_a_change() {
     let walk = |pool: &Pool| {
         let mut tried = Tried::default();
         tried.choices = CHOICES_MAX;
-        match pool.choose(&wish(), &mut tried, None) {
+        match pool.choose(&selection(), &mut tried, None) {
             Choice::Backend { in_flight, .. } => in_flight.name.to_string(),
             other => panic!("{other:?}"),
         }
@@ -392,7 +392,7 @@ fn a_recorded_choice_has_its_names_also_when_the_backends_have_moved_or_gone() {
     let first = pool(3);
     down(&first, 2);
     let mut decision = Decision::default();
-    first.choose(&wish(), &mut Tried::default(), Some(&mut decision));
+    first.choose(&selection(), &mut Tried::default(), Some(&mut decision));
     let second = next(&first, named(&["x", "c", "y"]));
     let third = next(&second, named(&["y"]));
     for pool in [&first, &second, &third] {
@@ -585,7 +585,7 @@ impl Ledger {
             .filter(|b| !b.is_full() && b.is_healthy() == any_healthy)
             .map(|b| (b.id, b.settings.weight))
             .collect();
-        let choice = pool.choose(&wish(), &mut Tried::default(), None);
+        let choice = pool.choose(&selection(), &mut Tried::default(), None);
         let Choice::Backend { in_flight, .. } = choice else {
             assert!(weights.is_empty());
             return None;

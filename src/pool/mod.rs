@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
-use crate::net::waker::Bell;
+use crate::net::waker::Waker;
 use crate::pool::backend::{Backend, InFlight};
 use crate::pool::balance::Candidate;
 use crate::pool::following::{Shared, State};
@@ -76,7 +76,7 @@ const CHOICES_MAX: u32 = 16;
 
 /// What an exchange asks of a choice.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish<'a> {
+pub struct Selection<'a> {
     /// The client's address.
     pub client: IpAddr,
     /// The value of the persistence cookie in its request.
@@ -175,7 +175,7 @@ impl Pool {
     }
 
     /// The name of the cookie that binds clients, if cookies do; its value in the request goes into
-    /// [`Wish`].
+    /// [`Selection`].
     pub fn cookie_name(&self) -> Option<&str> {
         self.cookies.as_ref().map(Cookies::name)
     }
@@ -195,23 +195,23 @@ impl Pool {
     /// Chooses a backend that was not tried, and takes a place there.
     pub fn choose(
         &self,
-        wish: &Wish<'_>,
+        selection: &Selection<'_>,
         tried: &mut Tried,
         mut record: Option<&mut Decision>,
     ) -> Choice {
         let bound = self
             .cookies
             .as_ref()
-            .zip(wish.cookie)
+            .zip(selection.cookie)
             .and_then(|(cookies, value)| cookies.backend(value));
         // The backends that it was sent to before may have been chosen in another pool.
         tried.follow(&self.roster);
         let mut state = lock(&self.shared.state);
         let picked = if tried.choices < CHOICES_MAX {
             tried.choices += 1;
-            self.pick(&mut state, wish, tried, bound, record.as_deref_mut())
+            self.pick(&mut state, selection, tried, bound, record.as_deref_mut())
         } else {
-            self.walk_on(&mut state, wish, tried, bound)
+            self.walk_on(&mut state, selection, tried, bound)
         };
         let Picked {
             index,
@@ -243,7 +243,7 @@ impl Pool {
     fn pick(
         &self,
         state: &mut State,
-        wish: &Wish<'_>,
+        selection: &Selection<'_>,
         tried: &Tried,
         bound: Option<usize>,
         mut record: Option<&mut Decision>,
@@ -258,7 +258,7 @@ impl Pool {
         }
         candidates.clear();
         let found = self.walk(candidates, tried, bound, record);
-        if found.any_healthy && !wish.tries_left {
+        if found.any_healthy && !selection.tries_left {
             return Err(Choice::Exhausted);
         }
         let (index, rule) = if let Some(bound) = found.bound {
@@ -277,7 +277,7 @@ impl Pool {
                 (_, method) => (method, Rule::Method(method)),
             };
             let client_key = match method {
-                Method::SourceHash => persist::client_key(wish.client),
+                Method::SourceHash => persist::client_key(selection.client),
                 _ => 0,
             };
             let turn = |index: usize| &self.backends[index].state.turn;
@@ -298,7 +298,7 @@ impl Pool {
     fn walk_on(
         &self,
         state: &mut State,
-        wish: &Wish<'_>,
+        selection: &Selection<'_>,
         tried: &mut Tried,
         bound: Option<usize>,
     ) -> Result<Picked, Choice> {
@@ -323,7 +323,7 @@ impl Pool {
             if walk.passed == 0 && group == Tier::Unhealthy && self.any_healthy() {
                 break;
             }
-            while walk.passed < count && (fails_open || wish.tries_left) {
+            while walk.passed < count && (fails_open || selection.tries_left) {
                 let index = (walk.start + walk.passed) % count;
                 walk.passed += 1;
                 let backend = &self.backends[index];
@@ -370,10 +370,10 @@ impl Pool {
         }
         if event == Event::Died || before.is_up() && !after.is_up() {
             // So that `down_interval` counts from now.
-            ring(&self.shared.checker);
+            wake(&self.shared.checker);
         }
         if event == Event::ConnectFailed && backend.needs_lookup() && backend.want_lookup() {
-            ring(&self.shared.resolver);
+            wake(&self.shared.resolver);
         }
     }
 
@@ -394,21 +394,21 @@ impl Pool {
         }
     }
 
-    /// The checker's bell, rung when a backend went down or died, or its addresses came. Only the
-    /// first bell is kept.
-    pub fn wake_checker_with(&self, bell: Arc<Bell>) {
-        let _ = self.shared.checker.set(bell);
+    /// The checker's waker, used when a backend went down or died, or its addresses came. Only the
+    /// first waker is kept.
+    pub fn wake_checker_with(&self, waker: Arc<Waker>) {
+        let _ = self.shared.checker.set(waker);
     }
 
-    /// The resolver's bell, rung when a name should be looked up again. Only the first bell is
+    /// The resolver's waker, used when a name should be looked up again. Only the first waker is
     /// kept.
-    pub fn wake_resolver_with(&self, bell: Arc<Bell>) {
-        let _ = self.shared.resolver.set(bell);
+    pub fn wake_resolver_with(&self, waker: Arc<Waker>) {
+        let _ = self.shared.resolver.set(waker);
     }
 
     /// Wakes the checker for news.
     pub fn wake_checker(&self) {
-        ring(&self.shared.checker);
+        wake(&self.shared.checker);
     }
 
     /// One pass over the backends, under the lock: finds the candidates, and keeps only those of
@@ -580,9 +580,9 @@ impl Pool {
     }
 }
 
-fn ring(bell: &OnceLock<Arc<Bell>>) {
-    if let Some(bell) = bell.get() {
-        bell.ring();
+fn wake(waker: &OnceLock<Arc<Waker>>) {
+    if let Some(waker) = waker.get() {
+        waker.wake();
     }
 }
 

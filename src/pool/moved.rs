@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::pool::settings::{
     BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
 };
-use crate::pool::{Choice, Pool, Tried, Wish};
+use crate::pool::{Choice, Pool, Selection, Tried};
 
 /// Enough clients for whole per cents.
 const CLIENTS: u32 = 20_000;
@@ -43,12 +43,12 @@ fn by_address(backends: &[BackendSettings], health: &HealthCheckSettings) -> Poo
 }
 
 fn name_for(pool: &Pool, client: IpAddr) -> Option<String> {
-    let wish = Wish {
+    let selection = Selection {
         client,
         cookie: None,
         tries_left: true,
     };
-    match pool.choose(&wish, &mut Tried::default(), None) {
+    match pool.choose(&selection, &mut Tried::default(), None) {
         Choice::Backend { in_flight, .. } => Some(in_flight.settings.name.clone()),
         Choice::Unavailable | Choice::Exhausted => None,
     }

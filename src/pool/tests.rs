@@ -74,8 +74,8 @@ pub(super) fn pool(n: usize) -> Pool {
     )
 }
 
-pub(super) fn wish() -> Wish<'static> {
-    Wish {
+pub(super) fn selection() -> Selection<'static> {
+    Selection {
         client: CLIENT,
         cookie: None,
         tries_left: true,
@@ -96,7 +96,7 @@ pub(super) fn hit(pool: &Pool) -> usize {
 }
 
 pub(super) fn hit_after(pool: &Pool, before: &[usize]) -> usize {
-    match pool.choose(&wish(), &mut tried(pool, before), None) {
+    match pool.choose(&selection(), &mut tried(pool, before), None) {
         Choice::Backend { in_flight, .. } => in_flight.index,
         other => panic!("{other:?}"),
     }
@@ -161,7 +161,7 @@ fn a_request_goes_to_each_backend_once_and_then_none_is_left() {
     let pool = pool(3);
     assert_eq!(hit_after(&pool, &[0, 2]), 1);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&pool, &[0, 1, 2]), None),
+        pool.choose(&selection(), &mut tried(&pool, &[0, 1, 2]), None),
         Choice::Exhausted
     ));
 }
@@ -169,9 +169,9 @@ fn a_request_goes_to_each_backend_once_and_then_none_is_left() {
 #[test]
 fn with_no_tries_left_healthy_backends_are_not_tried_but_unhealthy_ones_are() {
     let pool = pool(2);
-    let last = Wish {
+    let last = Selection {
         tries_left: false,
-        ..wish()
+        ..selection()
     };
     assert!(matches!(
         pool.choose(&last, &mut tried(&pool, &[0]), None),
@@ -193,7 +193,7 @@ fn with_no_tries_left_healthy_backends_are_not_tried_but_unhealthy_ones_are() {
 fn fails_everywhere(pool: &Pool) -> Vec<usize> {
     let mut tried = Tried::default();
     let mut met = Vec::new();
-    while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), &mut tried, None) {
+    while let Choice::Backend { in_flight, .. } = pool.choose(&selection(), &mut tried, None) {
         tried.insert(&in_flight);
         met.push(in_flight.index);
     }
@@ -230,7 +230,7 @@ fn a_request_that_walks_through_the_list_takes_what_comes_up_meanwhile_and_fails
     let pool = pool(100);
     (0..90).for_each(|backend| down(&pool, backend));
     let mut tried = Tried::default();
-    let mut next = |pool: &Pool| match pool.choose(&wish(), &mut tried, None) {
+    let mut next = |pool: &Pool| match pool.choose(&selection(), &mut tried, None) {
         Choice::Backend { in_flight, .. } => {
             tried.insert(&in_flight);
             Some(in_flight.index)
@@ -251,7 +251,7 @@ fn a_request_that_walks_through_the_list_takes_what_comes_up_meanwhile_and_fails
     let met = next(&pool).unwrap();
     let fresh = (0..90).find(|&backend| backend != met && !tried.contains(backend));
     up(&pool, fresh.unwrap());
-    let mut next = || match pool.choose(&wish(), &mut tried, None) {
+    let mut next = || match pool.choose(&selection(), &mut tried, None) {
         Choice::Backend { in_flight, .. } => Some(in_flight.index),
         _ => None,
     };
@@ -264,7 +264,7 @@ fn what_refused_another_request_since_the_walk_began_is_not_asked_again() {
     (0..100).for_each(|backend| down(&pool, backend));
     let mut tried = tried(&pool, &(0..20).collect::<Vec<_>>());
     tried.choices = CHOICES_MAX;
-    let met = match pool.choose(&wish(), &mut tried, None) {
+    let met = match pool.choose(&selection(), &mut tried, None) {
         Choice::Backend { in_flight, .. } => in_flight.index,
         other => panic!("{other:?}"),
     };
@@ -275,12 +275,12 @@ fn what_refused_another_request_since_the_walk_began_is_not_asked_again() {
         pool.backends()[backend].attempts.failed(began_ms + 1);
     }
     assert!(matches!(
-        pool.choose(&wish(), &mut tried, None),
+        pool.choose(&selection(), &mut tried, None),
         Choice::Backend { in_flight, .. } if in_flight.index == fresh
     ));
     tried.insert(&pool.backends()[fresh]);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried, None),
+        pool.choose(&selection(), &mut tried, None),
         Choice::Exhausted
     ));
 }
@@ -298,7 +298,7 @@ fn what_another_request_is_just_trying_comes_last() {
         attempts.began(1);
     }
     let mut met = Vec::new();
-    while let Choice::Backend { in_flight, .. } = pool.choose(&wish(), &mut tried, None) {
+    while let Choice::Backend { in_flight, .. } = pool.choose(&selection(), &mut tried, None) {
         met.push(in_flight.index);
         tried.insert(&in_flight);
     }
@@ -309,9 +309,9 @@ fn what_another_request_is_just_trying_comes_last() {
 #[test]
 fn a_request_that_walks_through_the_list_meets_no_healthy_backend_beyond_its_tries() {
     let pool = pool(40);
-    let last = Wish {
+    let last = Selection {
         tries_left: false,
-        ..wish()
+        ..selection()
     };
     let mut tried = tried(&pool, &(0..20).collect::<Vec<_>>());
     tried.choices = CHOICES_MAX;
@@ -335,7 +335,7 @@ fn what_many_dead_backends_leave_to_others_is_spread_evenly() {
     for _ in 0..4000 {
         let mut tried = Tried::default();
         let last = loop {
-            match pool.choose(&wish(), &mut tried, None) {
+            match pool.choose(&selection(), &mut tried, None) {
                 Choice::Backend { in_flight, .. } if in_flight.index < 20 => {
                     tried.insert(&in_flight);
                 }
@@ -366,7 +366,7 @@ fn a_request_that_tried_the_healthy_ones_does_not_fall_back_on_the_unhealthy() {
     let pool = pool(2);
     down(&pool, 1);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&pool, &[0]), None),
+        pool.choose(&selection(), &mut tried(&pool, &[0]), None),
         Choice::Exhausted
     ));
 }
@@ -384,7 +384,7 @@ fn disabled_drained_weightless_and_full_are_never_used_not_even_when_all_others_
     assert_eq!(hits(&pool, 3), [4, 4, 4]);
     pool.backends()[4].set_operator(Operator::Disabled);
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&pool, &[]), None),
+        pool.choose(&selection(), &mut tried(&pool, &[]), None),
         Choice::Unavailable
     ));
 }
@@ -435,7 +435,7 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
     let pool = Pool::new(list, &balance(Method::RoundRobin), &health(Kind::Tcp));
     let mut held: Vec<InFlight> = (0..3)
         .map(
-            |_| match pool.choose(&wish(), &mut tried(&pool, &[]), None) {
+            |_| match pool.choose(&selection(), &mut tried(&pool, &[]), None) {
                 Choice::Backend { in_flight, .. } => in_flight,
                 other => panic!("{other:?}"),
             },
@@ -449,11 +449,11 @@ fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
         (1, 2)
     );
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&pool, &[]), None),
+        pool.choose(&selection(), &mut tried(&pool, &[]), None),
         Choice::Unavailable
     ));
     assert!(matches!(
-        pool.choose(&wish(), &mut tried(&pool, &[1]), None),
+        pool.choose(&selection(), &mut tried(&pool, &[1]), None),
         Choice::Exhausted
     ));
     held.retain(|place| place.index != 0);
@@ -648,7 +648,14 @@ fn with_icmp_an_echo_lets_one_exchange_try_what_a_failed_connect_took_down() {
 
 /// What a client with this cookie gets: the backend, and whether it gets a new cookie.
 pub(super) fn with_cookie(pool: &Pool, cookie: Option<&[u8]>, before: &[usize]) -> (usize, bool) {
-    match pool.choose(&Wish { cookie, ..wish() }, &mut tried(pool, before), None) {
+    match pool.choose(
+        &Selection {
+            cookie,
+            ..selection()
+        },
+        &mut tried(pool, before),
+        None,
+    ) {
         Choice::Backend {
             in_flight,
             set_cookie,
@@ -772,7 +779,7 @@ fn the_record_says_why_each_was_passed_over() {
     pool.backends()[5].set_operator(Operator::Draining);
     down(&pool, 6);
     let mut decision = Decision::default();
-    let choice = pool.choose(&wish(), &mut tried(&pool, &[0]), Some(&mut decision));
+    let choice = pool.choose(&selection(), &mut tried(&pool, &[0]), Some(&mut decision));
     assert!(matches!(choice, Choice::Backend { in_flight, .. } if in_flight.index == 7));
     let verdicts: Vec<Verdict> = decision
         .candidates()
@@ -822,7 +829,7 @@ proptest! {
         }
         let before: Vec<usize> = (0..kinds.len()).filter(|index| before >> index & 1 == 1).collect();
         let value = cookie.map(|index| persist::cookie_value(['a', 'b', 'c', 'd', 'e', 'f'][index].encode_utf8(&mut [0; 4])));
-        let wish = Wish { cookie: value.as_ref().map(|value| &value[..]), ..wish() };
+        let selection = Selection { cookie: value.as_ref().map(|value| &value[..]), ..selection() };
         let may = |b: &Backend| b.operator() == Operator::Enabled && b.settings.weight > 0;
         let mut held = Vec::new();
         for _ in 0..20 {
@@ -832,7 +839,7 @@ proptest! {
             let any_healthy = pool.backends().iter().any(|b| may(b) && b.is_healthy());
             let group = [(true, false), (true, true), (false, false), (false, true)].into_iter()
                 .find(|&(healthy, backup)| (healthy || !any_healthy) && any(healthy, backup));
-            match pool.choose(&wish, &mut tried(&pool, &before), None) {
+            match pool.choose(&selection, &mut tried(&pool, &before), None) {
                 Choice::Backend { in_flight, set_cookie: false } if Some(in_flight.index) == cookie => {
                     prop_assert!(in_flight.operator() != Operator::Disabled && !before.contains(&in_flight.index));
                     held.push(in_flight);

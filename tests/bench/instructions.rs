@@ -14,7 +14,7 @@ use rondo::http::{
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
 use rondo::pool::settings::{BalanceSettings, Method, Persistence};
 use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind, StatusRanges};
-use rondo::pool::{Choice, Event, Pool, Tried, Wish};
+use rondo::pool::{Choice, Event, Pool, Selection, Tried};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -211,7 +211,7 @@ fn encode_chunks(times: usize) {
 
 fn choose(method: Method, times: usize) {
     let pool = pool_of_4(method);
-    let wish = Wish {
+    let selection = Selection {
         client: CLIENT,
         cookie: None,
         tries_left: true,
@@ -219,7 +219,7 @@ fn choose(method: Method, times: usize) {
     let mut tried = Tried::default();
     for _ in 0..times {
         tried.clear();
-        let choice = pool.choose(black_box(&wish), black_box(&mut tried), None);
+        let choice = pool.choose(black_box(&selection), black_box(&mut tried), None);
         assert!(matches!(black_box(choice), Choice::Backend { .. }));
     }
 }

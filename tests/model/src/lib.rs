@@ -31,7 +31,7 @@ use net::admission::Admission;
 use net::mailbox::{Accepted, Mailbox, MailboxSender, mailbox};
 use net::published::{Published, View};
 use net::sync::{AtomicUsize, Ordering};
-use net::waker::Bell;
+use net::waker::Waker;
 
 /// Longer than any run.
 const FOR_EVER: Duration = Duration::MAX;
@@ -76,13 +76,13 @@ impl Worker {
         }
     }
 
-    /// Waits as a worker does: for its bell, or not at all where it has work left.
+    /// Waits as a worker does: for its waker, or not at all where it has work left.
     fn rest(&mut self) {
         let has_work = std::mem::take(&mut self.has_work) || thread_rng().gen_ratio(1, 4);
         self.sleeps += usize::from(!has_work);
-        let bell = &self.mailbox.bell;
+        let waker = &self.mailbox.waker;
         self.mailbox
-            .rest(has_work, |may_sleep| bell.poll(may_sleep));
+            .rest(has_work, |may_sleep| waker.poll(may_sleep));
     }
 
     /// Takes connections over, not always all: a worker has others to serve.
@@ -102,7 +102,7 @@ impl Worker {
 }
 
 /// Every connection that is sent is received, in order, whenever the worker falls asleep, also through a full mailbox
-/// (here one of two connections); so is the end. And the listener rings once at the most for each sleep.
+/// (here one of two connections); so is the end. And the listener wakes it once at the most for each sleep.
 ///
 /// It needs: in `Mailbox::fall_asleep` the announcement before the look at the channel; in `rest` the wait between
 /// `fall_asleep` and `wake_up`; the connection in the channel before `MailboxSender::wake` looks whether the worker sleeps,
@@ -112,8 +112,8 @@ pub fn connections() {
     // Few show best what one wake-up does, many a full mailbox.
     let count = thread_rng().gen_range(1..6);
     let (mailbox, sender) = mailbox().unwrap();
-    let bell = mailbox.bell.clone();
-    let all_taken = Arc::new(Bell::new().unwrap());
+    let waker = mailbox.waker.clone();
+    let all_taken = Arc::new(Waker::new().unwrap());
     let tell = all_taken.clone();
     let worker = thread::spawn(move || {
         let mut worker = Worker::new(mailbox);
@@ -121,7 +121,7 @@ pub fn connections() {
             worker.rest();
             worker.take_over();
             if worker.taken.len() == usize::from(count) {
-                tell.ring();
+                tell.wake();
             }
         }
         worker
@@ -141,13 +141,13 @@ pub fn connections() {
     let worker = worker.join().unwrap();
     assert_eq!(worker.taken, (0..count).collect::<Vec<u16>>());
     let last_ring = 1;
-    assert!(bell.rings() <= worker.sleeps + last_ring);
+    assert!(waker.wakes() <= worker.sleeps + last_ring);
 }
 
-/// Whichever way a thread waits for its bell, it goes by the last snapshot in the end, and never back to an older one.
+/// Whichever way a thread waits for its waker, it goes by the last snapshot in the end, and never back to an older one.
 ///
 /// It needs: in `Published::publish` the number after the value (or both under the lock), and the ring after the number; in
-/// `View::new` the bell among the followers before the first look, and the number read under the lock, there as in `look`; in
+/// `View::new` the waker among the followers before the first look, and the number read under the lock, there as in `look`; in
 /// every thread a look between the end of one wait and the next.
 pub fn snapshots() {
     const LAST: usize = 3;
@@ -155,7 +155,7 @@ pub fn snapshots() {
     let follow = |wait: fn(&Mailbox), mailbox: Arc<Mailbox>| {
         let published = published.clone();
         thread::spawn(move || {
-            let mut view = View::new(&published, mailbox.bell.clone());
+            let mut view = View::new(&published, mailbox.waker.clone());
             let mut before = **view.value();
             while before != LAST {
                 wait(&mailbox);
@@ -169,8 +169,8 @@ pub fn snapshots() {
     let ends = [(); 2].map(|()| mailbox().unwrap());
     let [(first, _), (second, _)] = &ends;
     let as_worker: fn(&Mailbox) =
-        |mailbox| mailbox.rest(false, |may_sleep| mailbox.bell.poll(may_sleep));
-    let as_listener: fn(&Mailbox) = |mailbox| mailbox.bell.wait(FOR_EVER);
+        |mailbox| mailbox.rest(false, |may_sleep| mailbox.waker.poll(may_sleep));
+    let as_listener: fn(&Mailbox) = |mailbox| mailbox.waker.wait(FOR_EVER);
     let threads = [
         follow(as_worker, first.clone()),
         follow(as_listener, second.clone()),
@@ -232,7 +232,7 @@ pub fn room() {
     assert_eq!(admission.count(), open);
     let made_room = made_room.load(Ordering::SeqCst);
     assert!(clients_end || made_room == NEWCOMERS.into());
-    let answers = admission.listener.rings();
+    let answers = admission.listener.wakes();
     assert!(made_room <= answers && answers <= wishes);
 }
 
@@ -309,7 +309,7 @@ pub fn drain() {
         let (mailbox, sender) = mailbox().unwrap();
         senders.push(sender);
         let published = published.clone();
-        let mut view = View::new(&published, mailbox.bell.clone());
+        let mut view = View::new(&published, mailbox.waker.clone());
         workers.push(thread::spawn(move || {
             let mut worker = Worker::new(mailbox);
             loop {
@@ -327,8 +327,8 @@ pub fn drain() {
             }
         }));
     }
-    let bell = Arc::new(Bell::new().unwrap());
-    let mut view = View::new(&published, bell.clone());
+    let waker = Arc::new(Waker::new().unwrap());
+    let mut view = View::new(&published, waker.clone());
     let followed = published.clone();
     let listener = thread::spawn(move || {
         let mut backlog = 0..IN_BACKLOG;
@@ -341,7 +341,7 @@ pub fn drain() {
         };
         while !view.value().0 {
             accept(1);
-            bell.wait(FOR_EVER);
+            waker.wait(FOR_EVER);
             view.look(&followed);
         }
         accept(IN_BACKLOG.into());
@@ -363,7 +363,7 @@ pub fn unannounced_sleep() {
     let (mailbox, sender) = mailbox().unwrap();
     let worker = thread::spawn(move || {
         while mailbox.receive().is_err() {
-            mailbox.bell.poll(true);
+            mailbox.waker.poll(true);
         }
     });
     sender.send(connection(0));
