@@ -95,8 +95,8 @@
 //! # Layers
 //!
 //! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log` <
-//! `pool` < `checks`, `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`,
-//! `discovery`, `reload`, `resolver`, `signals` < `memory`, `server` < `demo`, `health_request` <
+//! `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`,
+//! `discovery`, `reload`, `resolver`, `signals` < `change`, `memory` < `server` < `demo`, `health_request` <
 //! `main`.
 
 #![forbid(unsafe_code)]
@@ -116,6 +116,8 @@ pub mod pool;
 pub mod reload;
 pub mod server;
 
+mod ask;
+mod change;
 mod checker;
 mod checks;
 mod discovery;

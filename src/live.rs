@@ -8,12 +8,14 @@
 //! `reload.rs`.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::ask::{Ask, Asked, Wish};
 use crate::config::{Config, DescriptorBudget, News, Pending};
 use crate::http::HeadLimits;
 use crate::net::admission::Admission;
@@ -65,9 +67,14 @@ pub(crate) struct Live {
     snapshots: Published<Snapshot>,
     /// Unparked for each new snapshot: those that wait for nothing that has a descriptor.
     parked: Mutex<Vec<Thread>>,
-    /// What was discovered and is not published yet, and what wakes the main thread for it.
+    /// What was discovered and is not published yet.
     news: Mutex<Pending>,
+    /// What the admin interface asks of the main thread.
+    asks: Mutex<Vec<Ask>>,
+    /// Wakes the main thread for both.
     news_came: (Sender<()>, Receiver<()>),
+    /// Written under the lock of `asks`.
+    is_stopping: AtomicBool,
 }
 
 impl Live {
@@ -81,7 +88,9 @@ impl Live {
             snapshots: Published::new(first),
             parked: Mutex::default(),
             news: Mutex::default(),
+            asks: Mutex::default(),
             news_came: bounded(1),
+            is_stopping: AtomicBool::new(false),
         })
     }
 
@@ -105,7 +114,46 @@ impl Live {
         let _ = self.news_came.0.try_send(());
     }
 
-    /// A message where there may be news, for the main thread alone.
+    /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops that is at
+    /// once, and the reply is 503.
+    #[allow(
+        dead_code,
+        reason = "the server of the admin interface asks, which is not built yet"
+    )]
+    pub(crate) fn ask(&self, wish: Wish, dry_run: bool, waker: &Arc<Waker>) -> Asked {
+        let (ask, asked) = Ask::new(wish, dry_run, Arc::clone(waker));
+        let mut asks = lock(&self.asks);
+        if self.is_stopping() {
+            drop(asks);
+            drop(ask);
+            return asked;
+        }
+        asks.push(ask);
+        drop(asks);
+        let _ = self.news_came.0.try_send(());
+        asked
+    }
+
+    /// Takes all that was asked, in its order.
+    pub(crate) fn take_asks(&self) -> Vec<Ask> {
+        std::mem::take(&mut *lock(&self.asks))
+    }
+
+    /// Whether a stop has begun: `/ready` says so, and nothing is changed any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    /// Begins a stop; what was asked and is not answered is answered with 503.
+    pub(crate) fn begin_stop(&self) {
+        let mut asks = lock(&self.asks);
+        self.is_stopping.store(true, Ordering::Release);
+        let unanswered = std::mem::take(&mut *asks);
+        drop(asks);
+        drop(unanswered);
+    }
+
+    /// A message where there may be news or something was asked, for the main thread alone.
     pub(crate) fn news_came(&self) -> &Receiver<()> {
         &self.news_came.1
     }
@@ -279,5 +327,37 @@ pub(crate) mod tests {
         assert!(first.upgrade().is_some());
         follower.look();
         assert!(first.upgrade().is_none());
+    }
+
+    #[test]
+    fn what_is_asked_wakes_the_main_thread_and_is_taken_in_order() {
+        let live = live_of(config(1));
+        let waker = Arc::new(Waker::new().unwrap());
+        let names = ["a", "b"];
+        for name in names {
+            let name = name.to_owned();
+            live.ask(Wish::Remove { name }, true, &waker);
+        }
+        live.news_came().recv().unwrap();
+        let asked = live.take_asks().into_iter().map(|ask| ask.wish.clone());
+        let expected = names.map(|name| Wish::Remove {
+            name: name.to_owned(),
+        });
+        assert_eq!(asked.collect::<Vec<_>>(), expected);
+        assert!(live.take_asks().is_empty());
+    }
+
+    #[test]
+    fn while_the_process_stops_all_that_is_asked_is_answered_with_503() {
+        let live = live_of(config(1));
+        let waker = Arc::new(Waker::new().unwrap());
+        let before = live.ask(Wish::Reload, false, &waker);
+        assert!(before.take().is_none() && !live.is_stopping());
+        live.begin_stop();
+        let after = live.ask(Wish::Reload, false, &waker);
+        for asked in [before, after] {
+            assert_eq!(asked.take().unwrap().status, 503);
+        }
+        assert!(live.is_stopping() && live.take_asks().is_empty());
     }
 }

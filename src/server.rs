@@ -14,6 +14,8 @@ use crossbeam_channel::{Receiver, after, bounded};
 use log::Level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::ask::{Ask, Reply, Wish};
+use crate::change::{Change, verb};
 use crate::checker::Checker;
 use crate::checks::probe::may_send_echoes;
 use crate::config::{Config, DescriptorBudget, Source, descriptor_budget, warnings};
@@ -26,6 +28,7 @@ use crate::net::poller::Poller;
 use crate::net::thread;
 use crate::pool::Pool;
 use crate::pool::settings::{BackendSettings, Kind};
+use crate::pool::state::{BackendState, Operator};
 use crate::pool::trace::Decision;
 use crate::reload::{Changes, ReloadError};
 use crate::resolver::Resolver;
@@ -37,6 +40,8 @@ pub use crate::signals::Command;
 
 /// The main thread looks around after this time, though nothing calls it.
 const LONG: Duration = Duration::from_secs(3600);
+/// Between two looks whether what was taken out of use has nothing in flight any more.
+const LEAVING_LOOK: Duration = Duration::from_secs(1);
 /// How long a stop waits for a log output that takes no more lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -53,6 +58,8 @@ pub struct Server {
     /// Closed when the last worker has ended.
     workers_done: Receiver<()>,
     access_log: AccessLog,
+    /// Backends that were taken out of use, until nothing is in flight there.
+    leaving: Vec<Arc<BackendState>>,
     /// Their threads end when these are dropped.
     _checker: Checker,
     _resolver: Resolver,
@@ -142,6 +149,7 @@ impl Server {
             listener: handle,
             workers_done,
             access_log,
+            leaving: Vec::new(),
             _checker: checker,
             _resolver: resolver,
             _discovery: discovery,
@@ -159,9 +167,12 @@ impl Server {
     }
 
     /// Runs until a command stops it, then drains. A second stop ends the process at once.
-    pub fn wait(self) {
+    pub fn wait(mut self) {
         loop {
-            let patience = match self.live.news_due() {
+            for ask in self.live.take_asks() {
+                self.answer(ask);
+            }
+            let mut patience = match self.live.news_due() {
                 None => LONG,
                 Some(due) => due.saturating_duration_since(Instant::now()),
             };
@@ -169,15 +180,13 @@ impl Server {
                 self.take_in_news();
                 continue;
             }
+            if self.look_after_leaving() {
+                patience = patience.min(LEAVING_LOOK);
+            }
             crossbeam_channel::select! {
                 recv(self.commands) -> command => match command {
                     Ok(Command::Reload) => {
-                        // What was discovered before comes first.
-                        self.take_in_news();
-                        match self.reload() {
-                            Ok(changes) => log::info!("reloaded: {changes}"),
-                            Err(error) => log::error!("not reloaded, nothing has changed: {error}"),
-                        }
+                        let _ = self.reload();
                     }
                     // A closed channel means that no signal can come any more.
                     Ok(Command::Stop) | Err(_) => break,
@@ -187,6 +196,7 @@ impl Server {
                 default(patience) => {}
             }
         }
+        self.live.begin_stop();
         log::info!("stopping: {} connections open", self.live.admission.count());
         let mut last = Snapshot::clone(&self.live.current());
         self.wait_until_stopped_again(&after(last.config.timeouts.drain_delay));
@@ -213,8 +223,89 @@ impl Server {
         }
     }
 
-    /// Reads the configuration again and publishes it; on an error nothing changes.
+    /// Does what the admin interface asks for, or only says what that would do.
+    fn answer(&mut self, ask: Ask) {
+        let reply = match &ask.wish {
+            Wish::Operator { name, operator } => self.operate(name, *operator, ask.dry_run),
+            Wish::Put { .. } | Wish::Remove { .. } | Wish::Reload => {
+                Reply::error(503, "not built yet")
+            }
+        };
+        ask.answer(reply);
+    }
+
+    /// Decides for the operator about one backend.
+    fn operate(&mut self, name: &str, operator: Operator, dry_run: bool) -> Reply {
+        let snapshot = self.live.current();
+        let pool = &snapshot.pool;
+        let Some(backend) = pool.named(name) else {
+            return no_such_backend(name);
+        };
+        let backends = || pool.backends().iter().map(|backend| &backend.settings);
+        let names: Vec<&str> = backends().map(|settings| &*settings.name).collect();
+        let before = pool.shares();
+        let after = pool.shares_of(backends(), Some((name, operator)));
+        let (what, words) = verb(operator);
+        let is_new = backend.operator() != operator;
+        if is_new && !dry_run {
+            backend.set_operator(operator);
+            let in_flight = backend.in_flight();
+            log::info!("backend {name:?} {words}: admin interface; {in_flight} in flight");
+            if operator != Operator::Enabled {
+                self.leaves(backend.state());
+            }
+        }
+        let change = Change {
+            dry_run,
+            name,
+            what: if is_new { what } else { "none" },
+            in_flight: backend.in_flight(),
+            before: (names.clone(), before),
+            after: (names, after),
+            warnings: Vec::new(),
+        };
+        change.reply()
+    }
+
+    /// Notes that a backend was taken out of use.
+    fn leaves(&mut self, backend: &Arc<BackendState>) {
+        if !self.leaving.iter().any(|other| other.id == backend.id) {
+            self.leaving.push(Arc::clone(backend));
+        }
+    }
+
+    /// Says of each backend that was taken out of use, once, that nothing is in flight there any more. True: it has to look
+    /// again.
+    fn look_after_leaving(&mut self) -> bool {
+        let pool = &self.live.current().pool;
+        self.leaving.retain(|backend| {
+            let is_in_use =
+                backend.operator() == Operator::Enabled && pool.place(backend.id).is_some();
+            if is_in_use {
+                return false;
+            }
+            let is_busy = backend.in_flight() > 0;
+            if !is_busy {
+                log::info!("backend {:?} has nothing in flight", backend.name);
+            }
+            is_busy
+        });
+        !self.leaving.is_empty()
+    }
+
+    /// Reads the configuration again and publishes it; on an error nothing changes. Logs either.
     fn reload(&self) -> Result<Changes, ReloadError> {
+        // What was discovered before comes first.
+        self.take_in_news();
+        let result = self.read_and_publish();
+        match &result {
+            Ok(changes) => log::info!("reloaded: {changes}"),
+            Err(error) => log::error!("not reloaded, nothing has changed: {error}"),
+        }
+        result
+    }
+
+    fn read_and_publish(&self) -> Result<Changes, ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
         let last = self.live.current();
         let config = Config::read_again(file, &last.config).map_err(ReloadError::Config)?;
@@ -275,6 +366,10 @@ impl Server {
         let pool = Pool::following(Some(&last.pool), backends, balance, &config.health_check);
         self.live.publish(Snapshot::new(config, pool, descriptors));
     }
+}
+
+fn no_such_backend(name: &str) -> Reply {
+    Reply::error(404, &format!("there is no backend {name:?}"))
 }
 
 /// Starts the workers. Returns the senders of their mailboxes, and a channel that is closed when

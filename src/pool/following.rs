@@ -177,11 +177,7 @@ impl Pool {
             };
             let before = &previous.backends[place];
             if backend.settings.disabled != before.settings.disabled {
-                backend.set_operator(if backend.settings.disabled {
-                    Operator::Disabled
-                } else {
-                    Operator::Enabled
-                });
+                backend.set_operator(Operator::of(&backend.settings));
             }
             let (was, is) = (previous.rules(before).check, self.rules(backend).check);
             if is != Check::None && was == Check::None {
@@ -211,10 +207,7 @@ impl Shared {
         // milliseconds.
         let has_ipv6 = LazyCell::new(has_ipv6_loopback);
         let state = |settings: &BackendSettings| {
-            let is_same = |known: &&Backend| {
-                let (known, url) = (&known.settings.url, &settings.url);
-                known.host == url.host && known.port == url.port
-            };
+            let is_same = |known: &&Backend| settings.is_same_backend(&known.settings);
             // Taken out, so that two backends cannot share a state whatever their names are.
             if let Some(known) = by_name.remove(&*settings.name).filter(is_same) {
                 return Arc::clone(&known.state);

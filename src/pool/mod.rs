@@ -26,6 +26,7 @@ pub(crate) mod moved;
 pub(crate) mod persist;
 mod roster;
 pub mod settings;
+pub(crate) mod share;
 pub mod state;
 pub mod trace;
 
@@ -167,6 +168,11 @@ impl Pool {
     /// The backends, in the order of the configuration.
     pub fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
+    }
+
+    /// The backend of this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.backends.iter().find(|backend| &*backend.name == name)
     }
 
     /// The place of a backend in this pool, if any.

@@ -62,6 +62,12 @@ pub struct BackendSettings {
 }
 
 impl BackendSettings {
+    /// Whether both are the same backend: its state lives on from one to the other.
+    pub(in crate::pool) fn is_same_backend(&self, other: &BackendSettings) -> bool {
+        let (one, another) = (&self.url, &other.url);
+        self.name == other.name && one.host == another.host && one.port == another.port
+    }
+
     /// The keys whose values differ.
     pub(crate) fn keys_that_differ(&self, other: &BackendSettings) -> Vec<&'static str> {
         let BackendSettings {

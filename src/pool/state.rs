@@ -36,6 +36,17 @@ pub enum Operator {
     Disabled,
 }
 
+impl Operator {
+    /// What the configuration decides at first.
+    pub(in crate::pool) fn of(settings: &BackendSettings) -> Operator {
+        if settings.disabled {
+            Operator::Disabled
+        } else {
+            Operator::Enabled
+        }
+    }
+}
+
 /// What all threads know of a backend.
 #[derive(Debug)]
 pub struct BackendState {
@@ -72,11 +83,7 @@ impl BackendState {
     ) -> BackendState {
         let url = &settings.url;
         let addresses = url.host.fixed_addresses_if(url.port, has_ipv6);
-        let operator = if settings.disabled {
-            Operator::Disabled
-        } else {
-            Operator::Enabled
-        };
+        let operator = Operator::of(settings);
         BackendState {
             id,
             name: settings.name.as_str().into(),

@@ -21,6 +21,14 @@ impl Json {
         Json::Raw(json.to_string())
     }
 
+    /// A number that is given in thousandths.
+    #[inline(never)]
+    pub(crate) fn thousandths(number: u64) -> Json {
+        let (whole, rest) = (number / 1000, number % 1000);
+        let text = format!("{whole}.{rest:03}");
+        Json::Raw(text.trim_end_matches('0').trim_end_matches('.').to_owned())
+    }
+
     #[inline(never)]
     pub(crate) fn text(text: &str) -> Json {
         Json::Text(text.to_owned())
@@ -101,6 +109,20 @@ fn write_text(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousandths_are_written_as_far_as_they_count() {
+        for (number, text) in [
+            (0, "0"),
+            (100_000, "100"),
+            (33_333, "33.333"),
+            (1500, "1.5"),
+            (70, "0.07"),
+            (10_000, "10"),
+        ] {
+            assert_eq!(Json::thousandths(number).to_string(), text);
+        }
+    }
 
     #[test]
     fn what_is_written_is_read_again() {

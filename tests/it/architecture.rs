@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["guide", "net", "text"],
     &["http", "log"],
     &["pool"],
-    &["checks", "config"],
+    &["ask", "checks", "config"],
     &["cli", "live"],
     &["exchange"],
     &[
@@ -20,7 +20,8 @@ const LAYERS: &[&[&str]] = &[
         "signals",
         "worker",
     ],
-    &["memory", "server"],
+    &["change", "memory"],
+    &["server"],
     &["demo", "health_request"],
     &["main"],
 ];
