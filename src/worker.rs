@@ -28,9 +28,8 @@ use crate::net::timers::Timers;
 /// New connections taken over before the open ones have their turn.
 const TAKEN_OVER_MAX: usize = 64;
 
-/// A batch of turns that takes longer, in milliseconds, was held up by something else than its
-/// work.
-const STALL_MIN: Millis = 500;
+/// A batch of turns that takes longer was held up by something else than its work.
+const STALL_MIN: Duration = Duration::from_millis(500);
 
 /// Idle clients looked at when the listener asks for room, before all other connections have a
 /// turn.
@@ -372,10 +371,9 @@ impl Worker {
     /// The deadlines set in these turns count from the beginning of the turns. If the process was
     /// stopped or had no processor meanwhile, all deadlines move by as much: no peer was late.
     fn forgive_stall(&mut self) {
-        let stall = self.context.clock.since_reading();
-        if stall < STALL_MIN {
+        let Some(stall) = self.context.clock.late_by(STALL_MIN) else {
             return;
-        }
+        };
         for key in self.clients.keys() {
             if let Some(client) = self.clients.get_mut(key) {
                 client.postpone(stall);
