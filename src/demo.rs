@@ -75,7 +75,9 @@ pub fn run() -> Result<(), DemoError> {
     let commands = watch_signals().map_err(DemoError::Server)?;
     let start = |port| Server::start(configuration(port, &origins), None, commands.clone());
     let server = match start(PORT) {
-        Err(StartError::Listen(_, error)) if error.kind() == io::ErrorKind::AddrInUse => start(0),
+        Err(StartError::Listen(_, _, error)) if error.kind() == io::ErrorKind::AddrInUse => {
+            start(0)
+        }
         started => started,
     };
     let server = server.map_err(DemoError::Server)?;

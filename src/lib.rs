@@ -30,7 +30,8 @@
 //!
 //! # Threads
 //!
-//! A kind of thread is a file at the top with its loop; a folder is a part that holds no thread.
+//! A kind of thread is a file at the top with its loop, and a folder is a part that holds no thread; but for `admin`, a
+//! thread that is a part of its own.
 //!
 //! | thread | file | what it does |
 //! |---|---|---|
@@ -39,6 +40,7 @@
 //! | worker-N | [`worker`] | carries exchanges: each owns its connections and waits in one poller |
 //! | checker | [`checker`] | checks every backend, all at once, and reports to the [`pool`] |
 //! | resolver, lookup | [`resolver`] | have the backends' names looked up, so that no other thread waits for a name server |
+//! | admin | `admin/mod.rs` | serves the admin interface |
 //! | discovery | [`discovery`] | looks at the list of backends that other programs write |
 //! | access-log, event-log | [`log`] | write the contents of bounded queues |
 //! | signals | [`signals`] | turns a signal into a command to the main thread, and reaps orphans as PID 1 |
@@ -52,6 +54,7 @@
 //! | [`pool`] | the backends, and which of them takes a request |
 //! | [`checks`] | the kinds of health check |
 //! | [`config`] | the configuration file, one file a section |
+//! | `admin` | the admin interface: its page, its documents, who may ask for what |
 //! | [`net`] | sockets, waiting, handing over; knows no HTTP |
 //! | [`log`] | access lines and events |
 //! | [`text`] | escaping, numbers, times, words |
@@ -96,7 +99,7 @@
 //!
 //! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log` <
 //! `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`,
-//! `discovery`, `reload`, `resolver`, `signals` < `change`, `memory` < `server` < `demo`, `health_request` <
+//! `discovery`, `reload`, `resolver`, `signals` < `change`, `memory` < `admin` < `server` < `demo`, `health_request` <
 //! `main`.
 
 #![forbid(unsafe_code)]
@@ -116,6 +119,11 @@ pub mod pool;
 pub mod reload;
 pub mod server;
 
+#[cfg(feature = "admin")]
+mod admin;
+#[cfg(not(feature = "admin"))]
+#[path = "admin/absent.rs"]
+mod admin;
 mod ask;
 mod change;
 mod checker;

@@ -8,7 +8,7 @@
 //! Read next: `net/mailbox.rs`, how connections reach a worker.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,13 +50,13 @@ const ROOM_LOOK: Duration = Duration::from_millis(100);
 /// Opens the listening socket that `proxy` describes.
 pub(crate) fn bind(proxy: &Proxy) -> io::Result<TcpListener> {
     match proxy.address {
-        Some(address) => listen(address, proxy.port),
+        Some(address) => listen(SocketAddr::new(address, proxy.port), BACKLOG),
         // One socket for both families, or IPv4 alone where the kernel has no IPv6.
-        None => listen(Ipv6Addr::UNSPECIFIED.into(), proxy.port).or_else(|error| {
+        None => listen((Ipv6Addr::UNSPECIFIED, proxy.port).into(), BACKLOG).or_else(|error| {
             let no_ipv6 = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(Errno::raw_os_error);
             match error.raw_os_error() {
                 Some(code) if no_ipv6.contains(&code) => {
-                    listen(Ipv4Addr::UNSPECIFIED.into(), proxy.port)
+                    listen((Ipv4Addr::UNSPECIFIED, proxy.port).into(), BACKLOG)
                 }
                 _ => Err(error),
             }
@@ -72,8 +72,8 @@ pub(crate) fn wanted_address(proxy: &Proxy) -> SocketAddr {
     )
 }
 
-fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddr::new(address, port);
+/// A listening socket that does not block. So many connections wait until they are accepted.
+pub(crate) fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -87,7 +87,7 @@ fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     // Connections inherit this one: no system call for each of them.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }

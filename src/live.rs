@@ -116,10 +116,6 @@ impl Live {
 
     /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops that is at
     /// once, and the reply is 503.
-    #[allow(
-        dead_code,
-        reason = "the server of the admin interface asks, which is not built yet"
-    )]
     pub(crate) fn ask(&self, wish: Wish, dry_run: bool, waker: &Arc<Waker>) -> Asked {
         let (ask, asked) = Ask::new(wish, dry_run, Arc::clone(waker));
         let mut asks = lock(&self.asks);

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, after, bounded};
 use log::Level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::admin::Admin;
 use crate::ask::{Ask, Reply, Wish};
 use crate::change::{Change, verb};
 use crate::checker::Checker;
@@ -55,6 +56,7 @@ pub struct Server {
     local_address: SocketAddr,
     commands: Receiver<Command>,
     listener: ListenerHandle,
+    admin: Admin,
     /// Closed when the last worker has ended.
     workers_done: Receiver<()>,
     access_log: AccessLog,
@@ -69,8 +71,8 @@ pub struct Server {
 /// Why the balancer cannot run.
 #[derive(Debug)]
 pub enum StartError {
-    /// The listening socket cannot be opened.
-    Listen(SocketAddr, io::Error),
+    /// A listening socket cannot be opened: the key that names its port, and its address.
+    Listen(&'static str, SocketAddr, io::Error),
     /// A resource that every process needs, such as a thread or a descriptor, cannot be had.
     System(&'static str, io::Error),
 }
@@ -78,13 +80,13 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+            StartError::Listen(key, address, error) if error.kind() == io::ErrorKind::AddrInUse => {
                 write!(
                     f,
-                    "cannot listen on {address}: the port is in use; choose another in proxy.port"
+                    "cannot listen on {address}: the port is in use; choose another in {key}"
                 )
             }
-            StartError::Listen(address, error)
+            StartError::Listen(_, address, error)
                 if error.kind() == io::ErrorKind::PermissionDenied =>
             {
                 write!(
@@ -92,7 +94,9 @@ impl fmt::Display for StartError {
                     "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE"
                 )
             }
-            StartError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            StartError::Listen(_, address, error) => {
+                write!(f, "cannot listen on {address}: {error}")
+            }
             StartError::System(what, error) => write!(f, "cannot start: {what}: {error}"),
         }
     }
@@ -112,8 +116,10 @@ impl Server {
         let descriptors = descriptor_budget(descriptor_limit, &config);
         warn_of_few_descriptors(descriptor_limit, &descriptors, &config);
         may_check(&config).map_err(|error| StartError::System("health checks", error))?;
-        let socket = listener::bind(&config.proxy)
-            .map_err(|error| StartError::Listen(listener::wanted_address(&config.proxy), error))?;
+        let socket = listener::bind(&config.proxy).map_err(|error| {
+            let address = listener::wanted_address(&config.proxy);
+            StartError::Listen("proxy.port", address, error)
+        })?;
         let local_address = socket
             .local_addr()
             .map_err(|error| StartError::System("the listening socket", error))?;
@@ -138,6 +144,11 @@ impl Server {
         let checker =
             Checker::start(&live).map_err(|error| StartError::System("health checks", error))?;
         let (senders, workers_done) = start_workers(workers, &live, &access_log)?;
+        let admin = Admin::default();
+        let interface = admin.prepare(None, &live.current().config, &live);
+        let interface = interface
+            .map_err(|(address, error)| StartError::Listen("admin.address", address, error))?;
+        admin.go_by(interface);
         let (mut listener, handle) = Listener::new(socket, senders, &live);
         start("listener", move || listener.run())?;
         Ok(Self {
@@ -147,6 +158,7 @@ impl Server {
             local_address,
             commands,
             listener: handle,
+            admin,
             workers_done,
             access_log,
             leaving: Vec::new(),
@@ -159,6 +171,11 @@ impl Server {
     /// The address that the listener listens on, with its real port.
     pub fn local_address(&self) -> SocketAddr {
         self.local_address
+    }
+
+    /// The address of the admin interface, with its real port; none if it is off.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.address()
     }
 
     /// The last exchanges, explained, the oldest first.
@@ -320,10 +337,14 @@ impl Server {
         let socket = socket
             .transpose()
             .map_err(|error| ReloadError::Listen(listener::wanted_address(&config.proxy), error))?;
+        let interface = self.admin.prepare(Some(&last.config), &config, &self.live);
+        let interface =
+            interface.map_err(|(address, error)| ReloadError::Listen(address, error))?;
         for warning in warnings(&config) {
             log::warn!("{warning}");
         }
         self.go_by(config, &last);
+        self.admin.go_by(interface);
         if let Some(socket) = socket {
             self.listener.replace(socket);
         }

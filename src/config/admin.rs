@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::config::document::{ConfigError, Node, Object};
 use crate::config::key::{Fallback, Key, Takes};
+use crate::text::words::listed;
 
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -31,7 +32,7 @@ pub(super) const KEYS: &[Key] = &[
             schema: r#"{"type": "string", "pattern": "^[!-~]{1,256}$"}"#,
         },
         default: Fallback::Nothing("none"),
-        meaning: "what a POST must bring as `Authorization: Bearer`; required when the address is not loopback",
+        meaning: "what changes need as `Authorization: Bearer`, and beyond loopback everything but `/live` and `/ready`; `PUT` and `DELETE` are refused without one; required when the address is not loopback",
     },
 ];
 
@@ -42,8 +43,7 @@ pub struct Admin {
     pub address: SocketAddr,
     /// `Host` names it answers to besides addresses and localhost, in lower case.
     pub hosts: Vec<String>,
-    /// What a POST must bring as `Authorization: Bearer`; always there when the address is not
-    /// loopback.
+    /// What changes need, and beyond loopback nearly everything; always there when the address is not loopback.
     pub token: Option<String>,
 }
 
@@ -63,10 +63,16 @@ impl Admin {
             };
         };
         let address_node = section.value("address")?;
+        if cfg!(not(feature = "admin")) {
+            return Err(address_node.error(
+                "is given, but this build has no admin interface",
+                "leave out the section, or build rondo with the feature \"admin\"",
+            ));
+        }
         if token.is_none() && !address.ip().to_canonical().is_loopback() {
             return Err(address_node.error(
                 format!("is {}, which others can reach", address_node.found()),
-                "add a \"token\" that POST needs, or use a loopback address",
+                "add a \"token\" that others must know, or use a loopback address",
             ));
         }
         Ok(Some(Admin {
@@ -75,6 +81,22 @@ impl Admin {
             token,
         }))
     }
+}
+
+/// The lines of `--check`. The token is a secret.
+pub(super) fn summary(admin: Option<&Admin>) -> Vec<String> {
+    let line = |admin: &Admin| {
+        let mut line = format!("http://{}/", admin.address);
+        if !admin.hosts.is_empty() {
+            line = format!("{line}, also as {}", listed(&admin.hosts, "and"));
+        }
+        line + if admin.token.is_some() {
+            ", with a token"
+        } else {
+            ", without a token"
+        }
+    };
+    admin.map(line).into_iter().collect()
 }
 
 fn address(node: &Node<'_>) -> Option<SocketAddr> {

@@ -10,7 +10,10 @@ use crate::pool::settings::Kind;
 const DESCRIPTORS_OWN: u64 = 12;
 /// A worker's poller and wake-up.
 const DESCRIPTORS_OF_WORKER: u64 = 2;
-/// For name lookups and the admin interface.
+/// What the admin interface has open: its listener, its wake-up, and those that it holds for the time when traffic has taken
+/// all others (src/admin/mod.rs).
+const DESCRIPTORS_OF_ADMIN: u64 = 2 + 8;
+/// For name lookups, and connections of the admin interface beyond those that it holds.
 const DESCRIPTORS_RESERVED: u64 = 48;
 /// Health checks that run at once; each has one descriptor.
 const CHECKS_MAX: u64 = 64;
@@ -53,7 +56,9 @@ pub fn descriptor_budget(limit: u64, config: &Config) -> DescriptorBudget {
     };
     let idle = (config.limits.idle_backend_connections as u64)
         .saturating_mul(config.backends.len() as u64);
-    let left = limit.saturating_sub(DESCRIPTORS_OWN + workers * DESCRIPTORS_OF_WORKER);
+    let admin = config.admin.as_ref().map_or(0, |_| DESCRIPTORS_OF_ADMIN);
+    let own = DESCRIPTORS_OWN + workers * DESCRIPTORS_OF_WORKER + admin;
+    let left = limit.saturating_sub(own);
     let pipes = PIPES_MAX as u64;
     let all = DESCRIPTORS_RESERVED + checks + 2 * pipes * workers + idle + 2 * wanted;
     let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
@@ -135,6 +140,17 @@ mod tests {
         assert_eq!(of(64), [19, 2, 0, 1]);
         assert_eq!(of(16), [1, 1, 0, 0]);
         assert_eq!(of(0), [1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn the_admin_interface_has_its_own() {
+        let text = r#"{"proxy":{"port":1,"workers":2},"backends":[{"url":"http://a"},{"url":"http://b"}],"admin":{"address":"127.0.0.1:1"}}"#;
+        let with = Config::from_text("c.json", text).unwrap();
+        let without = config("");
+        for limit in [200, 1024, 21_000] {
+            let descriptors = descriptor_budget(limit, &without);
+            assert_eq!(descriptor_budget(limit + 10, &with), descriptors);
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "admin",
-        takes: Takes::NotBuilt(admin::KEYS),
+        takes: Takes::Object(admin::KEYS),
         default: Fallback::Nothing("none"),
         meaning: "the interface that shows and changes the backends",
     },
@@ -190,7 +190,7 @@ impl Config {
         let balance = balance::read(&top, proxy.mode)?;
         let directory = path.parent().unwrap_or(path);
         let discovery = Discovery::read(&top, directory, proxy.mode, last)?;
-        let config = Config {
+        Ok(Config {
             balance,
             backends: discovery.backends(),
             discovery,
@@ -201,9 +201,7 @@ impl Config {
             // Without `$schema`, which is ignored.
             values: effective::values(&top, &KEYS[1..])?,
             proxy,
-        };
-        top.refuse_not_built("admin")?;
-        Ok(config)
+        })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, DescriptorBudget, backends, balance, descriptor_budget, health_check};
+use crate::config::{
+    Config, DescriptorBudget, admin, backends, balance, descriptor_budget, health_check,
+};
 use crate::text::words::counted;
 
 /// What would run under this descriptor limit, as lines for people. `costs`: further lines, each
@@ -34,6 +36,7 @@ pub fn summary(config: &Config, descriptor_limit: u64, costs: &[(&str, String)])
         "connections",
         &[connections_text(config, descriptors, descriptor_limit)],
     );
+    rows("admin", &admin::summary(config.admin.as_ref()));
     for (name, line) in costs {
         rows(name, std::slice::from_ref(line));
     }

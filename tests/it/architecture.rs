@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
         "worker",
     ],
     &["change", "memory"],
+    &["admin"],
     &["server"],
     &["demo", "health_request"],
     &["main"],

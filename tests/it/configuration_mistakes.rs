@@ -374,7 +374,6 @@ fn every_key_of_the_contract_is_taken_or_refused_by_name() {
             with("health_check", "kind", r#""icmp""#),
             "health_check.kind",
         ),
-        (with("admin", "address", r#""127.0.0.1:9090""#), "admin"),
         (
             with_backend(r#""url": "http://a.test/", "send_proxy_protocol": true"#),
             "backends[0].send_proxy_protocol",

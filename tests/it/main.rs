@@ -12,6 +12,7 @@
 mod support;
 
 mod access_log;
+mod admin;
 mod admission;
 mod architecture;
 mod balancing;

@@ -107,7 +107,7 @@ fn wrong() -> Vec<Value> {
         with("health_check", json!({ "rise": 0 })),
         with("timeouts", json!({ "drain": 30 })),
         with("limits", json!({ "fields": 1001 })),
-        with("admin", json!({ "address": "127.0.0.1:9090" })),
+        with("admin", json!({ "address": 9090 })),
     ]
 }
 

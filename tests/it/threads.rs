@@ -11,12 +11,14 @@ fn config() -> String {
     let config = json!({
         "proxy": { "port": 0, "address": "127.0.0.1", "workers": 2 },
         "backends": [ { "url": "http://no-such-host.invalid:81/" } ],
+        "admin": { "address": "127.0.0.1:0" },
     });
     config.to_string()
 }
 
-const THREADS: [&str; 9] = [
+const THREADS: [&str; 10] = [
     "access-log",
+    "admin",
     "checker",
     "discovery",
     "event-log",
@@ -88,6 +90,7 @@ fn it_ends_the_process_when_nothing_can_be_said_about_it_too() {
 fn these_are_all_threads_and_each_has_a_name() {
     let proxy = Proxy::over(&[&std::net::SocketAddr::from(([127, 0, 0, 1], 1))])
         .set("backends.0.url", "http://no-such-host.invalid:81/")
+        .set("admin.address", "127.0.0.1:0")
         .checks(json!({}))
         .start();
     // Each names itself when it begins, and lookups come and go.

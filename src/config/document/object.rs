@@ -207,11 +207,6 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Refuses a key whose feature is not built yet.
-    pub(crate) fn refuse_not_built(&self, key: &str) -> Result<(), ConfigError> {
-        self.given(key).map_or(Ok(()), |node| Err(not_built(node)))
-    }
-
     #[inline(never)]
     fn row(&self, key: &str) -> usize {
         self.keys

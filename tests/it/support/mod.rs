@@ -1,5 +1,6 @@
 //! What every test stands on: the tools of `tests/kit`, and the program under test.
 
+pub(crate) mod admin;
 pub(crate) mod proxy;
 
 pub(crate) use kit::backend::{self, Addressed, Backend, Holding};

@@ -1,0 +1,340 @@
+//! The thread `admin`: the interface by which people and programs see and change the process while it runs.
+//!
+//! It has a listener, a thread and descriptors of its own, so that it answers when traffic is at its limits. One thread
+//! serves all its connections: none may keep it waiting, each carries one request, and each has a deadline until its request
+//! is read and another until its answer is written. What it shows are copies. What it changes it asks of the main thread,
+//! and goes on serving others until the reply is there.
+//!
+//! The table of requests and their documents is in `documents.md`, what the page needs in `server.md`.
+//!
+//! Read next: `admin/connection.rs`, one connection; `admin/access.rs`, who may ask for what.
+
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
+
+use crate::admin::connection::Connection;
+use crate::admin::route::{Request, Wanted};
+use crate::ask::Wish;
+use crate::config::Config;
+use crate::listener;
+use crate::live::{Follower, Live};
+use crate::net::lock::lock;
+use crate::net::thread;
+use crate::net::waker::{Waker, timespec};
+
+use self::answer::Answer;
+
+mod access;
+mod answer;
+mod connection;
+mod route;
+
+/// Connections at once; more wait in the backlog.
+const CONNECTIONS_MAX: usize = 32;
+/// Connections that wait there.
+const BACKLOG: i32 = 64;
+/// How long accepting pauses after an error.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The thread looks around after this time, though nothing wakes it.
+const LONG: Duration = Duration::from_secs(3600);
+/// While answers of more bytes than this are being written, the next one is not made: so the largest answer is in memory
+/// once, and not once for each connection.
+const ANSWERS_BYTES: usize = 256 * 1024;
+
+/// The admin interface as the main thread holds it. Its thread ends when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Admin(Mutex<Option<Running>>);
+
+/// A running thread.
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    /// Where it listens, with its real port.
+    address: Option<SocketAddr>,
+}
+
+/// What the main thread tells the other.
+#[derive(Debug)]
+struct Shared {
+    waker: Arc<Waker>,
+    /// Takes the place of the socket before it.
+    socket: Mutex<Option<TcpListener>>,
+    is_over: AtomicBool,
+}
+
+/// What is ready to take effect with a configuration.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// The interface stays as it is, or stays off.
+    Same,
+    /// It listens on this socket.
+    Socket(TcpListener),
+    /// It ends.
+    Off,
+}
+
+impl Admin {
+    /// Does all that can fail before `new` takes effect: opens its socket, and starts the thread where there is none. An
+    /// error comes with the address.
+    pub(crate) fn prepare(
+        &self,
+        old: Option<&Config>,
+        new: &Config,
+        live: &Arc<Live>,
+    ) -> Result<Prepared, (SocketAddr, io::Error)> {
+        let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address);
+        let Some(wanted) = address(new) else {
+            return Ok(Prepared::Off);
+        };
+        if old.and_then(address) == Some(wanted) {
+            return Ok(Prepared::Same);
+        }
+        let cannot = |error| (wanted, error);
+        let socket = listener::listen(wanted, BACKLOG).map_err(cannot)?;
+        let mut running = lock(&self.0);
+        if running.is_none() {
+            *running = Some(Running::start(live).map_err(cannot)?);
+        }
+        Ok(Prepared::Socket(socket))
+    }
+
+    /// Lets what was prepared take effect.
+    pub(crate) fn go_by(&self, prepared: Prepared) {
+        let mut running = lock(&self.0);
+        match (prepared, &mut *running) {
+            (Prepared::Off, _) => *running = None,
+            (Prepared::Socket(socket), Some(running)) => running.listen(socket),
+            _ => {}
+        }
+    }
+
+    /// Where it listens, with its real port; none if it is off.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        lock(&self.0).as_ref()?.address
+    }
+}
+
+impl Running {
+    fn start(live: &Arc<Live>) -> io::Result<Running> {
+        let waker = Arc::new(Waker::new()?);
+        let shared = Arc::new(Shared {
+            waker: Arc::clone(&waker),
+            socket: Mutex::default(),
+            is_over: AtomicBool::new(false),
+        });
+        let mut interface = Interface::new(Arc::clone(&shared), live);
+        thread::start("admin", move || interface.run())?;
+        Ok(Running {
+            shared,
+            address: None,
+        })
+    }
+
+    fn listen(&mut self, socket: TcpListener) {
+        self.address = socket.local_addr().ok();
+        if let Some(address) = self.address {
+            log::info!("admin interface on http://{address}/");
+        }
+        *lock(&self.shared.socket) = Some(socket);
+        self.shared.waker.wake();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Release);
+        self.shared.waker.wake();
+    }
+}
+
+/// What the thread owns.
+struct Interface {
+    shared: Arc<Shared>,
+    follower: Follower,
+    socket: Option<TcpListener>,
+    connections: Vec<Connection>,
+    spares: Spares,
+    /// Until when nothing is accepted.
+    paused_until: Option<Instant>,
+}
+
+impl Interface {
+    fn new(shared: Arc<Shared>, live: &Arc<Live>) -> Interface {
+        Interface {
+            follower: Follower::new(Arc::clone(live), Arc::clone(&shared.waker)),
+            spares: Spares::new(&shared.waker),
+            shared,
+            socket: None,
+            connections: Vec::with_capacity(CONNECTIONS_MAX),
+            paused_until: None,
+        }
+    }
+
+    fn run(&mut self) {
+        let mut scratch = vec![0; connection::SCRATCH_BYTES];
+        while !self.shared.is_over.load(Ordering::Acquire) {
+            let has_newcomers = self.wait();
+            self.shared.waker.clear();
+            self.follower.look();
+            if let Some(socket) = lock(&self.shared.socket).take() {
+                self.socket = Some(socket);
+            }
+            if has_newcomers {
+                self.accept();
+            }
+            self.serve(&mut scratch);
+        }
+    }
+
+    /// Waits until there is something to do. Says whether a client waits to be accepted.
+    fn wait(&mut self) -> bool {
+        let now = Instant::now();
+        self.paused_until.take_if(|until| *until <= now);
+        let has_room = self.connections.len() < CONNECTIONS_MAX && self.paused_until.is_none();
+        let mut due = now + LONG;
+        let mut fds = vec![PollFd::new(&self.shared.waker, PollFlags::IN)];
+        for connection in &self.connections {
+            due = due.min(connection.deadline());
+            if let Some((socket, interest)) = connection.interest() {
+                fds.push(PollFd::new(socket, interest));
+            }
+        }
+        due = self.paused_until.map_or(due, |until| due.min(until));
+        let socket = self.socket.as_ref().filter(|_| has_room);
+        fds.extend(socket.map(|socket| PollFd::new(socket, PollFlags::IN)));
+        let patience = timespec(due.saturating_duration_since(now));
+        // An error is a wait that ended early.
+        let is_ready = poll(&mut fds, Some(&patience)).is_ok_and(|ready| ready > 0);
+        let is_readable = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        is_ready && socket.is_some() && fds.last().is_some_and(is_readable)
+    }
+
+    /// Accepts one connection: out of descriptors, a second one could not be told from none.
+    fn accept(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        let mut accepted = socket.accept();
+        if accepted.is_err() && self.spares.give_one() {
+            accepted = socket.accept();
+        }
+        let added = accepted.and_then(|(stream, _)| {
+            stream.set_nonblocking(true)?;
+            Ok(Connection::new(stream))
+        });
+        match added {
+            Ok(connection) => self.connections.push(connection),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                log::debug!(
+                    "the admin interface pauses for {} ms: {error}",
+                    PAUSE.as_millis()
+                );
+                self.paused_until = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+
+    /// Carries each connection as far as it goes.
+    fn serve(&mut self, scratch: &mut [u8]) {
+        let settings = self.follower.config.admin.clone();
+        let now = Instant::now();
+        let mut connections = mem::take(&mut self.connections);
+        let mut writing: usize = connections.iter().map(Connection::unwritten).sum();
+        for connection in &mut connections {
+            connection.go_on(settings.as_ref(), now, scratch);
+            if writing <= ANSWERS_BYTES
+                && let Some(request) = connection.take_request()
+            {
+                self.answer(connection, *request, now);
+                connection.go_on(settings.as_ref(), now, scratch);
+                writing += connection.unwritten();
+            }
+        }
+        while let Some(at) = connections.iter().position(Connection::is_over) {
+            let connection = connections.swap_remove(at);
+            self.spares.take_back(connection, connections.len());
+        }
+        self.spares.fill(connections.len());
+        self.connections = connections;
+    }
+
+    /// Answers a request, or asks the main thread to.
+    fn answer(&self, connection: &mut Connection, request: Request, now: Instant) {
+        let answer = match request.wanted {
+            Wanted::Live => Answer::text("live"),
+            Wanted::Ready => self.ready(),
+            Wanted::Change { mut wish, dry_run } => {
+                if let Wish::Put { entry, .. } = &mut wish {
+                    *entry = request.body;
+                }
+                let asked = self.follower.live().ask(wish, dry_run, &self.shared.waker);
+                return connection.wait_for(asked);
+            }
+        };
+        connection.answer(answer, request.head_only, now);
+    }
+
+    /// Whether new requests are welcome.
+    fn ready(&self) -> Answer {
+        if self.follower.live().is_stopping() {
+            Answer::error(503, "the process is stopping")
+        } else if self.follower.pool.has_healthy() {
+            Answer::text("ready")
+        } else {
+            Answer::error(503, "no backend is healthy")
+        }
+    }
+}
+
+/// Descriptors that are held so that the interface has some when traffic has taken all others.
+struct Spares {
+    held: Vec<OwnedFd>,
+    /// What each of them is: nothing but a number is needed.
+    waker: Arc<Waker>,
+}
+
+impl Spares {
+    /// With so many connections at once the interface goes on when there are no descriptors left.
+    const COUNT: usize = 8;
+
+    fn new(waker: &Arc<Waker>) -> Spares {
+        let mut spares = Spares {
+            held: Vec::with_capacity(Spares::COUNT),
+            waker: Arc::clone(waker),
+        };
+        spares.fill(0);
+        spares
+    }
+
+    /// Gives one up, which is then the next that the kernel hands out. Another thread may be faster; then there are others.
+    fn give_one(&mut self) -> bool {
+        self.held.pop().is_some()
+    }
+
+    /// Closes a connection; its descriptor becomes a spare where one is missing, with no moment in between in which another
+    /// thread could take it.
+    fn take_back(&mut self, connection: Connection, open: usize) {
+        if self.held.len() + open < Spares::COUNT {
+            let mut descriptor = connection.into_descriptor();
+            if dup3(&self.waker, &mut descriptor, DupFlags::CLOEXEC).is_ok() {
+                self.held.push(descriptor);
+            }
+        }
+    }
+
+    /// Fills up, beside so many open connections, as far as there are descriptors.
+    fn fill(&mut self, open: usize) {
+        while self.held.len() + open < Spares::COUNT
+            && let Ok(descriptor) = fcntl_dupfd_cloexec(&self.waker, 0)
+        {
+            self.held.push(descriptor);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The admin interface of a proxy, asked as any client would.
+
+use super::{Client, Proxy, Response};
+use serde_json::Value;
+use std::net::SocketAddr;
+
+/// The token that tests set.
+pub(crate) const TOKEN: &str = "open-sesame";
+
+/// Where the admin interface of a proxy listens.
+#[track_caller]
+pub(crate) fn address(proxy: &Proxy) -> SocketAddr {
+    address_of(&proxy.wait_for_event(&["admin interface on http://"]))
+}
+
+/// The address in such a line.
+#[track_caller]
+pub(crate) fn address_of(line: &str) -> SocketAddr {
+    let address = line.split("admin interface on http://").nth(1);
+    let address = address.and_then(|rest| rest.split('/').next());
+    address.unwrap().parse().unwrap()
+}
+
+/// Sends a request as it stands, on a connection of its own, and reads the answer.
+#[track_caller]
+pub(crate) fn ask_raw(address: SocketAddr, request: impl AsRef<[u8]>) -> Response {
+    let request = request.as_ref();
+    let mut client = Client::connect_to(address);
+    client.send(request);
+    let method = request.split(|byte| *byte == b' ').next().unwrap();
+    client.read_response_to(&String::from_utf8_lossy(method))
+}
+
+/// One request with the token.
+#[track_caller]
+pub(crate) fn ask(address: SocketAddr, method: &str, target: &str, body: &str) -> Response {
+    ask_raw(
+        address,
+        format!(
+            "{method} {target} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    )
+}
+
+/// The document of an answer.
+#[track_caller]
+pub(crate) fn json(response: &Response) -> Value {
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&response.body)))
+}
