@@ -57,6 +57,8 @@
 //! | `admin` | the admin interface: its page, its documents, who may ask for what |
 //! | [`net`] | sockets, waiting, handing over; knows no HTTP |
 //! | [`log`] | access lines and events |
+//! | [`metrics`] | what the counters say: the last minutes, and the text for Prometheus |
+//! | [`traffic`] | what the workers count |
 //! | [`text`] | escaping, numbers, times, words |
 //!
 //! The most memory that all of it can take is added up in [`memory`].
@@ -97,10 +99,10 @@
 //!
 //! # Layers
 //!
-//! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log` <
-//! `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `worker`, `listener`, `checker`,
-//! `discovery`, `reload`, `resolver`, `signals` < `change`, `memory` < `admin` < `server` < `demo`, `health_request` <
-//! `main`.
+//! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log`,
+//! `traffic` < `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `metrics` <
+//! `worker`, `listener`, `checker`, `discovery`, `reload`, `resolver`, `signals` < `change`,
+//! `memory` < `admin` < `server` < `demo`, `health_request` < `main`.
 
 #![forbid(unsafe_code)]
 
@@ -132,8 +134,12 @@ mod discovery;
 mod exchange;
 mod listener;
 mod live;
+#[allow(dead_code, reason = "the admin interface will read it")]
+mod metrics;
 mod net;
 mod resolver;
 mod signals;
 mod text;
+#[allow(dead_code, reason = "the admin interface will read it")]
+mod traffic;
 mod worker;

@@ -26,6 +26,7 @@ use crate::net::waker::Waker;
 use crate::pool::Pool;
 use crate::pool::trace::{Decision, Decisions};
 use crate::text::timestamp::since_epoch;
+use crate::traffic::{ProcessTotals, WorkerTraffic};
 
 /// What is in force from one change to the next.
 #[derive(Debug, Clone)]
@@ -64,6 +65,7 @@ pub(crate) struct Live {
     pub admission: Admission,
     epoch_unix_ms: u64,
     decisions: Mutex<Vec<Arc<Decisions>>>,
+    traffic: Mutex<Vec<Arc<WorkerTraffic>>>,
     snapshots: Published<Snapshot>,
     /// Unparked for each new snapshot: those that wait for nothing that has a descriptor.
     parked: Mutex<Vec<Thread>>,
@@ -85,6 +87,7 @@ impl Live {
             admission: Admission::new(first.descriptors.clients)?,
             epoch_unix_ms: u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX),
             decisions: Mutex::default(),
+            traffic: Mutex::default(),
             snapshots: Published::new(first),
             parked: Mutex::default(),
             news: Mutex::default(),
@@ -174,6 +177,23 @@ impl Live {
         let ring = Arc::new(Decisions::default());
         lock(&self.decisions).push(ring.clone());
         ring
+    }
+
+    /// Where one more worker counts.
+    pub(crate) fn new_traffic(&self) -> Arc<WorkerTraffic> {
+        let mut workers = lock(&self.traffic);
+        let traffic = Arc::new(WorkerTraffic::of(workers.len()));
+        workers.push(traffic.clone());
+        traffic
+    }
+
+    /// What all workers have counted since the start of the process.
+    pub(crate) fn traffic(&self) -> ProcessTotals {
+        let mut totals = ProcessTotals::default();
+        for worker in &*lock(&self.traffic) {
+            totals.add(worker);
+        }
+        totals
     }
 
     /// The last exchanges of all workers, the oldest first.

@@ -12,6 +12,7 @@ use crate::exchange::memory::{
     connection_bytes_max, idle_backend_connection_bytes, worker_bytes_max,
 };
 use crate::log::{access, events};
+use crate::metrics::sampler::Series;
 use crate::net::mailbox::Mailbox;
 use crate::net::pipes::PIPE_BYTES;
 use crate::net::poller::Events;
@@ -21,6 +22,7 @@ use crate::pool::backend::Backend;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::BackendState;
 use crate::text::words::counted;
+use crate::traffic::Traffic;
 
 /// The program itself, the C library, and the threads other than workers; measured, and more than
 /// doubled.
@@ -58,6 +60,8 @@ impl MemoryBound {
 
         let each = size_of::<Backend>()
             + size_of::<BackendState>()
+            + workers * size_of::<Traffic>()
+            + config.admin.as_ref().map_or(0, |_| Series::BYTES)
             + BACKEND_TEXT_BYTES
             + 2 * size_of::<BackendSettings>()
             + checker::BYTES_EACH;

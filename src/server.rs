@@ -127,8 +127,8 @@ impl Server {
         let access_log =
             AccessLog::start().map_err(|error| StartError::System("the access log", error))?;
         let workers = config.proxy.workers;
-        let pool = Pool::following(
-            None,
+        let pool = Pool::for_workers(
+            workers,
             config.backends.clone(),
             &config.balance,
             &config.health_check,

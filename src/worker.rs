@@ -216,13 +216,14 @@ impl Worker {
         let now = clock.now();
         self.share_descriptors();
         let client = self.clients.get_mut(key).expect("it was put in above");
+        self.context.traffic.opened(client.counted);
         if let Err(error) = self
             .context
             .poller
             .register(&client.side.connection, Source::Client(key))
         {
             log::warn!("connection from {address} dropped: {error}");
-            self.remove(key);
+            self.remove(key, CloseReason::OurShortage);
             return;
         }
         self.idle.touch(Kind::Silent, key.index, now);
@@ -273,13 +274,18 @@ impl Worker {
             client.close(CloseReason::Panic, context)
         });
         match turn {
-            Turn::Closed(_) => return self.remove(key),
+            Turn::Closed(reason) => return self.remove(key, reason),
             Turn::Again => {
                 if !std::mem::replace(&mut client.is_queued, true) {
                     self.queue.push_back(key);
                 }
             }
             Turn::Waiting => {}
+        }
+        let standing = client.standing();
+        if standing != client.counted {
+            self.context.traffic.moved(client.counted, standing);
+            client.counted = standing;
         }
         let deadline = client.deadline();
         self.timers.ensure(key.index, &mut client.timer, deadline);
@@ -298,9 +304,11 @@ impl Worker {
     }
 
     /// Drops a closed connection.
-    fn remove(&mut self, key: Key) {
+    fn remove(&mut self, key: Key, reason: CloseReason) {
         self.idle.remove(key.index);
         if let Some(mut client) = self.clients.remove(key) {
+            let traffic = &self.context.traffic;
+            traffic.closed(client.counted, reason as usize);
             self.timers.cancel(key.index, &mut client.timer);
             // Close the descriptors before the count falls, or the limit could be exceeded for a
             // moment.
@@ -405,7 +413,7 @@ impl Worker {
     fn close(&mut self, key: Key, reason: CloseReason) {
         if let Some(client) = self.clients.get_mut(key) {
             client.close(reason, &mut self.context);
-            self.remove(key);
+            self.remove(key, reason);
         }
     }
 

@@ -4,24 +4,19 @@ use std::io;
 
 use crate::exchange::relay::RelayError;
 use crate::net::errno::is_our_shortage;
+use crate::traffic::CLOSE_REASONS;
 
 /// One row of the table.
 #[derive(Debug)]
-struct Row {
+pub(crate) struct Row {
     /// For log lines.
     text: &'static str,
-    /// As a part of the name of a metric.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the metrics will be counted by it")
-    )]
-    metric: &'static str,
+    #[allow(dead_code, reason = "the admin interface will show it")]
+    /// The value of a metric's label.
+    pub(crate) metric: &'static str,
+    #[allow(dead_code, reason = "the admin interface will show it")]
     /// Whether something went wrong; the ordinary ends of a connection are no errors.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the metrics will be counted by it")
-    )]
-    is_error: bool,
+    pub(crate) is_error: bool,
 }
 
 /// Makes the enum and its table from the same rows, so that no variant is without one.
@@ -43,6 +38,9 @@ macro_rules! close_reasons {
         const ALL: &[CloseReason] = &[$(CloseReason::$name),*];
     };
 }
+
+// The counters of a worker are in a part that knows the number only.
+const _: () = assert!(ROWS.len() == CLOSE_REASONS);
 
 /// The two kinds.
 const USUAL: bool = false;
@@ -73,6 +71,10 @@ close_reasons! {
 }
 
 impl CloseReason {
+    #[allow(dead_code, reason = "the admin interface will show it")]
+    /// The table, in the order in which the reasons are counted.
+    pub(crate) const ROWS: &'static [Row] = ROWS;
+
     fn row(self) -> &'static Row {
         &ROWS[self as usize]
     }

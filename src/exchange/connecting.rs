@@ -16,7 +16,7 @@ use crate::exchange::context::Context;
 use crate::exchange::ending::UNAVAILABLE;
 use crate::exchange::ending::{fail, give_up};
 use crate::exchange::failure::{Age, Failure, Request};
-use crate::exchange::record::log_failure;
+use crate::exchange::record::{count_try, log_failure};
 use crate::exchange::reply::reply;
 use crate::exchange::state::{BackendSide, Chosen, ClientSide, Exchange};
 use crate::exchange::state::{Opening, Stage, Step, To, Walk};
@@ -51,12 +51,14 @@ pub(super) fn choose(
         Choice::Unavailable => {
             let backend = exchange.tries.left.as_deref();
             log_failure(client, exchange, backend, Some(503), &UNAVAILABLE, cx);
+            exchange.tries.last_failure = None;
             return reply(client, exchange, 503, Some(UNAVAILABLE), cx);
         }
         Choice::Exhausted => return give_up(client, exchange, cx),
     };
     exchange.timestamps.chosen = cx.clock.now_us();
     exchange.tries.attempts += 1;
+    count_try(&chosen, exchange.tries.attempts > 1, cx);
     let now = cx.clock.now();
     if !cx.is_tcp() {
         while let Some(mut lent) = cx.backends.take_idle(&chosen.place, client.key, now) {

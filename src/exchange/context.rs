@@ -14,6 +14,7 @@ use crate::net::pipes::Pipes;
 use crate::net::poller::Poller;
 use crate::pool::trace::Decisions;
 use crate::text::timestamp::HttpDate;
+use crate::traffic::WorkerTraffic;
 
 /// Exchanges kept for the next request; more are given back to the allocator.
 pub(crate) const SPARE_MAX: usize = 256;
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub request_ids: RequestIds,
     /// The last exchanges, explained.
     pub decisions: Arc<Decisions>,
+    /// What this worker counts.
+    pub traffic: Arc<WorkerTraffic>,
     /// Where access lines go.
     pub access_log: AccessLogWriter,
     #[expect(clippy::vec_box, reason = "the boxes are what is used again")]
@@ -67,6 +70,7 @@ impl Context {
             request_ids: RequestIds::default(),
             access_log,
             decisions: live.new_decisions(),
+            traffic: live.new_traffic(),
             spare: Vec::with_capacity(SPARE_MAX),
             spare_min: 0,
             live: live.clone(),

@@ -6,7 +6,7 @@
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Next, Row};
-use crate::exchange::record::{log_failure, record};
+use crate::exchange::record::{count_failure, count_try, log_failure, record};
 use crate::exchange::relay::RelayError;
 use crate::exchange::reply::reply;
 use crate::exchange::state::{After, BackendSide, Busy, Chosen, ClientSide, End};
@@ -70,6 +70,7 @@ pub(super) fn fail(
 ) -> Step {
     exchange.record_outcome(row.outcome, cx.clock.now_us());
     let backend = &chosen.place;
+    count_failure(backend, &row, cx);
     log::debug!(
         "{}: backend {:?}: {failure}",
         client.address,
@@ -90,6 +91,7 @@ pub(super) fn fail(
         failure,
         status: row.status,
         reason: row.reason,
+        outcome: row.outcome,
     });
     *stage = match row.next {
         Next::Answer => {
@@ -103,6 +105,7 @@ pub(super) fn fail(
         Next::SameBackend => {
             exchange.decision.chosen(backend.id, Rule::SameAgain);
             exchange.timestamps.chosen = cx.clock.now_us();
+            count_try(&chosen, true, cx);
             Stage::Again(chosen)
         }
     };
@@ -116,6 +119,7 @@ pub(super) fn give_up(client: &mut ClientSide, exchange: &mut Exchange, cx: &mut
         failure,
         status,
         reason,
+        ..
     }) = exchange.tries.last_failure
     else {
         return reply(client, exchange, 502, Some(UNAVAILABLE), cx);

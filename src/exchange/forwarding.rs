@@ -207,7 +207,7 @@ fn read_response_head(
     }
     let taken = exchange.take_response_head(backend, &mut client.connection, cx);
     if let Some(status) = exchange.status {
-        exchange.record_answer(status, cx.clock.now_us());
+        exchange.record_answer(status, &backend.chosen.place, cx);
     }
     let taken = taken?;
     if matches!(taken, Taken::Nothing | Taken::Interim) {

@@ -20,6 +20,7 @@ use crate::net::room::ITEMS_KEPT;
 use crate::net::slab::{Key, Slab};
 use crate::net::timers::Timers;
 use crate::pool::trace::Decisions;
+use crate::traffic::WorkerTraffic;
 
 /// A list that doubles when it is full has room for twice its items, and exists twice while it
 /// grows.
@@ -94,6 +95,7 @@ pub(crate) fn worker_bytes_max(config: &Config, budget: &DescriptorBudget) -> us
     // A head that has just become complete is in two buffers until its turn is over.
     let turn = 2 * parts.head;
     let spare = SPARE_MAX.min(budget.clients) * (size_of::<Busy>() + 2 * KEPT_BYTES);
+    let counted = Decisions::BYTES + size_of::<WorkerTraffic>();
     let blocks = Slab::<Client>::BLOCK_BYTES + BackendConnections::BLOCK_BYTES;
-    buffers + turn + spare + blocks + ITEMS_KEPT * LISTED_BYTES + Decisions::BYTES
+    buffers + turn + spare + blocks + ITEMS_KEPT * LISTED_BYTES + counted
 }

@@ -58,6 +58,7 @@ use crate::net::connection::Connection;
 use crate::net::idle_list::Kind;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
+use crate::traffic::ConnectionState;
 
 pub(crate) use close_reason::CloseReason;
 
@@ -72,6 +73,8 @@ pub(crate) struct Client {
     pub timer: Millis,
     /// Whether the connection is in the worker's queue.
     pub is_queued: bool,
+    /// As what it is counted.
+    pub counted: ConnectionState,
     state: State,
 }
 
@@ -126,6 +129,7 @@ impl Client {
             },
             timer: NEVER,
             is_queued: false,
+            counted: ConnectionState::Idle,
             state: match first {
                 First::Request => State::Idle { since: clock.now() },
                 First::Preface => State::Accepted(Accepted::new(clock)),
@@ -289,6 +293,16 @@ impl Client {
             Kind::Silent
         };
         Some((kind, since))
+    }
+
+    /// Where it stands, for the count of connections.
+    pub(crate) fn standing(&self) -> ConnectionState {
+        match &self.state {
+            State::Accepted(_) | State::Idle { .. } => ConnectionState::Idle,
+            State::Busy(busy) if matches!(busy.stage, Stage::Tunnel(_)) => ConnectionState::Tunnel,
+            State::Busy(_) => ConnectionState::Exchanging,
+            State::Lingering(_) => ConnectionState::Closing,
+        }
     }
 
     /// Notes what an event said about the backend's socket.

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::state::{Busy, ClientSide, Exchange};
+use crate::exchange::failure::{Next, Row};
+use crate::exchange::state::{Busy, Chosen, ClientSide, Exchange, Stage};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::net::room::FIRST_BYTES;
 use crate::pool::backend::Backend;
-use crate::pool::trace::{Outcome, Stage};
+use crate::pool::trace::{self, Outcome};
 use crate::text::escape::escape_text;
+use crate::traffic::FailureKind;
 
 /// How much of a method and a target stands in an event line, before escaping.
 const TARGET_BYTES_MAX: usize = 256;
@@ -46,30 +48,41 @@ impl Exchange {
     /// The request's head is complete.
     pub(super) fn record_request(&mut self, peer: IpAddr, cx: &Context) {
         let now = cx.clock.now_us();
+        cx.traffic.all.request();
         self.timestamps.understood = now;
         let at_unix_ms = cx.live.unix_ms(cx.clock.now());
         let client = self.client(peer);
         let request_id = self.request.request_id().unwrap_or(&self.request_id);
         self.decision
             .begin(at_unix_ms, client, request_id, self.request.request_line());
-        self.decision
-            .stage(Stage::RequestHead, between(self.timestamps.began, now));
+        self.decision.stage(
+            trace::Stage::RequestHead,
+            between(self.timestamps.began, now),
+        );
     }
 
     /// The request has been sent.
     pub(super) fn record_sent(&mut self, now_us: u64) {
         self.timestamps.sent = now_us;
         self.decision.stage(
-            Stage::Connecting,
+            trace::Stage::Connecting,
             between(self.timestamps.understood, now_us),
         );
     }
 
     /// The final response head has come.
-    pub(super) fn record_answer(&mut self, status: u16, now_us: u64) {
+    pub(super) fn record_answer(&mut self, status: u16, backend: &Backend, cx: &Context) {
+        let now_us = cx.clock.now_us();
+        let (all, own) = (&cx.traffic.all, backend.traffic_of(cx.traffic.worker));
+        all.answer(status);
+        own.answer(status);
+        all.head(now_us.saturating_sub(self.timestamps.began));
+        own.head(now_us.saturating_sub(self.timestamps.chosen));
         self.timestamps.answered = now_us;
-        self.decision
-            .stage(Stage::ResponseHead, between(self.timestamps.sent, now_us));
+        self.decision.stage(
+            trace::Stage::ResponseHead,
+            between(self.timestamps.sent, now_us),
+        );
         self.record_outcome(Outcome::Answered(status), now_us);
     }
 
@@ -104,6 +117,87 @@ impl Exchange {
         self.decision
             .outcome(outcome, between(self.timestamps.chosen, now_us));
     }
+}
+
+/// Counts a try that begins.
+pub(super) fn count_try(chosen: &Chosen, is_retry: bool, cx: &Context) {
+    let own = chosen.place.traffic_of(cx.traffic.worker);
+    own.request();
+    if is_retry {
+        own.retry();
+        cx.traffic.all.retry();
+    }
+}
+
+/// Counts a try that has failed. A connection that was closed while it was idle, or a shortage on
+/// our side, is no failure of the backend.
+pub(super) fn count_failure(backend: &Backend, row: &Row, cx: &Context) {
+    let goes_on = row.outcome == Outcome::ReusedEnded && row.next != Next::Answer;
+    match kind(row.outcome) {
+        FailureKind::Shortage => {}
+        kind if goes_on => debug_assert_eq!(kind, FailureKind::Died),
+        kind => backend.traffic_of(cx.traffic.worker).failure(kind),
+    }
+}
+
+/// How an exchange with this outcome has failed.
+fn kind(outcome: Outcome) -> FailureKind {
+    match outcome {
+        Outcome::ConnectFailed => FailureKind::ConnectFailed,
+        Outcome::ConnectTimedOut => FailureKind::ConnectTimedOut,
+        Outcome::Died | Outcome::ReusedEnded => FailureKind::Died,
+        Outcome::HeadTimedOut => FailureKind::HeadTimedOut,
+        Outcome::RefusedHead | Outcome::NotHttp => FailureKind::BadAnswer,
+        Outcome::BrokeOff => FailureKind::BrokeOff,
+        Outcome::OurShortage => FailureKind::Shortage,
+        Outcome::Pending | Outcome::Answered(_) | Outcome::ClientGone => FailureKind::NoBackend,
+    }
+}
+
+/// Counts an exchange that has ended.
+fn count_end(
+    client: &ClientSide,
+    stage: &mut Stage,
+    exchange: &Exchange,
+    close: Option<CloseReason>,
+    cx: &Context,
+) {
+    let traffic = &*cx.traffic;
+    let timestamps = &exchange.timestamps;
+    let is_understood = timestamps.understood != 0;
+    if !is_understood {
+        traffic.all.request();
+    }
+    let total_us = cx.clock.now_us().saturating_sub(timestamps.began);
+    traffic.duration.add(total_us);
+    traffic
+        .sent_bytes
+        .add(client.connection.sent() - exchange.sent_before);
+    traffic
+        .received_bytes
+        .add(exchange.received + exchange.request_relay.taken());
+    let of_last_try = || {
+        let last = exchange.tries.last_failure;
+        last.map_or(FailureKind::NoBackend, |last| kind(last.outcome))
+    };
+    let failure = match close {
+        Some(CloseReason::BackendBrokeOff | CloseReason::BackendTimeout) => {
+            if let Some(chosen) = stage.chosen() {
+                let own = chosen.place.traffic_of(traffic.worker);
+                own.failure(FailureKind::BrokeOff);
+            }
+            FailureKind::BrokeOff
+        }
+        Some(CloseReason::OurShortage) => FailureKind::Shortage,
+        // In tcp mode there is no answer.
+        Some(CloseReason::NoBackend) => of_last_try(),
+        // An answer of our own.
+        _ if timestamps.answered == 0 && matches!(exchange.status, Some(502..=504)) => {
+            of_last_try()
+        }
+        _ => return,
+    };
+    traffic.all.failure(failure);
 }
 
 /// Writes an event line about an exchange that failed through no fault of the client, at a limited
@@ -141,8 +235,11 @@ pub(super) fn record(
     cx: &mut Context,
 ) {
     let now = cx.clock.now_us();
+    count_end(client, stage, exchange, close, cx);
     match close {
-        Some(CloseReason::BackendBrokeOff) => exchange.record_outcome(Outcome::BrokeOff, now),
+        Some(CloseReason::BackendBrokeOff | CloseReason::BackendTimeout) => {
+            exchange.record_outcome(Outcome::BrokeOff, now);
+        }
         Some(CloseReason::ClientGone) if exchange.status.is_none() => {
             exchange.record_outcome(Outcome::ClientGone, now);
         }
@@ -154,13 +251,14 @@ pub(super) fn record(
         .or_else(|| close.and_then(CloseReason::of_exchange));
     let timestamps = exchange.timestamps;
     if timestamps.answered != 0 {
-        exchange
-            .decision
-            .stage(Stage::ResponseBody, between(timestamps.answered, now));
+        exchange.decision.stage(
+            trace::Stage::ResponseBody,
+            between(timestamps.answered, now),
+        );
     }
     exchange
         .decision
-        .stage(Stage::Total, between(timestamps.began, now));
+        .stage(trace::Stage::Total, between(timestamps.began, now));
     exchange.decision.status = exchange.status;
     exchange.decision.reason = reason;
     // Without a complete head there was nothing to decide.

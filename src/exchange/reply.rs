@@ -35,6 +35,7 @@ pub(super) fn reply(
     let closes = !exchange.has_read_request() || cx.closes_after_answer();
     exchange.persistence.close_if(closes);
     exchange.status = Some(status);
+    cx.traffic.all.answer(status);
     exchange.request_wait = Wait::default();
     exchange.response_wait = Wait::default();
     let reply = Reply {

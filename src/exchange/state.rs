@@ -27,7 +27,7 @@ use crate::net::pipes::Pipes;
 use crate::net::slab::Key;
 use crate::pool::Tried;
 use crate::pool::backend::InFlight;
-use crate::pool::trace::Decision;
+use crate::pool::trace::{Decision, Outcome};
 
 /// The client's side of all exchanges on one connection.
 #[derive(Debug)]
@@ -264,6 +264,7 @@ pub(super) struct LastFailure {
     pub(super) failure: Failure,
     pub(super) status: u16,
     pub(super) reason: &'static str,
+    pub(super) outcome: Outcome,
 }
 
 /// How much of the request the backend has.

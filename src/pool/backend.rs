@@ -140,7 +140,7 @@ pub(crate) mod tests {
             set_cookie: None,
             name_key: 0,
             roster: Arc::new(Roster::new(vec![BackendId(1)])),
-            state: Arc::new(BackendState::new(BackendId(1), &settings("a"), || true)),
+            state: Arc::new(BackendState::new(BackendId(1), &settings("a"), 1, || true)),
             settings: settings("a"),
         });
         let place = InFlight::take(&backend);

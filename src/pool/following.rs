@@ -36,6 +36,8 @@ pub(in crate::pool) struct Shared {
     pub(in crate::pool) checker: OnceLock<Arc<Waker>>,
     pub(in crate::pool) resolver: OnceLock<Arc<Waker>>,
     last_id: AtomicU32,
+    /// How many threads choose in these pools; each counts for itself.
+    workers: usize,
     /// The names of the backends removed last, newest last. Exchanges do not need them, readers of
     /// recorded decisions do.
     gone: Mutex<VecDeque<(BackendId, Arc<str>)>>,
@@ -53,7 +55,7 @@ pub(in crate::pool) struct State {
 }
 
 impl Shared {
-    fn new() -> Shared {
+    fn new(workers: usize) -> Shared {
         Shared {
             started: Instant::now(),
             state: Mutex::new(State {
@@ -66,6 +68,7 @@ impl Shared {
             checker: OnceLock::new(),
             resolver: OnceLock::new(),
             last_id: AtomicU32::new(0),
+            workers,
             gone: Mutex::default(),
         }
     }
@@ -99,9 +102,30 @@ impl Pool {
         health: &HealthCheckSettings,
     ) -> Pool {
         let shared = previous.map_or_else(
-            || Arc::new(Shared::new()),
+            || Arc::new(Shared::new(1)),
             |previous| Arc::clone(&previous.shared),
         );
+        Pool::of(shared, previous, backends, balance, health)
+    }
+
+    /// The first pool of a process with so many workers.
+    pub fn for_workers(
+        workers: usize,
+        backends: Vec<BackendSettings>,
+        balance: &BalanceSettings,
+        health: &HealthCheckSettings,
+    ) -> Pool {
+        let shared = Arc::new(Shared::new(workers));
+        Pool::of(shared, None, backends, balance, health)
+    }
+
+    fn of(
+        shared: Arc<Shared>,
+        previous: Option<&Pool>,
+        backends: Vec<BackendSettings>,
+        balance: &BalanceSettings,
+        health: &HealthCheckSettings,
+    ) -> Pool {
         let states = shared.states(previous, &backends);
         let roster = Roster::new(states.iter().map(|state| state.id).collect());
         if let Some(previous) = previous {
@@ -213,7 +237,7 @@ impl Shared {
                 return Arc::clone(&known.state);
             }
             let id = self.next_id(previous);
-            Arc::new(BackendState::new(id, settings, || *has_ipv6))
+            Arc::new(BackendState::new(id, settings, self.workers, || *has_ipv6))
         };
         backends.iter().map(state).collect()
     }

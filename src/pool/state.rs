@@ -19,6 +19,7 @@ use crate::net::lock::{read, write};
 use crate::pool::balance::Turn;
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::settings::BackendSettings;
+use crate::traffic::{Totals, Traffic};
 
 /// Identifies a backend for as long as its name, host and port stay: the same number in all pools
 /// that follow each other, and never that of another backend in them.
@@ -67,6 +68,8 @@ pub struct BackendState {
     lookup_pending: AtomicBool,
     lookup_wanted: AtomicBool,
     check_wanted: AtomicBool,
+    /// What each worker has counted of it, in the order of the workers.
+    traffic: Box<[Traffic]>,
     /// Limits the event lines about its failures.
     pub(crate) failure_lines: LineLimit,
 }
@@ -75,10 +78,12 @@ pub struct BackendState {
 pub(in crate::pool) const NEVER: u64 = u64::MAX;
 
 impl BackendState {
-    /// Of a new backend; `has_ipv6`: whether this machine has the address `::1`.
+    /// Of a new backend that so many `workers` count; `has_ipv6`: whether this machine has the
+    /// address `::1`.
     pub(in crate::pool) fn new(
         id: BackendId,
         settings: &BackendSettings,
+        workers: usize,
         has_ipv6: impl FnOnce() -> bool,
     ) -> BackendState {
         let url = &settings.url;
@@ -98,6 +103,7 @@ impl BackendState {
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
             check_wanted: AtomicBool::new(false),
+            traffic: (0..workers.max(1)).map(|_| Traffic::default()).collect(),
             failure_lines: LineLimit::default(),
             addresses: RwLock::new(addresses.unwrap_or_default().into()),
         }
@@ -272,6 +278,16 @@ impl BackendState {
         taken.is_ok().then(|| IdlePlace(Arc::clone(self)))
     }
 
+    /// Where the worker at this place counts.
+    pub(crate) fn traffic_of(&self, worker: usize) -> &Traffic {
+        self.traffic.get(worker).unwrap_or(&self.traffic[0])
+    }
+
+    /// What all workers have counted of it.
+    pub(crate) fn traffic(&self) -> Totals {
+        Totals::of(&self.traffic)
+    }
+
     /// Idle connections kept over all workers.
     pub fn idle(&self) -> usize {
         self.idle.load(Ordering::Relaxed)
@@ -340,7 +356,7 @@ mod tests {
     fn named(name: &str) -> Arc<BackendState> {
         let mut settings = settings("a");
         settings.url.host = Host::Name(name.to_owned());
-        Arc::new(BackendState::new(BackendId(1), &settings, || true))
+        Arc::new(BackendState::new(BackendId(1), &settings, 1, || true))
     }
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
@@ -351,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_numeric_host_has_its_address_at_once_and_a_name_has_none() {
-        let backend = BackendState::new(BackendId(1), &settings("a"), || true);
+        let backend = BackendState::new(BackendId(1), &settings("a"), 1, || true);
         assert_eq!(backend.addresses()[..], addresses(&["127.0.0.1:1"])[..]);
         assert!(!backend.is_lookup_pending());
         let backend = named("example.org");
@@ -408,7 +424,7 @@ mod tests {
     fn the_operator_decides_and_is_dead_starts_disabled() {
         let mut disabled = settings("a");
         disabled.disabled = true;
-        let backend = BackendState::new(BackendId(1), &disabled, || true);
+        let backend = BackendState::new(BackendId(1), &disabled, 1, || true);
         assert_eq!(backend.operator(), Operator::Disabled);
         for operator in [Operator::Enabled, Operator::Draining, Operator::Disabled] {
             backend.set_operator(operator);

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 /// From the bottom: a part may import parts of the rows above its own in this list, never of its own row or below.
 const LAYERS: &[&[&str]] = &[
     &["guide", "net", "text"],
-    &["http", "log"],
+    &["http", "log", "traffic"],
     &["pool"],
     &["ask", "checks", "config"],
     &["cli", "live"],
     &["exchange"],
+    &["metrics"],
     &[
         "checker",
         "discovery",

@@ -1,0 +1,6 @@
+//! What the counters say: how it went lately, and the text that Prometheus scrapes.
+//!
+//! `traffic/mod.rs` has the counters. Nothing here is a thread: the admin thread takes the samples
+//! and writes the text.
+
+pub(crate) mod sampler;
