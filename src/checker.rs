@@ -414,6 +414,7 @@ mod tests {
         let http = HttpCheck {
             path: "/health".to_owned(),
             status: StatusRanges(vec![200..=399]),
+            ..HttpCheck::default()
         };
         HealthCheckSettings {
             kind: Kind::Http,

@@ -1,19 +1,22 @@
 //! The messages of each kind of check: what is sent, and how the response is judged. Bytes only;
 //! the sockets are in `checks/probe.rs`.
 
+use crate::checks::content::{Found, Search};
 use crate::http::{Grammar, HeadLimits, ResponseHead};
 use crate::net::room::make_room;
-use crate::pool::settings::StatusRanges;
+use crate::pool::settings::{Choices, HttpCheck};
 
 /// The header of PROXY protocol v2 that says: this connection is the proxy's own (command LOCAL, no
 /// addresses).
 pub(crate) const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 
-/// The request of an `http` check.
-pub(crate) fn request(path: &str, authority: &str) -> Vec<u8> {
+/// The request of an `http` check of a backend with this authority.
+pub(crate) fn request(check: &HttpCheck, authority: &str) -> Vec<u8> {
     let version = env!("CARGO_PKG_VERSION");
+    let HttpCheck { path, host, .. } = check;
+    let (method, authority) = (check.method.name(), host.as_deref().unwrap_or(authority));
     format!(
-        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rondo/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rondo/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     )
     .into_bytes()
 }
@@ -25,6 +28,8 @@ pub(crate) enum Answer {
     Status(u16),
     /// Its head would not be forwarded either, for this reason.
     Refused(&'static str),
+    /// Its body is not as it should be, for this reason.
+    Body(&'static str),
     Incomplete,
 }
 
@@ -36,12 +41,18 @@ pub(crate) struct Reader {
     bytes: Vec<u8>,
     limits: HeadLimits,
     grammar: Grammar,
+    /// In the body behind a good head.
+    search: Option<Search>,
 }
 
 impl Reader {
     /// The most that one reader takes, with an incomplete head and `read_max` bytes more at hand.
     pub(crate) fn bytes_max(limits: &HeadLimits, read_max: usize) -> usize {
-        size_of::<Self>() + limits.input_bytes_max() + read_max + limits.kept_bytes_max()
+        size_of::<Self>()
+            + limits.input_bytes_max()
+            + read_max
+            + limits.kept_bytes_max()
+            + Search::bytes_max(read_max)
     }
 
     /// For a backend that is `lenient` or not.
@@ -55,15 +66,16 @@ impl Reader {
             } else {
                 Grammar::Response
             },
+            search: None,
         }
     }
 
-    /// Takes new bytes, and judges by the status of the first final head once that is complete;
-    /// interim ones are skipped.
-    pub(crate) fn judge(&mut self, more: &[u8], good: &StatusRanges) -> Answer {
+    /// Takes new bytes, none at the end of the connection, and judges by the status of the first
+    /// final head once that is complete, then by the body if it matters; interim heads are skipped.
+    pub(crate) fn judge(&mut self, more: &[u8], check: &HttpCheck) -> Answer {
         make_room(&mut self.bytes, more.len(), self.limits.input_bytes_max());
         self.bytes.extend_from_slice(more);
-        loop {
+        while self.search.is_none() {
             let taken = self.head.take_as(&self.bytes, &self.limits, self.grammar);
             match taken {
                 Err(error) => return Answer::Refused(error.reason()),
@@ -72,9 +84,26 @@ impl Reader {
                     self.bytes.drain(..used);
                     self.head.clear();
                 }
-                Ok(Some(_)) if good.contains(self.head.status()) => return Answer::Good,
-                Ok(Some(_)) => return Answer::Status(self.head.status()),
+                Ok(Some(_)) if !check.status.contains(self.head.status()) => {
+                    return Answer::Status(self.head.status());
+                }
+                Ok(Some(_)) if check.body.is_none() => return Answer::Good,
+                Ok(Some(used)) => {
+                    self.bytes.drain(..used);
+                    let body = self.head.body(false);
+                    self.search = Some(Search::new(body, self.grammar, &self.limits));
+                }
             }
+        }
+        let (Some(search), Some(text)) = (&mut self.search, &check.body) else {
+            return Answer::Good;
+        };
+        let (used, found) = search.go_on(&self.bytes, more.is_empty(), text.as_bytes());
+        self.bytes.drain(..used);
+        match found {
+            Found::Text => Answer::Good,
+            Found::NotYet => Answer::Incomplete,
+            Found::Nothing(reason) => Answer::Body(reason),
         }
     }
 }
@@ -98,9 +127,14 @@ pub(crate) fn is_echo_reply(bytes: &[u8], v6: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::settings::{CheckMethod, StatusRanges};
 
-    fn ranges() -> StatusRanges {
-        StatusRanges(vec![200..=399, 404..=404])
+    fn check() -> HttpCheck {
+        HttpCheck {
+            path: "/health?x=1".to_owned(),
+            status: StatusRanges(vec![200..=399, 404..=404]),
+            ..HttpCheck::default()
+        }
     }
 
     const LIMITS: HeadLimits = HeadLimits {
@@ -114,7 +148,7 @@ mod tests {
         let mut judged = Answer::Incomplete;
         for part in parts {
             assert_eq!(judged, Answer::Incomplete, "nothing more was to be read");
-            judged = reader.judge(part, &ranges());
+            judged = reader.judge(part, &check());
         }
         judged
     }
@@ -198,9 +232,62 @@ mod tests {
 
     #[test]
     fn the_request_names_the_backend_and_closes() {
-        let text = String::from_utf8(request("/health?x=1", "localhost:8081")).unwrap();
+        let text = String::from_utf8(request(&check(), "localhost:8081")).unwrap();
         assert!(text.starts_with("GET /health?x=1 HTTP/1.1\r\nHost: localhost:8081\r\n"));
         assert!(text.contains("\r\nConnection: close\r\n") && text.ends_with("\r\n\r\n"));
+        let other = HttpCheck {
+            method: CheckMethod::Options,
+            host: Some("app.example".to_owned()),
+            ..check()
+        };
+        let text = String::from_utf8(request(&other, "localhost:8081")).unwrap();
+        assert!(text.starts_with("OPTIONS /health?x=1 HTTP/1.1\r\nHost: app.example\r\n"));
+    }
+
+    #[test]
+    fn an_answer_passes_when_its_body_contains_the_text() {
+        let check = HttpCheck {
+            body: Some("fine".to_owned()),
+            ..check()
+        };
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\nall fine", Answer::Good),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nfin",
+                Answer::Body("its body does not contain the text"),
+            ),
+            (
+                "HTTP/1.1 204 No Content\r\n\r\nfine",
+                Answer::Body("its body does not contain the text"),
+            ),
+            ("HTTP/1.1 500 Fine\r\n\r\nfine", Answer::Status(500)),
+            (
+                "HTTP/1.1 200 fine\r\nfine: fine\r\n\r\nall",
+                Answer::Incomplete,
+            ),
+        ] {
+            let mut reader = Reader::new(&LIMITS, false);
+            assert_eq!(
+                reader.judge(answer.as_bytes(), &check),
+                expected,
+                "{answer}"
+            );
+            let mut reader = Reader::new(&LIMITS, false);
+            let mut judged = answer
+                .as_bytes()
+                .chunks(1)
+                .map(|byte| reader.judge(byte, &check));
+            assert_eq!(
+                judged
+                    .find(|it| *it != Answer::Incomplete)
+                    .unwrap_or(Answer::Incomplete),
+                expected
+            );
+            if expected == Answer::Incomplete {
+                let ended = Answer::Body("its body does not contain the text");
+                assert_eq!(reader.judge(b"", &check), ended);
+            }
+        }
     }
 
     #[test]

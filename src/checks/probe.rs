@@ -20,7 +20,7 @@ use crate::checks::messages::{Answer, PROXY_LOCAL, Reader, echo_request, is_echo
 use crate::http::HeadLimits;
 use crate::net::errno::is_our_shortage;
 use crate::pool::backend::Backend;
-use crate::pool::settings::{HealthCheckSettings, HttpCheck, Kind};
+use crate::pool::settings::{Choices, HealthCheckSettings, HttpCheck, Kind};
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub(crate) struct Probe {
     /// left.
     stage_deadline: Instant,
     addresses: Arc<[SocketAddr]>,
+    /// The port in place of theirs.
+    port: Option<u16>,
     /// The address after the present one.
     next: usize,
     /// Why the addresses before it failed.
@@ -112,6 +114,7 @@ impl Probe {
             deadline,
             stage_deadline: deadline,
             addresses: Arc::default(),
+            port: settings.port,
             next: 0,
             failures: Vec::new(),
             shortage: None,
@@ -209,8 +212,8 @@ impl Probe {
         }
         let addresses_left = u32::try_from(self.addresses.len() - self.next).unwrap_or(u32::MAX);
         self.stage_deadline = now + (self.deadline - now) / addresses_left;
-        let address = self.addresses[self.next];
         self.next += 1;
+        let address = self.address();
         let opened = if settings.kind == Kind::Icmp {
             open_echo(address)
         } else {
@@ -228,9 +231,12 @@ impl Probe {
         }
     }
 
+    /// The present address, with the port that is checked.
     fn address(&self) -> SocketAddr {
         // Only asked after an address was opened, so `next` is at least 1.
-        self.addresses[self.next - 1]
+        let mut address = self.addresses[self.next - 1];
+        address.set_port(self.port.unwrap_or(address.port()));
+        address
     }
 
     fn connected(
@@ -250,17 +256,17 @@ impl Probe {
                 "connect to {address} reached itself: nothing listens there"
             ));
         }
-        backend.address_worked(address);
+        if settings.port.is_none() {
+            backend.address_worked(address);
+        }
         self.stage_deadline = self.deadline;
         let mut bytes = Vec::new();
         if backend.settings.send_proxy_protocol {
             bytes.extend_from_slice(&PROXY_LOCAL);
         }
         if settings.kind == Kind::Http {
-            bytes.extend_from_slice(&request(
-                &settings.http.path,
-                &backend.settings.url.authority,
-            ));
+            let authority = &backend.settings.url.authority;
+            bytes.extend_from_slice(&request(&settings.http, authority));
         }
         Step::Go(Stage::Sending {
             socket,
@@ -310,7 +316,8 @@ impl Probe {
         settings: &HealthCheckSettings,
         now: Instant,
     ) -> Step {
-        let HttpCheck { path, status } = &settings.http;
+        let HttpCheck { method, path, .. } = &settings.http;
+        let method = method.name();
         let mut buffer = [0; READ_BYTES];
         let length = match (&socket).read(&mut buffer) {
             Ok(length) => length,
@@ -320,18 +327,22 @@ impl Probe {
             Err(error) => return self.broken(&error),
         };
         let ended = length == 0;
-        let failed = match answer.judge(&buffer[..length], status) {
+        let failed = match answer.judge(&buffer[..length], &settings.http) {
             Answer::Good => None,
             Answer::Status(status) => Some(format!(
-                "GET {path} at {} answered {status}",
+                "{method} {path} at {} answered {status}",
                 self.address()
             )),
             Answer::Refused(reason) => Some(format!(
-                "the answer of {} to GET {path} is refused: {reason}",
+                "the answer of {} to {method} {path} is refused: {reason}",
+                self.address()
+            )),
+            Answer::Body(reason) => Some(format!(
+                "the answer of {} to {method} {path} is no success: {reason}",
                 self.address()
             )),
             Answer::Incomplete if ended => Some(format!(
-                "{} closed before it had answered GET {path}",
+                "{} closed before it had answered {method} {path}",
                 self.address()
             )),
             Answer::Incomplete => return Step::Go(Stage::Reading { socket, answer }),

@@ -4,7 +4,10 @@ use std::ops::RangeInclusive;
 
 use crate::config::document::{ConfigError, Node, Object, duration_text};
 use crate::config::key::{Fallback, Key, Takes};
-use crate::pool::settings::{Choices, HealthCheckSettings, HttpCheck, Kind, StatusRanges};
+use crate::http::is_authority;
+use crate::pool::settings::{
+    CheckMethod, Choices, HealthCheckSettings, HttpCheck, Kind, StatusRanges,
+};
 
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -61,37 +64,92 @@ pub(super) const KEYS: &[Key] = &[
         default: Fallback::Value(r#""200-399""#),
         meaning: "the answers to a check by `http` that are a success",
     },
-    Key::not_built("method"),
-    Key::not_built("host"),
-    Key::not_built("port"),
-    Key::not_built("body"),
+    Key {
+        name: "method",
+        takes: Takes::word::<CheckMethod>(),
+        default: Fallback::Value(r#""GET""#),
+        meaning: "the method of a check by `http`",
+    },
+    Key {
+        name: "host",
+        takes: Takes::Other {
+            wanted: r#"a host, with a port or without, such as "app.example""#,
+            schema: r#"{"type": "string", "minLength": 1}"#,
+        },
+        default: Fallback::Nothing("host and port of `url`"),
+        meaning: "the `Host` field of a check by `http`",
+    },
+    Key {
+        name: "port",
+        takes: Takes::Integer(1, 65535),
+        default: Fallback::Nothing("the port of `url`"),
+        meaning: "the port that checks by `tcp` and `http` connect to",
+    },
+    Key {
+        name: "body",
+        takes: Takes::Other {
+            wanted: "a text of 1 to 1024 bytes",
+            schema: r#"{"type": "string", "minLength": 1, "maxLength": 1024}"#,
+        },
+        default: Fallback::Nothing("none"),
+        meaning: "what the first 64 KiB of the body of the answer to a check by `http` must contain",
+    },
 ];
 
 /// The keys that mean something to checks by [`Kind::Http`] only.
-const HTTP_ONLY: [&str; 2] = ["path", "status"];
+const HTTP_ONLY: [&str; 5] = ["path", "status", "method", "host", "body"];
 
 pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, ConfigError> {
     let section = top.section("health_check")?;
     let settings = HealthCheckSettings {
         kind: section.word("kind")?,
         http: HttpCheck {
+            method: section.word("method")?,
             path: section.parsed("path", path)?,
+            host: section.optional_parsed("host", host)?,
             status: section.parsed("status", status)?,
+            body: section.optional_parsed("body", body)?,
         },
+        port: section.optional_integer("port")?,
         interval: section.duration("interval")?,
         down_interval: section.duration("down_interval")?,
         timeout: section.duration("timeout")?,
         rise: section.integer("rise")?,
         fall: section.integer("fall")?,
     };
-    let idle = HTTP_ONLY.iter().find_map(|key| section.given(key));
-    match idle {
-        Some(node) if settings.kind != Kind::Http => Err(node.error(
-            format!("has no effect with kind \"{}\"", settings.kind.name()),
-            r#"leave it out, or use kind "http""#,
+    let has_no_effect = |node: &Node<'_>, remedy| {
+        let kind = settings.kind.name();
+        Err(node.error(format!("has no effect with kind \"{kind}\""), remedy))
+    };
+    let http_only = HTTP_ONLY.iter().find_map(|key| section.given(key));
+    match (settings.kind, http_only, section.given("port")) {
+        (Kind::Http, ..) => {}
+        (_, Some(node), _) => return has_no_effect(node, r#"leave it out, or use kind "http""#),
+        (Kind::Icmp | Kind::None, _, Some(node)) => {
+            return has_no_effect(node, r#"leave it out, or use kind "tcp" or "http""#);
+        }
+        _ => {}
+    }
+    match section.given("body") {
+        Some(node) if settings.http.method == CheckMethod::Head => Err(node.error(
+            "is given, but the answer to HEAD has no body",
+            r#"leave it out, or use method "GET""#,
         )),
         _ => Ok(settings),
     }
+}
+
+/// What a Host field may be (RFC 9110 7.2).
+fn host(node: &Node<'_>) -> Option<String> {
+    let host = node.text()?;
+    is_authority(host.as_bytes()).then(|| host.into_owned())
+}
+
+fn body(node: &Node<'_>) -> Option<String> {
+    let text = node.text()?;
+    (1..=HttpCheck::BODY_TEXT_MAX)
+        .contains(&text.len())
+        .then(|| text.into_owned())
 }
 
 /// A request target in origin form (RFC 9112 3.2.1), with its query if it has one.
@@ -131,16 +189,33 @@ pub(super) fn summary(check: &HealthCheckSettings) -> String {
     let kind = match check.kind {
         Kind::Tcp => "tcp connect".to_owned(),
         Kind::Http => {
-            let HttpCheck { path, status } = &check.http;
-            format!("http request of {path} (success: {status})")
+            let HttpCheck {
+                method,
+                path,
+                host,
+                status,
+                body,
+            } = &check.http;
+            let host = host.as_ref().map(|host| format!(" at host {host}"));
+            let body = body
+                .as_ref()
+                .map(|text| format!(" with {text:?} in the body"));
+            format!(
+                "http request {} {path}{} (success: {status}{})",
+                method.name(),
+                host.unwrap_or_default(),
+                body.unwrap_or_default()
+            )
         }
         Kind::Icmp => "icmp echo".to_owned(),
         Kind::None => {
             return format!("none; a backend that is down is tried again after {down_interval}");
         }
     };
+    let port = check.port.map(|port| format!(" to port {port}"));
     format!(
-        "{kind} every {}, while down every {down_interval}, timeout {}, rise {}, fall {}",
+        "{kind}{} every {}, while down every {down_interval}, timeout {}, rise {}, fall {}",
+        port.unwrap_or_default(),
         duration_text(check.interval),
         duration_text(check.timeout),
         check.rise,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::document::{CONFIGURATION, duration_text};
 use crate::pool::settings::Host;
-use crate::pool::settings::Kind;
 use crate::pool::settings::StatusRanges;
+use crate::pool::settings::{CheckMethod, Kind};
 use crate::pool::settings::{Method, Persistence};
 
 /// A configuration with one backend and `extra` members beside it.
@@ -451,6 +451,32 @@ fn http_checks_have_a_path_and_statuses() {
 }
 
 #[test]
+fn a_check_may_ask_another_port_and_host_in_another_way() {
+    let check = |text: &str| {
+        with(&format!(r#","health_check":{text}"#))
+            .unwrap()
+            .health_check
+    };
+    assert_eq!(check(r#"{"port":8079}"#).port, Some(8079));
+    let asked = check(r#"{"kind":"http","method":"OPTIONS","host":"app.example:80","port":65535}"#);
+    assert_eq!(asked.http.method, CheckMethod::Options);
+    assert_eq!(asked.http.host.as_deref(), Some("app.example:80"));
+    assert_eq!((asked.port, asked.http.body), (Some(65535), None));
+    let longest = "é".repeat(512);
+    let text = |text: &str| format!(r#"{{"kind":"http","body":"{text}"}}"#);
+    assert_eq!(check(&text(&longest)).http.body, Some(longest.clone()));
+    let error = with(&format!(
+        r#","health_check":{}"#,
+        text(&format!("{longest}."))
+    ))
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("health_check.body is "),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_admin_section_is_read_whole() {
     let admin = |text: &str| {
         let text = format!("{{\"admin\":{text}}}");
@@ -627,7 +653,9 @@ fn with_key(section: &Key, path: &str, value: &str) -> String {
         .unwrap();
     match (section.name, key) {
         // Keys that mean something beside another one only.
-        ("health_check", "path" | "status") => place.1.push(("kind", r#""http""#)),
+        ("health_check", "path" | "status" | "method" | "host" | "body") => {
+            place.1.push(("kind", r#""http""#));
+        }
         ("admin", "hosts" | "token") => place.1.push(("address", r#""127.0.0.1:1""#)),
         _ => {}
     }
@@ -720,6 +748,8 @@ fn other_values(section: &Key, key: &Key) -> Vec<String> {
                 "name" => "\"other\"",
                 "path" => "\"/other\"",
                 "status" => "\"204\"",
+                "host" => "\"other\"",
+                "body" => "\"other\"",
                 "file" => &list,
                 other => panic!("a value for {other} is missing here"),
             }

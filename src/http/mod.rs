@@ -37,6 +37,7 @@ pub use head::{HEAD_BYTES_CEILING, HeadError};
 pub use reply::{CONTINUE, Reply, write_reply};
 pub use request::RequestHead;
 pub use response::ResponseHead;
+pub(crate) use target::is_authority;
 
 /// The protocol version of a message, as far as it matters: a higher minor version than 1 is read
 /// as 1 (RFC 9110 2.5: it promises to be compatible), another major version is refused.

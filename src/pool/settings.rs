@@ -292,6 +292,8 @@ pub struct HealthCheckSettings {
     pub kind: Kind,
     /// What a check by [`Kind::Http`] sends and expects.
     pub http: HttpCheck,
+    /// The port that checks connect to; none: the backend's.
+    pub port: Option<u16>,
     /// Between checks of a backend that is up.
     pub interval: Duration,
     /// Between checks of a backend that is down.
@@ -349,10 +351,67 @@ impl Choices for Kind {
 /// What a check by [`Kind::Http`] sends and expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpCheck {
-    /// The request's target.
+    /// The request's method.
+    pub method: CheckMethod,
+    /// Its target.
     pub path: String,
+    /// Its Host field; none: the backend's authority.
+    pub host: Option<String>,
     /// The answers that count as success.
     pub status: StatusRanges,
+    /// What the beginning of the answer's body must contain, at least one byte.
+    pub body: Option<String>,
+}
+
+impl HttpCheck {
+    /// The most bytes of `body`.
+    pub const BODY_TEXT_MAX: usize = 1024;
+}
+
+impl Default for HttpCheck {
+    fn default() -> HttpCheck {
+        HttpCheck {
+            method: CheckMethod::Get,
+            path: "/".to_owned(),
+            host: None,
+            status: StatusRanges(vec![200..=399]),
+            body: None,
+        }
+    }
+}
+
+/// The method of a check's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckMethod {
+    /// The answer with its body.
+    Get,
+    /// The answer without its body.
+    Head,
+    /// What is allowed.
+    Options,
+}
+
+impl Choices for CheckMethod {
+    const ALL: &'static [Choice<CheckMethod>] = &[
+        Choice {
+            name: "GET",
+            value: CheckMethod::Get,
+            meaning: "the answer with its body",
+            also: &["get"],
+        },
+        Choice {
+            name: "HEAD",
+            value: CheckMethod::Head,
+            meaning: "the answer without its body",
+            also: &["head"],
+        },
+        Choice {
+            name: "OPTIONS",
+            value: CheckMethod::Options,
+            meaning: "what is allowed",
+            also: &["options"],
+        },
+    ];
 }
 
 /// Statuses that count as success.

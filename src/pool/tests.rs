@@ -18,7 +18,9 @@ pub(crate) fn health(kind: Kind) -> HealthCheckSettings {
         http: HttpCheck {
             path: "/".to_owned(),
             status: StatusRanges(vec![200..=399]),
+            ..HttpCheck::default()
         },
+        port: None,
         interval: Duration::from_secs(60),
         down_interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(5),

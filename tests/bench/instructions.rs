@@ -266,7 +266,9 @@ fn pool_of_4(method: Method) -> Pool {
         http: HttpCheck {
             path: "/".to_owned(),
             status: StatusRanges(vec![200..=399]),
+            ..HttpCheck::default()
         },
+        port: None,
         interval: Duration::from_secs(60),
         down_interval: Duration::from_secs(2),
         timeout: Duration::from_secs(5),

@@ -4,7 +4,7 @@
 
 use crate::support::client::get;
 use crate::support::proxy::run_with_config;
-use crate::support::{Addressed, Backend, Origin, Proxy, Wire, eventually};
+use crate::support::{Addressed, Backend, Origin, Proxy, Unreachable, Wire, eventually};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::Ipv6Addr;
@@ -117,6 +117,84 @@ fn an_http_check_fails_where_the_answer_would_not_be_forwarded() {
     assert_eq!(proxy.events_with(&["is down"]), 0);
     let (_backend, proxy) = checked(both, true);
     proxy.wait_for_event(&["is down", "Content-Length with Transfer-Encoding"]);
+}
+
+#[test]
+fn a_check_may_ask_another_port_with_another_method_and_host() {
+    let (backend, health) = (Backend::start(), Backend::start());
+    let _proxy = Proxy::over(&[&backend])
+        .checks(json!({
+            "kind": "http", "path": "/up", "method": "HEAD", "host": "app.example",
+            "port": health.address().port(),
+        }))
+        .start();
+    let request = health.accept().expect_request();
+    let asked = (
+        &*request.method,
+        &*request.target,
+        request.fields.one("host"),
+    );
+    assert_eq!(asked, ("HEAD", "/up", Some("app.example")));
+    backend.expect_no_connection();
+    // By tcp, too; that of traffic hangs, which no check finds out.
+    let closed = Unreachable::start();
+    let proxy = Proxy::over(&[&closed])
+        .checks(json!({ "port": health.address().port(), "interval": "10ms" }))
+        .start();
+    for _ in 0..3 {
+        health.accept().expect_gone();
+    }
+    assert_eq!(proxy.events_with(&["is down"]), 0);
+}
+
+#[test]
+fn an_http_check_wants_its_text_in_the_body_and_reads_no_more_than_it_must() {
+    let long = |before: usize, framing: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\n{framing}\r\n{}all is fine",
+            "-".repeat(before)
+        )
+    };
+    let chunked =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nall is\r\n5\r\n fine\r\n";
+    for (answer, reason) in [
+        (long(0, "Content-Length: 11\r\n"), None),
+        (chunked.to_owned(), None),
+        // Found before the end, which never comes.
+        (long(0, "Content-Length: 100000000\r\n"), None),
+        (long(65_536 - 11, ""), None),
+        (
+            long(65_536 - 10, ""),
+            Some("the first 64 KiB of its body do not contain the text"),
+        ),
+        (
+            long(0, "Content-Length: 10\r\n"),
+            Some("its body does not contain the text"),
+        ),
+        (
+            long(0, "X: all is fine\r\nContent-Length: 3\r\n"),
+            Some("its body does not contain the text"),
+        ),
+    ] {
+        let wanted = answer.clone();
+        let backend = Backend::start().run(move |_, mut wire| {
+            wire.expect_request();
+            wire.try_send(&wanted);
+            wire.expect_gone();
+        });
+        let proxy = Proxy::over(&[&backend])
+            .checks(json!({
+                "kind": "http", "body": "all is fine", "interval": "10ms", "down_interval": "10ms",
+            }))
+            .start();
+        match reason {
+            None => {
+                eventually("three checks", || backend.connections() >= 3);
+                assert_eq!(proxy.events_with(&["is down"]), 0, "{}", &answer[..60]);
+            }
+            Some(reason) => drop(proxy.wait_for_event(&["is down", reason])),
+        }
+    }
 }
 
 #[test]

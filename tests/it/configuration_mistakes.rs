@@ -327,12 +327,18 @@ fn every_key_of_the_contract_is_taken_or_refused_by_name() {
         (with("balance", "method", r#""hash""#), "balance.method"),
         (with("ejection", "errors", "5"), "ejection"),
         (
-            with("health_check", "method", r#""HEAD""#),
+            with("health_check", "method", r#""HEAD", "kind": "http""#),
             "health_check.method",
         ),
-        (with("health_check", "host", r#""a""#), "health_check.host"),
+        (
+            with("health_check", "host", r#""a", "kind": "http""#),
+            "health_check.host",
+        ),
         (with("health_check", "port", "81"), "health_check.port"),
-        (with("health_check", "body", r#""ok""#), "health_check.body"),
+        (
+            with("health_check", "body", r#""ok", "kind": "http""#),
+            "health_check.body",
+        ),
         (
             with_backend(r#""url": "http://a.test/", "each_address": true"#),
             "backends[0].each_address",
