@@ -44,26 +44,19 @@ impl Reply {
         Reply { status, body }
     }
 
-    /// An error that has no place in a file or a body.
-    pub(crate) fn error(status: u16, error: &str) -> Reply {
-        Reply::error_at(status, error, None, 0, 0)
-    }
-
-    /// An error, with the file if it is in one, and line and column if they are not 0.
+    /// An error, and where it is: the file if it is in one, line and column if they are not 0.
     #[inline(never)]
-    pub(crate) fn error_at(
+    pub(crate) fn error(
         status: u16,
         error: &str,
-        file: Option<&str>,
-        line: usize,
-        column: usize,
+        (file, line, column): (Option<&str>, usize, usize),
     ) -> Reply {
-        let number = |number| {
-            Json::raw(if number > 0 {
-                format!("{number}")
+        let number = |number: usize| {
+            if number > 0 {
+                Json::raw(number)
             } else {
-                "null".to_owned()
-            })
+                Json::raw("null")
+            }
         };
         let document = Json::object([
             ("error", Json::text(error)),
@@ -122,7 +115,8 @@ impl Ask {
 impl Drop for Ask {
     fn drop(&mut self) {
         if self.slot.is_some() {
-            self.put(Reply::error(503, "the process is stopping"));
+            let reply = Reply::error(503, "the process is stopping", (None, 0, 0));
+            self.put(reply);
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use crate::ask::Reply;
+use crate::pool::settings::BackendSettings;
 use crate::pool::state::Operator;
 use crate::text::json::Json;
 
@@ -17,28 +18,19 @@ pub(crate) struct Change<'a> {
     pub what: &'static str,
     /// What it has in flight.
     pub in_flight: usize,
-    /// The names of the backends before, and their shares in thousandths of a per cent.
-    pub before: (Vec<&'a str>, Vec<u32>),
+    /// The shares of all backends before, in thousandths of a per cent.
+    pub before: Vec<u32>,
     /// The same afterwards.
-    pub after: (Vec<&'a str>, Vec<u32>),
+    pub after: Vec<u32>,
     /// What is wrong with the configuration from then on, and was not before.
     pub warnings: Vec<String>,
 }
 
 impl Change<'_> {
-    /// The answer.
-    pub(crate) fn reply(&self) -> Reply {
+    /// The answer, for these backends before and afterwards.
+    pub(crate) fn reply(&self, before: &[BackendSettings], after: &[BackendSettings]) -> Reply {
         let status = if self.what == "add" { 201 } else { 200 };
-        let (names, shares) = &self.after;
-        let eligible = shares.iter().filter(|share| **share > 0).count();
-        let (names_before, shares_before) = &self.before;
-        let mut before: HashMap<&str, u32> = HashMap::new();
-        before.extend(
-            names_before
-                .iter()
-                .copied()
-                .zip(shares_before.iter().copied()),
-        );
+        let eligible = self.after.iter().filter(|share| **share > 0).count();
         let mut changed = Vec::new();
         let mut compare = |name: &str, before: u32, after: u32| {
             if before != after {
@@ -49,12 +41,15 @@ impl Change<'_> {
                 ]));
             }
         };
-        for (name, after) in names.iter().zip(shares) {
-            compare(name, before.remove(name).unwrap_or(0), *after);
+        let known = before.iter().map(|backend| &*backend.name);
+        let mut known: HashMap<&str, u32> = known.zip(self.before.iter().copied()).collect();
+        for (backend, share) in after.iter().zip(&self.after) {
+            let before = known.remove(&*backend.name).unwrap_or(0);
+            compare(&backend.name, before, *share);
         }
-        for name in names_before {
-            if let Some(gone) = before.remove(name) {
-                compare(name, gone, 0);
+        for backend in before {
+            if let Some(share) = known.remove(&*backend.name) {
+                compare(&backend.name, share, 0);
             }
         }
         let document = Json::object([

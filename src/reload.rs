@@ -7,9 +7,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use crate::config::{Config, ConfigError};
+use crate::ask::Reply;
+use crate::config::{Config, ConfigError, Setting};
 use crate::pool::moved;
 use crate::pool::settings::{BackendSettings, BalanceSettings, Method, Persistence};
+use crate::text::json::Json;
 use crate::text::words::listed;
 
 /// How many names of each kind a line lists.
@@ -49,16 +51,34 @@ impl fmt::Display for ReloadError {
     }
 }
 
+impl ReloadError {
+    /// As the admin interface answers it.
+    pub(crate) fn reply(&self) -> Reply {
+        let status = match self {
+            ReloadError::Config(error) => {
+                let place = (Some(&*error.file), error.line, error.column);
+                return Reply::error(422, &error.sentence(), place);
+            }
+            ReloadError::NoFile | ReloadError::NeedsRestart(_) => 409,
+            ReloadError::Stopping => 503,
+            ReloadError::Listen(..) | ReloadError::Checks(_) => 422,
+        };
+        Reply::error(status, &self.to_string(), (None, 0, 0))
+    }
+}
+
 /// What differs between two configurations, as one line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Changes {
     added: Vec<String>,
     removed: Vec<String>,
     /// Name and differing keys of each backend that is in both.
-    changed: Vec<(String, Vec<&'static str>)>,
+    changed: Vec<(String, Vec<Setting>)>,
     kept: usize,
-    /// The paths of all other keys that differ.
-    keys: Vec<String>,
+    /// All other keys that differ.
+    settings: Vec<Setting>,
+    /// Backends that the admin interface changed, added or removed, which is undone.
+    undone: Vec<String>,
     /// Those among them that only a restart changes.
     pub(crate) needs_restart: Vec<&'static str>,
     /// The listener moves to another socket.
@@ -79,7 +99,8 @@ impl Changes {
             removed: names(old, &after),
             changed: Vec::new(),
             kept: 0,
-            keys: Vec::new(),
+            settings: old.settings_that_differ(new),
+            undone: old.edits_undone_by(new),
             needs_restart: Vec::new(),
             moves_listener: old.proxy.port != new.proxy.port,
         };
@@ -87,14 +108,19 @@ impl Changes {
             match before.get(&*backend.name) {
                 Some(old) if *old == backend => changes.kept += 1,
                 Some(old) => {
-                    let keys = old.keys_that_differ(backend);
-                    changes.changed.push((backend.name.clone(), keys));
+                    let values = old.values().into_iter().zip(backend.values());
+                    let differing = values.filter(|((_, from), (_, to))| from != to);
+                    let settings = differing.map(|((key, from), (_, to))| Setting {
+                        path: key.to_owned(),
+                        from,
+                        to,
+                    });
+                    let settings = settings.collect();
+                    changes.changed.push((backend.name.clone(), settings));
                 }
                 None => {}
             }
         }
-        let keys = old.keys_that_differ(new).into_iter();
-        changes.keys = keys.map(str::to_owned).collect();
         changes.find_what_needs_a_restart(old, new);
         changes
     }
@@ -114,6 +140,52 @@ impl Changes {
     }
 }
 
+impl Changes {
+    /// As the admin interface shows it.
+    pub(crate) fn document(
+        &self,
+        dry_run: bool,
+        file: &str,
+        moved: Moved,
+        warnings: &[String],
+    ) -> Json {
+        let changed = self.changed.iter().map(|(name, settings)| {
+            let keys = documents(settings, |_| true);
+            Json::object([("name", Json::text(name)), ("keys", keys)])
+        });
+        let needs_restart = |path: &str| self.needs_restart.contains(&path);
+        let settings = documents(&self.settings, |path| !needs_restart(path));
+        let restart = documents(&self.settings, needs_restart);
+        let moved = match moved {
+            Moved::None | Moved::Bound => "null".to_owned(),
+            Moved::All => "100".to_owned(),
+            Moved::Percent(percent) => percent.to_string(),
+        };
+        Json::object([
+            ("dry_run", Json::raw(dry_run)),
+            ("file", Json::text(file)),
+            ("added", texts(&self.added)),
+            ("removed", texts(&self.removed)),
+            ("changed", Json::List(changed.collect())),
+            ("kept", Json::raw(self.kept)),
+            ("settings", settings),
+            ("restart", restart),
+            ("clears", texts(&self.undone)),
+            ("moved_percent", Json::raw(moved)),
+            ("warnings", texts(warnings)),
+        ])
+    }
+}
+
+fn documents(settings: &[Setting], is_shown: impl Fn(&str) -> bool) -> Json {
+    let shown = settings.iter().filter(|setting| is_shown(&setting.path));
+    Json::List(shown.map(Setting::document).collect())
+}
+
+fn texts(list: &[String]) -> Json {
+    Json::texts(list.iter().map(String::as_str))
+}
+
 fn by_name(config: &Config) -> HashMap<&str, &BackendSettings> {
     let backends = config.backends.iter();
     backends.map(|backend| (&*backend.name, backend)).collect()
@@ -124,7 +196,7 @@ impl fmt::Display for Changes {
         let changed: Vec<String> = self
             .changed
             .iter()
-            .map(|(name, keys)| format!("{name} ({})", keys.join(", ")))
+            .map(|(name, settings)| format!("{name} ({})", paths(settings).join(", ")))
             .collect();
         f.write_str("backends: ")?;
         for (what, names) in [
@@ -137,8 +209,12 @@ impl fmt::Display for Changes {
             }
         }
         write!(f, "{} kept", self.kept)?;
-        if !self.keys.is_empty() {
-            write!(f, "; changed keys: {}", some(&self.keys))?;
+        if !self.settings.is_empty() {
+            write!(f, "; changed keys: {}", some(&paths(&self.settings)))?;
+        }
+        if !self.undone.is_empty() {
+            let undone = some(&self.undone);
+            write!(f, "; undone, of the admin interface: {undone}")?;
         }
         Ok(())
     }
@@ -152,7 +228,8 @@ pub fn preview(old: &Config, new: &Config) -> String {
         let refusal = ReloadError::NeedsRestart(changes.needs_restart);
         lines.push(("", format!("it would be refused: {refusal}")));
     }
-    lines.extend(clients_that_move(old, new).map(|text| ("clients", text)));
+    let moved = Moved::by(old, new).text();
+    lines.extend(moved.map(|text| ("clients", text)));
     // In the layout of the summary above it.
     let lines = lines.into_iter();
     let lines: Vec<String> = lines
@@ -161,22 +238,45 @@ pub fn preview(old: &Config, new: &Config) -> String {
     lines.concat()
 }
 
-/// What share of the clients bound to a backend would move to another; none if no clients are
-/// bound.
-fn clients_that_move(old: &Config, new: &Config) -> Option<String> {
-    let [before, after] = [old, new].map(|config| Binding::of(&config.balance));
-    if before == Binding::None && after == Binding::None {
-        return None;
+/// Clients bound to a backend that get another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// None are bound.
+    None,
+    /// They are bound from then on.
+    Bound,
+    /// They are bound in another way.
+    All,
+    /// A share of those that are bound.
+    Percent(u64),
+}
+
+impl Moved {
+    /// By a reload from `old` to `new`.
+    pub(crate) fn by(old: &Config, new: &Config) -> Moved {
+        let [before, after] = [old, new].map(|config| Binding::of(&config.balance));
+        match before {
+            Binding::None if after == Binding::None => Moved::None,
+            Binding::None => Moved::Bound,
+            _ if before != after => Moved::All,
+            Binding::Cookie(_) => Moved::Percent(percent_of_cookies(&old.backends, &new.backends)),
+            Binding::Address => {
+                let percent = moved::percent(&old.backends, &new.backends, &new.health_check);
+                Moved::Percent(percent)
+            }
+        }
     }
-    let percent = match before {
-        Binding::None => return Some("are bound to backends from then on".to_owned()),
-        _ if before != after => return Some("are bound in another way: all may move".to_owned()),
-        Binding::Cookie(_) => percent_of_cookies(&old.backends, &new.backends),
-        Binding::Address => moved::percent(&old.backends, &new.backends, &new.health_check),
-    };
-    Some(format!(
-        "{percent} % of those that are bound to a backend would move"
-    ))
+
+    fn text(self) -> Option<String> {
+        match self {
+            Moved::None => None,
+            Moved::Bound => Some("are bound to backends from then on".to_owned()),
+            Moved::All => Some("are bound in another way: all may move".to_owned()),
+            Moved::Percent(percent) => Some(format!(
+                "{percent} % of those that are bound to a backend would move"
+            )),
+        }
+    }
 }
 
 /// How a configuration binds clients to backends.
@@ -212,6 +312,11 @@ fn percent_of_cookies(old: &[BackendSettings], new: &[BackendSettings]) -> u64 {
     let all: u64 = used().map(weight).sum();
     let kept: u64 = used().filter(stays).map(weight).sum();
     moved::rounded(100 * (all - kept), all.max(1))
+}
+
+fn paths(settings: &[Setting]) -> Vec<String> {
+    let paths = settings.iter().map(|setting| setting.path.clone());
+    paths.collect()
 }
 
 /// All names, or the first and how many more.

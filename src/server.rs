@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -19,7 +20,9 @@ use crate::ask::{Ask, Reply, Wish};
 use crate::change::{Change, verb};
 use crate::checker::Checker;
 use crate::checks::probe::may_send_echoes;
-use crate::config::{Config, DescriptorBudget, Source, descriptor_budget, warnings};
+use crate::config::{
+    Config, DescriptorBudget, EditError, Source, descriptor_budget, stands_for, warnings,
+};
 use crate::discovery::Discovery;
 use crate::listener::{self, Listener, ListenerHandle};
 use crate::live::{Follower, Live, Snapshot};
@@ -31,9 +34,10 @@ use crate::pool::Pool;
 use crate::pool::settings::{BackendSettings, Kind};
 use crate::pool::state::{BackendState, Operator};
 use crate::pool::trace::Decision;
-use crate::reload::{Changes, ReloadError};
+use crate::reload::{Changes, Moved, ReloadError};
 use crate::resolver::Resolver;
 use crate::signals;
+use crate::text::json::Json;
 use crate::text::words::counted;
 use crate::worker::Worker;
 
@@ -203,7 +207,7 @@ impl Server {
             crossbeam_channel::select! {
                 recv(self.commands) -> command => match command {
                     Ok(Command::Reload) => {
-                        let _ = self.reload();
+                        let _ = self.reload(false, false);
                     }
                     // A closed channel means that no signal can come any more.
                     Ok(Command::Stop) | Err(_) => break,
@@ -241,47 +245,112 @@ impl Server {
     }
 
     /// Does what the admin interface asks for, or only says what that would do.
-    fn answer(&mut self, ask: Ask) {
-        let reply = match &ask.wish {
-            Wish::Operator { name, operator } => self.operate(name, *operator, ask.dry_run),
-            Wish::Put { .. } | Wish::Remove { .. } | Wish::Reload => {
-                Reply::error(503, "not built yet")
-            }
+    fn answer(&mut self, mut ask: Ask) {
+        let dry_run = ask.dry_run;
+        let reply = match mem::replace(&mut ask.wish, Wish::Reload) {
+            Wish::Operator { name, operator } => self.operate(&name, operator, dry_run),
+            Wish::Put { name, entry } => self.edit(&name, Some(entry), dry_run),
+            Wish::Remove { name } => self.edit(&name, None, dry_run),
+            Wish::Reload => match self.reload(dry_run, true) {
+                Ok(document) => Reply::new(200, &document),
+                Err(error) => error.reply(),
+            },
         };
         ask.answer(reply);
     }
 
-    /// Decides for the operator about one backend.
+    /// Decides for the operator about one backend, or about all addresses of a name that are a backend each.
     fn operate(&mut self, name: &str, operator: Operator, dry_run: bool) -> Reply {
         let snapshot = self.live.current();
-        let pool = &snapshot.pool;
-        let Some(backend) = pool.named(name) else {
+        let backends = snapshot.pool.backends();
+        let meant = backends.iter();
+        let meant: Vec<_> = meant.filter(|it| stands_for(name, &it.name)).collect();
+        if meant.is_empty() {
             return no_such_backend(name);
-        };
-        let backends = || pool.backends().iter().map(|backend| &backend.settings);
-        let names: Vec<&str> = backends().map(|settings| &*settings.name).collect();
-        let before = pool.shares();
-        let after = pool.shares_of(backends(), Some((name, operator)));
+        }
         let (what, words) = verb(operator);
-        let is_new = backend.operator() != operator;
-        if is_new && !dry_run {
-            backend.set_operator(operator);
+        let mut change = Change {
+            dry_run,
+            name,
+            what: "none",
+            in_flight: 0,
+            before: snapshot.pool.shares(),
+            after: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let settings = backends.iter().map(|backend| &backend.settings);
+        change.after = snapshot.pool.shares_of(settings, |backend| {
+            stands_for(name, backend).then_some(operator)
+        });
+        for backend in meant {
             let in_flight = backend.in_flight();
-            log::info!("backend {name:?} {words}: admin interface; {in_flight} in flight");
+            change.in_flight += in_flight;
+            if backend.operator() == operator {
+                continue;
+            }
+            change.what = what;
+            if dry_run {
+                continue;
+            }
+            backend.set_operator(operator);
+            log::info!(
+                "backend {:?} {words}: admin interface; {in_flight} in flight",
+                backend.name
+            );
             if operator != Operator::Enabled {
                 self.leaves(backend.state());
             }
         }
+        let config = &snapshot.config;
+        change.reply(&config.backends, &config.backends)
+    }
+
+    /// Adds or changes a backend, or removes it where there is no entry.
+    fn edit(&mut self, name: &str, entry: Option<Vec<u8>>, dry_run: bool) -> Reply {
+        let last = self.live.current();
+        let edited = match entry {
+            Some(entry) => last.config.with_entry(name, entry),
+            None => (last.config.without_entry(name)).map(|config| (config, "remove")),
+        };
+        let (config, what) = match edited {
+            Ok(edited) => edited,
+            Err(EditError::Unknown) => return no_such_backend(name),
+            Err(EditError::Entry(error)) => {
+                let place = (None, error.line, error.column);
+                return Reply::error(422, &error.sentence(), place);
+            }
+            Err(EditError::Refused(reason)) => return Reply::error(422, &reason, (None, 0, 0)),
+        };
+        if let Err(error) = may_check(&config) {
+            return ReloadError::Checks(error).reply();
+        }
+        let meant = last.pool.backends().iter();
+        let meant = meant.filter(|backend| stands_for(name, &backend.name));
         let change = Change {
             dry_run,
             name,
-            what: if is_new { what } else { "none" },
-            in_flight: backend.in_flight(),
-            before: (names.clone(), before),
-            after: (names, after),
-            warnings: Vec::new(),
+            what,
+            in_flight: meant.map(|backend| backend.in_flight()).sum(),
+            before: last.pool.shares(),
+            after: last.pool.shares_of(&config.backends, |_| None),
+            warnings: new_warnings(&last.config, &config),
         };
-        change.reply()
+        let reply = change.reply(&last.config.backends, &config.backends);
+        if !dry_run && what != "none" {
+            for warning in &change.warnings {
+                log::warn!("{warning}");
+            }
+            let changes = Changes::between(&last.config, &config);
+            self.go_by(config, &last);
+            log::info!("admin interface: {changes}");
+            let pool = &self.live.current().pool;
+            for backend in last.pool.backends() {
+                if pool.place(backend.id).is_none() {
+                    self.leaves(backend.state());
+                }
+            }
+        }
+        reply
     }
 
     /// Notes that a backend was taken out of use.
@@ -310,25 +379,39 @@ impl Server {
         !self.leaving.is_empty()
     }
 
-    /// Reads the configuration again and publishes it; on an error nothing changes. Logs either.
-    fn reload(&self) -> Result<Changes, ReloadError> {
+    /// Reads the configuration again and publishes it, or only says what that would do; on an error nothing changes. How
+    /// many clients move is worked out where it `is_asked`.
+    fn reload(&self, dry_run: bool, is_asked: bool) -> Result<Json, ReloadError> {
         // What was discovered before comes first.
         self.take_in_news();
-        let result = self.read_and_publish();
-        match &result {
-            Ok(changes) => log::info!("reloaded: {changes}"),
-            Err(error) => log::error!("not reloaded, nothing has changed: {error}"),
+        let result = self.read_and_publish(dry_run, is_asked);
+        if let Err(error) = &result
+            && !dry_run
+        {
+            log::error!("not reloaded, nothing has changed: {error}");
         }
         result
     }
 
-    fn read_and_publish(&self) -> Result<Changes, ReloadError> {
+    fn read_and_publish(&self, dry_run: bool, is_asked: bool) -> Result<Json, ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
         let last = self.live.current();
         let config = Config::read_again(file, &last.config).map_err(ReloadError::Config)?;
         let changes = Changes::between(&last.config, &config);
+        let document = |warnings: &[String]| {
+            let moved = if is_asked {
+                Moved::by(&last.config, &config)
+            } else {
+                Moved::None
+            };
+            changes.document(dry_run, &file.to_string_lossy(), moved, warnings)
+        };
         if !changes.needs_restart.is_empty() {
-            return Err(ReloadError::NeedsRestart(changes.needs_restart));
+            return if dry_run {
+                Ok(document(&warnings(&config)))
+            } else {
+                Err(ReloadError::NeedsRestart(changes.needs_restart))
+            };
         }
         may_check(&config).map_err(ReloadError::Checks)?;
         let socket = changes
@@ -340,7 +423,12 @@ impl Server {
         let interface = self.admin.prepare(Some(&last.config), &config, &self.live);
         let interface =
             interface.map_err(|(address, error)| ReloadError::Listen(address, error))?;
-        for warning in warnings(&config) {
+        let warnings = warnings(&config);
+        let document = document(&warnings);
+        if dry_run {
+            return Ok(document);
+        }
+        for warning in warnings {
             log::warn!("{warning}");
         }
         self.go_by(config, &last);
@@ -348,7 +436,8 @@ impl Server {
         if let Some(socket) = socket {
             self.listener.replace(socket);
         }
-        Ok(changes)
+        log::info!("reloaded: {changes}");
+        Ok(document)
     }
 
     /// Takes what was discovered into one snapshot, or changes nothing.
@@ -366,11 +455,8 @@ impl Server {
         if let Err(error) = may_check(&config) {
             return refused(&ReloadError::Checks(error));
         }
-        let before = warnings(&last.config);
-        for warning in warnings(&config) {
-            if !before.contains(&warning) {
-                log::warn!("{warning}");
-            }
+        for warning in new_warnings(&last.config, &config) {
+            log::warn!("{warning}");
         }
         let changes = Changes::between(&last.config, &config);
         self.go_by(config, &last);
@@ -390,7 +476,16 @@ impl Server {
 }
 
 fn no_such_backend(name: &str) -> Reply {
-    Reply::error(404, &format!("there is no backend {name:?}"))
+    let error = format!("there is no backend {name:?}");
+    Reply::error(404, &error, (None, 0, 0))
+}
+
+/// What is wrong with `config` and was not with the one before.
+fn new_warnings(last: &Config, config: &Config) -> Vec<String> {
+    let before = warnings(last);
+    let mut new = warnings(config);
+    new.retain(|warning| !before.contains(warning));
+    new
 }
 
 /// Starts the workers. Returns the senders of their mailboxes, and a channel that is closed when

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::document::{ConfigError, Node, Object};
+use crate::config::document::{ConfigError, Document, Form, Node, Object};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
 use crate::config::url;
@@ -84,6 +84,14 @@ pub(super) const LIST: &str =
     r#"a list of at least one backend such as [{"url":"http://127.0.0.1:8081"}]"#;
 const NAME_BYTES_MAX: usize = 64;
 
+/// An entry by itself.
+const ENTRY: Form = Form {
+    noun: "the entry",
+    least: r#"{"url":"http://127.0.0.1:8081"}"#,
+    bytes_max: 64 * 1024,
+    missing: "",
+};
+
 /// Names that are taken already.
 pub(super) struct Taken<'a> {
     pub by: &'a [BackendSettings],
@@ -115,6 +123,33 @@ pub(super) fn read_list(
         written.push(Written::read(&node, mode)?);
     }
     name(written, taken)
+}
+
+/// Reads an entry by itself, for a backend that is called `name`.
+pub(super) fn read_entry(
+    name: &str,
+    bytes: Vec<u8>,
+    mode: Mode,
+) -> Result<BackendSettings, ConfigError> {
+    let document = Document::from_bytes("the body", bytes, &ENTRY)?;
+    let root = document.root()?;
+    let mut written = Written::read(&root, mode)?;
+    let given = &written.settings.name;
+    let called = quoted(name);
+    match &written.name_node {
+        Some(node) if given != name => {
+            let what = format!("is {}, and the path says {called}", node.found());
+            return Err(node.error(what, "leave it out, or change the path"));
+        }
+        None if !is_name(name) => {
+            let wanted = KEYS[1].takes.wanted();
+            let mut error = root.error(String::new(), format!("must be {wanted}"));
+            (error.path, error.what) = ("name".to_owned(), format!("is {called}"));
+            return Err(error);
+        }
+        _ => name.clone_into(&mut written.settings.name),
+    }
+    Ok(written.settings)
 }
 
 /// A backend that may not have a name yet.
@@ -253,12 +288,13 @@ pub(super) fn by_name(backends: &[BackendSettings]) -> HashMap<&str, &BackendSet
 }
 
 fn backend_name(node: &Node<'_>) -> Option<String> {
-    let name = node.text()?;
-    let is_name = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._:#[]-".contains(&byte));
-    let fits = is_name && (1..=NAME_BYTES_MAX).contains(&name.len());
-    fits.then(|| name.into_owned())
+    let name = node.text().filter(|name| is_name(name))?;
+    Some(name.into_owned())
+}
+
+fn is_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:#[]-".contains(&byte);
+    name.bytes().all(is_allowed) && (1..=NAME_BYTES_MAX).contains(&name.len())
 }
 
 fn url(node: &Node<'_>) -> Result<BackendUrl, ConfigError> {

@@ -46,13 +46,43 @@ pub(crate) const LIST_BYTES_MAX: usize = 2 * LIST.bytes_max + ENTRIES_MAX * 1024
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Discovery {
     /// The entries of `backends`.
-    written: Vec<BackendSettings>,
+    pub(super) written: Vec<BackendSettings>,
     /// The list.
     file: Option<PathBuf>,
     /// Its entries, as they were last read.
-    listed: Vec<BackendSettings>,
+    pub(super) listed: Vec<BackendSettings>,
+    /// Entries that the admin interface added, or put in the place of one of those; and those that it removed. A name is in
+    /// one of both at most.
+    pub(super) edited: Vec<BackendSettings>,
+    pub(super) removed: Vec<BackendSettings>,
     /// The names of which each address is a backend, as far as they were looked up, each with its addresses, sorted.
     found: Vec<(String, Vec<IpAddr>)>,
+}
+
+/// Where an entry comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntrySource {
+    /// `backends`.
+    File,
+    /// The list of `discovery.file`.
+    Discovery,
+    /// The admin interface added or changed it.
+    Admin,
+}
+
+impl EntrySource {
+    /// As the admin interface says it.
+    #[allow(
+        dead_code,
+        reason = "the server of the admin interface asks, which is not built yet"
+    )]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            EntrySource::File => "file",
+            EntrySource::Discovery => "discovery",
+            EntrySource::Admin => "admin",
+        }
+    }
 }
 
 /// What was discovered, to be taken in place of what was known before.
@@ -127,6 +157,8 @@ impl Discovery {
             written,
             file,
             listed,
+            edited: Vec::new(),
+            removed: Vec::new(),
             found: last.map(|last| last.found.clone()).unwrap_or_default(),
         };
         discovery.forget_names();
@@ -154,22 +186,45 @@ impl Discovery {
         found.map_or(&[], |(_, addresses)| addresses)
     }
 
-    /// The backends: those of the configuration, then those of the list, each in their order. A name whose addresses are not
-    /// known yet is one backend, as if it had no `each_address`: requests that come meanwhile are not refused.
-    pub(super) fn backends(&self) -> Vec<BackendSettings> {
-        let mut backends = Vec::with_capacity(self.written.len() + self.listed.len());
-        for entry in self.entries() {
+    /// The backends, and where each comes from: those of the configuration, then those of the list, then those that the
+    /// admin interface added, each in their order. A name whose addresses are not known yet is one backend, as if it had no
+    /// `each_address`: requests that come meanwhile are not refused.
+    pub(super) fn backends(&self) -> (Vec<BackendSettings>, Vec<EntrySource>) {
+        let entries = self.entries();
+        let mut backends = Vec::with_capacity(entries.len());
+        let mut sources = Vec::with_capacity(entries.len());
+        for (entry, source) in entries {
             if entry.each_address {
                 self.add_members(entry, &mut backends);
             } else {
                 backends.push(entry.clone());
             }
+            sources.resize(backends.len(), source);
         }
-        backends
+        (backends, sources)
     }
 
-    fn entries(&self) -> impl Iterator<Item = &BackendSettings> {
-        self.written.iter().chain(&self.listed)
+    /// The entries in force.
+    pub(super) fn entries(&self) -> Vec<(&BackendSettings, EntrySource)> {
+        let written = self.written.iter().map(|entry| (entry, EntrySource::File));
+        let listed = self.listed.iter();
+        let listed = listed.map(|entry| (entry, EntrySource::Discovery));
+        let mut entries: Vec<_> = written.chain(listed).collect();
+        if self.edited.is_empty() && self.removed.is_empty() {
+            return entries;
+        }
+        let removed = backends::by_name(&self.removed);
+        entries.retain(|(entry, _)| !removed.contains_key(&*entry.name));
+        let mut edited = backends::by_name(&self.edited);
+        for (entry, source) in &mut entries {
+            if let Some(other) = edited.remove(&*entry.name) {
+                (*entry, *source) = (other, EntrySource::Admin);
+            }
+        }
+        let added = self.edited.iter();
+        let added = added.filter(|entry| edited.contains_key(&*entry.name));
+        entries.extend(added.map(|entry| (entry, EntrySource::Admin)));
+        entries
     }
 
     /// Adds a backend for each address of an entry.
@@ -219,7 +274,7 @@ impl Discovery {
     fn forget_names(&mut self) {
         let mut found = std::mem::take(&mut self.found);
         let mut names = HashMap::new();
-        for entry in self.entries() {
+        for (entry, _) in self.entries() {
             if let Some(name) = looked_up(entry) {
                 names.insert(name, entry);
             }
@@ -228,9 +283,15 @@ impl Discovery {
         self.found = found;
     }
 
+    /// The names of which each address is a backend, one for each entry.
+    fn names(&self) -> Vec<&str> {
+        let entries = self.entries().into_iter();
+        entries.filter_map(|(entry, _)| looked_up(entry)).collect()
+    }
+
     /// How many backends are addresses of names.
     fn count_members(&self) -> usize {
-        let names = self.entries().filter_map(looked_up);
+        let names = self.names().into_iter();
         names.map(|name| self.addresses(name).len()).sum()
     }
 
@@ -244,7 +305,7 @@ impl Discovery {
                 "{backends} of {file}, which is looked at every second"
             ));
         }
-        let names = self.entries().filter_map(looked_up).count();
+        let names = self.names().len();
         if names > 0 {
             let names = counted(names, "name");
             lines.push(format!(
@@ -267,15 +328,21 @@ impl Config {
         for each in news {
             config.discovery.take(each);
         }
-        config.discovery.forget_names();
-        let members = config.discovery.count_members();
+        config.take_backends()?;
+        Ok(config)
+    }
+
+    /// Takes the backends that its entries have come to; or says why they cannot be.
+    pub(super) fn take_backends(&mut self) -> Result<(), String> {
+        self.discovery.forget_names();
+        let members = self.discovery.count_members();
         if members > ADDRESSES_MAX {
             return Err(format!(
                 "{members} addresses of names are more than {ADDRESSES_MAX}"
             ));
         }
-        config.backends = config.discovery.backends();
-        Ok(config)
+        (self.backends, self.sources) = self.discovery.backends();
+        Ok(())
     }
 }
 

@@ -277,3 +277,31 @@ fn a_burst_is_taken_at_once_and_the_latest_counts() {
     assert_eq!(pending.take(), latest);
     assert_eq!((pending.due(), pending.take()), (None, Vec::new()));
 }
+
+#[test]
+fn a_new_list_keeps_what_the_admin_interface_changed() {
+    let list = |text: &str| read(text).unwrap();
+    let mut config = config(r#""backends": [{"url": "http://own"}]"#);
+    config.discovery.file = Some("l".into());
+    let take = |config: &Config, text| {
+        let news = News::List("l".into(), list(text));
+        config.with_news(vec![news]).unwrap()
+    };
+    let config = take(&config, r#"[{"url": "http://c"}, {"url": "http://d"}]"#);
+    assert_eq!(names(&config), ["own:80", "c:80", "d:80"]);
+    let config = config.without_entry("d:80").unwrap();
+    let entry = r#"{"url": "http://c", "weight": 9}"#;
+    let (config, _) = config.with_entry("c:80", entry.into()).unwrap();
+    let (config, _) = config
+        .with_entry("n", r#"{"url": "http://n"}"#.into())
+        .unwrap();
+    let config = take(
+        &config,
+        r#"[{"url": "http://e"}, {"url": "http://d"}, {"url": "http://c"}]"#,
+    );
+    assert_eq!(names(&config), ["own:80", "e:80", "c:80", "n"]);
+    assert_eq!(config.backends[2].weight, 9);
+    // The list has lost it: it is one that was added.
+    let config = take(&config, r#"[{"url": "http://d"}]"#);
+    assert_eq!(names(&config), ["own:80", "c:80", "n"]);
+}

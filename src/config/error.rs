@@ -44,6 +44,31 @@ impl ConfigError {
     }
 }
 
+impl Details {
+    /// Without the place: a sentence that begins with the key's path, or with the file where the whole is wrong.
+    pub(crate) fn sentence(&self) -> String {
+        let mut sentence = String::new();
+        if self.path.is_empty() {
+            sentence.push_str(&self.file);
+            sentence.push_str(": ");
+        }
+        self.write_sentence(&mut sentence);
+        printable(&sentence)
+    }
+
+    fn write_sentence(&self, line: &mut String) {
+        if !self.path.is_empty() {
+            line.push_str(&self.path);
+            line.push(' ');
+        }
+        line.push_str(&self.what);
+        if !self.hint.is_empty() {
+            line.push_str("; ");
+            line.push_str(&self.hint);
+        }
+    }
+}
+
 impl From<Details> for ConfigError {
     fn from(details: Details) -> ConfigError {
         ConfigError(Box::new(details))
@@ -72,15 +97,7 @@ impl fmt::Display for ConfigError {
             let _ = write!(line, ":{}:{}", self.line, self.column);
         }
         line.push_str(": ");
-        if !self.path.is_empty() {
-            line.push_str(&self.path);
-            line.push(' ');
-        }
-        line.push_str(&self.what);
-        if !self.hint.is_empty() {
-            line.push_str("; ");
-            line.push_str(&self.hint);
-        }
+        self.write_sentence(&mut line);
         f.write_str(&printable(&line))
     }
 }

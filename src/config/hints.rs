@@ -141,9 +141,10 @@ pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key]) -> String {
     if let Some(meant) = nearest(key, names()) {
         return format!("did you mean {meant:?}?");
     }
+    // Of an entry in a discovered list, and of an entry by itself.
+    let is_entry = path.is_empty() && keys.first().is_some_and(|row| row.name == "url");
     let section = match without_numbers(path) {
-        // An entry of a discovered list.
-        list if list == "[]" => "backends[]".to_owned(),
+        section if is_entry || section == "[]" => "backends[]".to_owned(),
         section => section,
     };
     let lower = key.to_ascii_lowercase();

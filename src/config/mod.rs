@@ -18,7 +18,11 @@ use crate::text::json::Json;
 
 pub use self::admin::Admin;
 pub use self::budget::{DescriptorBudget, descriptor_budget, descriptor_limit};
-pub(crate) use self::discovery::{Discovery, LIST_BYTES_MAX, News, Pending, list_bytes};
+pub(crate) use self::discovery::{
+    Discovery, EntrySource, LIST_BYTES_MAX, News, Pending, list_bytes,
+};
+pub(crate) use self::edits::{EditError, stands_for};
+pub(crate) use self::effective::Setting;
 pub use self::error::ConfigError;
 pub use self::limits::Limits;
 pub use self::proxy::{AccessLog, Mode, Network, Proxy, Trust};
@@ -34,6 +38,7 @@ mod balance;
 mod budget;
 mod discovery;
 pub(crate) mod document;
+mod edits;
 mod effective;
 mod error;
 mod health_check;
@@ -122,7 +127,9 @@ pub struct Config {
     pub balance: BalanceSettings,
     /// At least one: those of the configuration, and those that were discovered.
     pub backends: Vec<BackendSettings>,
-    /// Where they come from.
+    /// Where each of them comes from, in the same order.
+    pub(crate) sources: Vec<EntrySource>,
+    /// What they are made from.
     pub(crate) discovery: Discovery,
     /// How backends are checked.
     pub health_check: HealthCheckSettings,
@@ -190,9 +197,11 @@ impl Config {
         let balance = balance::read(&top, proxy.mode)?;
         let directory = path.parent().unwrap_or(path);
         let discovery = Discovery::read(&top, directory, proxy.mode, last)?;
-        Ok(Config {
+        let (backends, sources) = discovery.backends();
+        let mut config = Config {
             balance,
-            backends: discovery.backends(),
+            backends,
+            sources,
             discovery,
             health_check: health_check::read(&top)?,
             timeouts: Timeouts::read(&top)?,
@@ -201,7 +210,9 @@ impl Config {
             // Without `$schema`, which is ignored.
             values: effective::values(&top, &KEYS[1..])?,
             proxy,
-        })
+        };
+        config.settle_values();
+        Ok(config)
     }
 }
 

@@ -170,11 +170,6 @@ impl Pool {
         &self.backends
     }
 
-    /// The backend of this name.
-    pub(crate) fn named(&self, name: &str) -> Option<&Arc<Backend>> {
-        self.backends.iter().find(|backend| &*backend.name == name)
-    }
-
     /// The place of a backend in this pool, if any.
     pub(crate) fn place(&self, backend: BackendId) -> Option<usize> {
         self.roster.place(backend)

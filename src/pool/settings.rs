@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::text::json::Json;
+
 /// A word that a setting takes: one row, from which reading, the schema and texts come.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice<T: 'static> {
@@ -68,8 +70,8 @@ impl BackendSettings {
         self.name == other.name && one.host == another.host && one.port == another.port
     }
 
-    /// The keys whose values differ.
-    pub(crate) fn keys_that_differ(&self, other: &BackendSettings) -> Vec<&'static str> {
+    /// Its keys but the name, each with its value as JSON, empty where there is none.
+    pub(crate) fn values(&self) -> [(&'static str, String); 9] {
         let BackendSettings {
             name: _,
             url,
@@ -82,22 +84,27 @@ impl BackendSettings {
             disabled,
             each_address,
         } = self;
-        let rows = [
-            ("url", *url != other.url),
-            ("weight", *weight != other.weight),
-            ("backup", *backup != other.backup),
-            ("max_connections", *max_connections != other.max_connections),
-            ("check", *check != other.check),
-            ("lenient", *lenient != other.lenient),
-            (
-                "send_proxy_protocol",
-                *send_proxy_protocol != other.send_proxy_protocol,
-            ),
-            ("IsDead", *disabled != other.disabled),
-            ("each_address", *each_address != other.each_address),
-        ];
-        let differing = rows.into_iter().filter(|(_, differs)| *differs);
-        differing.map(|(key, _)| key).collect()
+        let max_connections = max_connections.map(|most| most.to_string());
+        [
+            ("url", Json::text(&url.to_string()).to_string()),
+            ("weight", weight.to_string()),
+            ("backup", backup.to_string()),
+            ("max_connections", max_connections.unwrap_or_default()),
+            ("check", check.to_string()),
+            ("lenient", lenient.to_string()),
+            ("send_proxy_protocol", send_proxy_protocol.to_string()),
+            ("IsDead", disabled.to_string()),
+            ("each_address", each_address.to_string()),
+        ]
+    }
+
+    /// As an entry of `backends`.
+    pub(crate) fn document(&self) -> Json {
+        let mut entry = vec![("name".to_owned(), Json::text(&self.name))];
+        let values = self.values().into_iter();
+        let given = values.filter(|(_, value)| !value.is_empty());
+        entry.extend(given.map(|(key, value)| (key.to_owned(), Json::Raw(value))));
+        Json::Object(entry)
     }
 }
 

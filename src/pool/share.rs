@@ -22,11 +22,11 @@ impl Pool {
         shares(stands.collect())
     }
 
-    /// The same once these were its backends, one of them perhaps with another decision of the operator's.
+    /// The same once these were its backends, and the operator had decided this by their names.
     pub(crate) fn shares_of<'a>(
         &self,
         backends: impl IntoIterator<Item = &'a BackendSettings>,
-        decision: Option<(&str, Operator)>,
+        decision: impl Fn(&str) -> Option<Operator>,
     ) -> Vec<u32> {
         let known: HashMap<&str, &Backend> = self
             .backends
@@ -36,15 +36,11 @@ impl Pool {
         let stands = backends.into_iter().map(|settings| {
             let known = known.get(&*settings.name).copied();
             let known = known.filter(|known| settings.is_same_backend(&known.settings));
-            let of_settings = Operator::of(settings);
             // As a pool that follows decides it.
-            let operator = match (decision, known) {
-                (Some((name, operator)), _) if name == settings.name => operator,
-                (_, Some(known)) if known.settings.disabled == settings.disabled => {
-                    known.operator()
-                }
-                _ => of_settings,
-            };
+            let unchanged = known.filter(|known| known.settings.disabled == settings.disabled);
+            let operator = decision(&settings.name)
+                .or_else(|| unchanged.map(|known| known.operator()))
+                .unwrap_or_else(|| Operator::of(settings));
             let is_healthy = known.is_none_or(|known| known.is_healthy());
             stand(settings, is_healthy, operator)
         });
@@ -125,16 +121,16 @@ mod tests {
         let pool = pool(&[("a", 1, false), ("b", 1, false)]);
         let backends = pool.backends();
         let mut wanted = settings_of(&pool);
-        let drained = Some(("b", Operator::Draining));
+        let drained = |name: &str| (name == "b").then_some(Operator::Draining);
         assert_eq!(pool.shares_of(&wanted, drained), [100_000, 0]);
         assert_eq!(pool.shares(), [50_000; 2], "nothing is done");
         backends[0].set_operator(Operator::Draining);
         wanted[1].weight = 3;
         wanted.push(settings("c"));
-        assert_eq!(pool.shares_of(&wanted, None), [0, 75_000, 25_000]);
+        assert_eq!(pool.shares_of(&wanted, |_| None), [0, 75_000, 25_000]);
         wanted[0].url.port = 7;
         assert_eq!(
-            pool.shares_of(&wanted, None),
+            pool.shares_of(&wanted, |_| None),
             [20_000, 60_000, 20_000],
             "another address is another backend"
         );
@@ -147,6 +143,6 @@ mod tests {
         assert_eq!(next.shares(), [20_000, 60_000, 20_000]);
         let mut wanted = settings_of(&next);
         wanted[0].disabled = true;
-        assert_eq!(next.shares_of(&wanted, None), [0, 75_000, 25_000]);
+        assert_eq!(next.shares_of(&wanted, |_| None), [0, 75_000, 25_000]);
     }
 }
