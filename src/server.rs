@@ -593,3 +593,7 @@ pub fn raise_descriptor_limit() -> u64 {
         Err(_) => limit.current.unwrap_or(u64::MAX),
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
