@@ -13,9 +13,9 @@ use crate::pool::state::Operator;
 use crate::text::json::Json;
 
 /// What is asked for.
-#[allow(
-    dead_code,
-    reason = "the server of the admin interface asks, which is not built yet"
+#[cfg_attr(
+    not(feature = "admin"),
+    allow(dead_code, reason = "the admin interface asks")
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
@@ -44,9 +44,14 @@ impl Reply {
         Reply { status, body }
     }
 
+    /// An error that has no place in a file or a body.
+    pub(crate) fn error(status: u16, error: &str) -> Reply {
+        Reply::error_at(status, error, (None, 0, 0))
+    }
+
     /// An error, and where it is: the file if it is in one, line and column if they are not 0.
     #[inline(never)]
-    pub(crate) fn error(
+    pub(crate) fn error_at(
         status: u16,
         error: &str,
         (file, line, column): (Option<&str>, usize, usize),
@@ -86,6 +91,10 @@ pub(crate) struct Ask {
 
 impl Ask {
     /// A wish, and the end at which its reply is taken. `waker` is woken when it is there.
+    #[cfg_attr(
+        not(feature = "admin"),
+        allow(dead_code, reason = "the admin interface asks")
+    )]
     pub(crate) fn new(wish: Wish, dry_run: bool, waker: Arc<Waker>) -> (Ask, Asked) {
         let slot = Arc::new(Slot {
             reply: Mutex::default(),
@@ -115,8 +124,7 @@ impl Ask {
 impl Drop for Ask {
     fn drop(&mut self) {
         if self.slot.is_some() {
-            let reply = Reply::error(503, "the process is stopping", (None, 0, 0));
-            self.put(reply);
+            self.put(Reply::error(503, "the process is stopping"));
         }
     }
 }
@@ -127,9 +135,9 @@ pub(crate) struct Asked(Arc<Slot>);
 
 impl Asked {
     /// The reply, once it is there.
-    #[allow(
-        dead_code,
-        reason = "the server of the admin interface asks, which is not built yet"
+    #[cfg_attr(
+        not(feature = "admin"),
+        allow(dead_code, reason = "the admin interface asks")
     )]
     pub(crate) fn take(&self) -> Option<Reply> {
         lock(&self.0.reply).take()

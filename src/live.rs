@@ -119,6 +119,10 @@ impl Live {
 
     /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops that is at
     /// once, and the reply is 503.
+    #[cfg_attr(
+        not(feature = "admin"),
+        allow(dead_code, reason = "the admin interface asks")
+    )]
     pub(crate) fn ask(&self, wish: Wish, dry_run: bool, waker: &Arc<Waker>) -> Asked {
         let (ask, asked) = Ask::new(wish, dry_run, Arc::clone(waker));
         let mut asks = lock(&self.asks);
@@ -134,11 +138,19 @@ impl Live {
     }
 
     /// Takes all that was asked, in its order.
+    #[cfg_attr(
+        not(feature = "admin"),
+        allow(dead_code, reason = "the admin interface asks")
+    )]
     pub(crate) fn take_asks(&self) -> Vec<Ask> {
         std::mem::take(&mut *lock(&self.asks))
     }
 
     /// Whether a stop has begun: `/ready` says so, and nothing is changed any more.
+    #[cfg_attr(
+        not(feature = "admin"),
+        allow(dead_code, reason = "the admin interface asks")
+    )]
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }

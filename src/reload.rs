@@ -57,13 +57,13 @@ impl ReloadError {
         let status = match self {
             ReloadError::Config(error) => {
                 let place = (Some(&*error.file), error.line, error.column);
-                return Reply::error(422, &error.sentence(), place);
+                return Reply::error_at(422, &error.sentence(), place);
             }
             ReloadError::NoFile | ReloadError::NeedsRestart(_) => 409,
             ReloadError::Stopping => 503,
             ReloadError::Listen(..) | ReloadError::Checks(_) => 422,
         };
-        Reply::error(status, &self.to_string(), (None, 0, 0))
+        Reply::error(status, &self.to_string())
     }
 }
 

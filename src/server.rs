@@ -190,7 +190,7 @@ impl Server {
     /// Runs until a command stops it, then drains. A second stop ends the process at once.
     pub fn wait(mut self) {
         loop {
-            for ask in self.live.take_asks() {
+            for ask in self.admin.asks(&self.live) {
                 self.answer(ask);
             }
             let mut patience = match self.live.news_due() {
@@ -317,9 +317,9 @@ impl Server {
             Err(EditError::Unknown) => return no_such_backend(name),
             Err(EditError::Entry(error)) => {
                 let place = (None, error.line, error.column);
-                return Reply::error(422, &error.sentence(), place);
+                return Reply::error_at(422, &error.sentence(), place);
             }
-            Err(EditError::Refused(reason)) => return Reply::error(422, &reason, (None, 0, 0)),
+            Err(EditError::Refused(reason)) => return Reply::error(422, &reason),
         };
         if let Err(error) = may_check(&config) {
             return ReloadError::Checks(error).reply();
@@ -477,7 +477,7 @@ impl Server {
 
 fn no_such_backend(name: &str) -> Reply {
     let error = format!("there is no backend {name:?}");
-    Reply::error(404, &error, (None, 0, 0))
+    Reply::error(404, &error)
 }
 
 /// What is wrong with `config` and was not with the one before.
@@ -595,5 +595,4 @@ pub fn raise_descriptor_limit() -> u64 {
 }
 
 #[cfg(test)]
-#[path = "server_tests.rs"]
 mod tests;

@@ -22,7 +22,7 @@ use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
 
 use crate::admin::connection::Connection;
 use crate::admin::route::{Request, Wanted};
-use crate::ask::Wish;
+use crate::ask::{Ask, Wish};
 use crate::config::Config;
 use crate::listener;
 use crate::live::{Follower, Live};
@@ -114,6 +114,12 @@ impl Admin {
             (Prepared::Socket(socket), Some(running)) => running.listen(socket),
             _ => {}
         }
+    }
+
+    /// What its clients ask of the main thread.
+    #[allow(clippy::unused_self)] // as the one that is absent
+    pub(crate) fn asks(&self, live: &Live) -> Vec<Ask> {
+        live.take_asks()
     }
 
     /// Where it listens, with its real port; none if it is off.

@@ -73,10 +73,12 @@ impl Config {
         let workers = self.proxy.workers.to_string();
         let is_cookie = matches!(self.balance.persistence, Persistence::Cookie { .. });
         let HealthCheckSettings { kind, .. } = self.health_check;
+        let has_admin = self.admin.is_some();
         for (path, value) in &mut self.values {
             match &**path {
                 "proxy.workers" => value.clone_from(&workers),
                 "balance.persistence.name" if !is_cookie => value.clear(),
+                "admin.hosts" if !has_admin => value.clear(),
                 "health_check.path" | "health_check.status" if kind != Kind::Http => value.clear(),
                 _ => {}
             }
@@ -99,7 +101,7 @@ impl Config {
     /// names no list.
     #[allow(
         dead_code,
-        reason = "the server of the admin interface asks, which is not built yet"
+        reason = "the admin interface shows it, which is not built yet"
     )]
     pub(crate) fn document(&self) -> Json {
         let mut all = Vec::new();
@@ -148,7 +150,8 @@ mod tests {
         "balance": {"persistence": {"kind": "cookie"}, "method": "random_two"},
         "backends": [{"url": "http://a/x", "weight": 0}, {"url": "http://b", "name": "b", "max_connections": 7, "each_address": true}],
         "health_check": {"kind": "http", "path": "/\"h\"", "interval": "90s"},
-        "timeouts": {"connect": "60s"}, "limits": {"body_bytes": 5}
+        "timeouts": {"connect": "60s"}, "limits": {"body_bytes": 5},
+        "admin": {"address": "127.0.0.1:9090", "hosts": ["lb.example"]}
     }"#;
     const SHORT: &str =
         r#"{"proxy": {"port": 1}, "backends": [{"url": "http://a"}, {"url": "http://a"}]}"#;
@@ -166,6 +169,8 @@ mod tests {
             assert_eq!(again, config, "{document}");
             assert!(again.settings_that_differ(&config).is_empty());
         }
+        let secret = LONG.replace(r#""hosts""#, r#""token": "s3cret", "hosts""#);
+        assert!(!config(&secret).document().to_string().contains("s3cret"));
         let document = config(SHORT).document().to_string();
         let read: serde_json::Value = serde_json::from_str(&document).unwrap();
         assert_eq!(read["timeouts"]["connect"], "5s");
@@ -211,6 +216,10 @@ mod tests {
             (
                 r#""limits": {"body_bytes": 5}"#,
                 r#"{"key":"limits.body_bytes","from":null,"to":5}"#,
+            ),
+            (
+                r#""admin": {"address": "127.0.0.1:9090", "token": "s3cret"}"#,
+                r#"{"key":"admin.address","from":null,"to":"127.0.0.1:9090"}{"key":"admin.hosts","from":null,"to":[]}{"key":"admin.token","from":null,"to":null}"#,
             ),
         ] {
             assert_eq!(shown(&with(sections)).concat(), expected);
