@@ -2,6 +2,7 @@
 //! interface shows.
 
 use crate::config::document::{Node, Object, duration_text, parse_duration};
+use crate::config::health_check::HTTP_ONLY;
 use crate::config::key::{Key, Takes};
 use crate::config::{Config, ConfigError};
 use crate::pool::settings::{HealthCheckSettings, Kind, Persistence};
@@ -75,11 +76,13 @@ impl Config {
         let HealthCheckSettings { kind, .. } = self.health_check;
         let has_admin = self.admin.is_some();
         for (path, value) in &mut self.values {
+            let of_check = path.strip_prefix("health_check.");
+            let is_http_only = of_check.is_some_and(|key| HTTP_ONLY.contains(&key));
             match &**path {
                 "proxy.workers" => value.clone_from(&workers),
                 "balance.persistence.name" if !is_cookie => value.clear(),
                 "admin.hosts" if !has_admin => value.clear(),
-                "health_check.path" | "health_check.status" if kind != Kind::Http => value.clear(),
+                _ if is_http_only && kind != Kind::Http => value.clear(),
                 _ => {}
             }
         }

@@ -97,7 +97,7 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// The keys that mean something to checks by [`Kind::Http`] only.
-const HTTP_ONLY: [&str; 5] = ["path", "status", "method", "host", "body"];
+pub(super) const HTTP_ONLY: [&str; 5] = ["path", "status", "method", "host", "body"];
 
 pub(super) fn read(top: &Object<'_>) -> Result<HealthCheckSettings, ConfigError> {
     let section = top.section("health_check")?;
