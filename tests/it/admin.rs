@@ -1,6 +1,6 @@
 //! The admin interface: who may ask for what, and that nothing keeps it from answering.
 //!
-//! What its documents say is in `admin_documents.rs`, what it changes in `changes.rs`.
+//! What its documents say is in `admin_documents.rs`, what it changes in `admin_changes.rs`.
 
 use crate::support::admin::{TOKEN, address, address_of, ask, ask_raw, json};
 use crate::support::client::get as proxied;

@@ -13,6 +13,7 @@ mod support;
 
 mod access_log;
 mod admin;
+mod admin_changes;
 mod admission;
 mod architecture;
 mod balancing;
