@@ -325,3 +325,23 @@ fn a_file_that_is_wrong_or_needs_a_restart_changes_nothing() {
     assert_eq!(status, 409);
     assert_eq!(error["error"], "the configuration did not come from a file");
 }
+
+#[test]
+fn an_entry_stands_for_the_addresses_of_its_name() {
+    let mut fixture = Fixture::new("addresses", "");
+    let entry = r#"{"url": "http://localhost:1", "each_address": true}"#;
+    fixture.put("web", entry, false);
+    assert!(fixture.names().starts_with("a b c web/127.0.0.1"));
+    let (status, document) = fixture.operate("web", Operator::Draining, false);
+    assert_eq!((status, &document["change"]), (200, &json!("drain")));
+    assert_eq!(document["eligible"], 3);
+    assert_eq!(fixture.operator_of("web/127.0.0.1"), Operator::Draining);
+    let (_, document) = fixture.operate("web/127.0.0.1", Operator::Enabled, false);
+    assert_eq!(
+        (&document["change"], &document["eligible"]),
+        (&json!("enable"), &json!(4))
+    );
+    assert_eq!(fixture.remove("web/127.0.0.1", false).0, 422);
+    assert_eq!(fixture.remove("web", false).0, 200);
+    assert_eq!(fixture.names(), "a b c");
+}
