@@ -167,6 +167,7 @@ impl Worker {
         let since = |kind| self.idle.oldest(kind).map_or(NEVER, |(_, since)| since);
         let (answered, silent) = (since(Kind::Answered), since(Kind::Silent));
         self.mailbox.publish_idle(answered, silent);
+        self.context.traffic.set_idle(self.idle.len());
         answered.min(silent).saturating_add(self.client_idle_ms())
     }
 
@@ -216,7 +217,7 @@ impl Worker {
         let now = clock.now();
         self.share_descriptors();
         let client = self.clients.get_mut(key).expect("it was put in above");
-        self.context.traffic.opened(client.counted);
+        self.context.traffic.accepted.add(1);
         if let Err(error) = self
             .context
             .poller
@@ -281,11 +282,6 @@ impl Worker {
                 }
             }
             Turn::Waiting => {}
-        }
-        let standing = client.standing();
-        if standing != client.counted {
-            self.context.traffic.moved(client.counted, standing);
-            client.counted = standing;
         }
         let deadline = client.deadline();
         self.timers.ensure(key.index, &mut client.timer, deadline);

@@ -58,7 +58,7 @@ use crate::net::connection::Connection;
 use crate::net::idle_list::Kind;
 use crate::net::poller::Readiness;
 use crate::net::slab::Key;
-use crate::traffic::ConnectionState;
+use crate::traffic::Apart;
 
 pub(crate) use close_reason::CloseReason;
 
@@ -74,7 +74,7 @@ pub(crate) struct Client {
     /// Whether the connection is in the worker's queue.
     pub is_queued: bool,
     /// As what it is counted.
-    pub counted: ConnectionState,
+    pub counted: Option<Apart>,
     state: State,
 }
 
@@ -129,7 +129,7 @@ impl Client {
             },
             timer: NEVER,
             is_queued: false,
-            counted: ConnectionState::Idle,
+            counted: None,
             state: match first {
                 First::Request => State::Idle { since: clock.now() },
                 First::Preface => State::Accepted(Accepted::new(clock)),
@@ -148,7 +148,12 @@ impl Client {
                     self.state = State::Busy(busy);
                 }
                 State::Busy(busy) => match busy.advance(&mut self.side, cx) {
-                    Step::Go(to) => busy.go(to),
+                    Step::Go(to) => {
+                        busy.go(to);
+                        if to == To::Tunnel {
+                            self.count_as(Apart::Tunnel, cx);
+                        }
+                    }
                     Step::Again => {}
                     Step::Wait => return Turn::Waiting,
                     Step::Yield => return Turn::Again,
@@ -201,6 +206,7 @@ impl Client {
             After::Linger => {
                 let lingering = Lingering::begin(&mut self.side.connection, cx.clock.now());
                 self.state = State::Lingering(lingering);
+                self.count_as(Apart::Closing, cx);
                 None
             }
             After::Close(reason) => Some(self.close(reason, cx)),
@@ -295,14 +301,9 @@ impl Client {
         Some((kind, since))
     }
 
-    /// Where it stands, for the count of connections.
-    pub(crate) fn standing(&self) -> ConnectionState {
-        match &self.state {
-            State::Accepted(_) | State::Idle { .. } => ConnectionState::Idle,
-            State::Busy(busy) if matches!(busy.stage, Stage::Tunnel(_)) => ConnectionState::Tunnel,
-            State::Busy(_) => ConnectionState::Exchanging,
-            State::Lingering(_) => ConnectionState::Closing,
-        }
+    fn count_as(&mut self, state: Apart, cx: &Context) {
+        cx.traffic.moved(self.counted, Some(state));
+        self.counted = Some(state);
     }
 
     /// Notes what an event said about the backend's socket.

@@ -74,10 +74,8 @@ impl Exchange {
     pub(super) fn record_answer(&mut self, status: u16, backend: &Backend, cx: &Context) {
         let now_us = cx.clock.now_us();
         let (all, own) = (&cx.traffic.all, backend.traffic_of(cx.traffic.worker));
-        all.answer(status);
-        own.answer(status);
-        all.head(now_us.saturating_sub(self.timestamps.began));
-        own.head(now_us.saturating_sub(self.timestamps.chosen));
+        let took = [self.timestamps.began, self.timestamps.chosen];
+        all.answer_of(own, status, took.map(|from| now_us.saturating_sub(from)));
         self.timestamps.answered = now_us;
         self.decision.stage(
             trace::Stage::ResponseHead,

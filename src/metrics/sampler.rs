@@ -239,7 +239,7 @@ mod tests {
     use crate::live::Snapshot;
     use crate::live::tests::live_of;
     use crate::pool::Pool;
-    use crate::traffic::{FailureKind, WorkerTraffic};
+    use crate::traffic::{FailureKind, Traffic, WorkerTraffic};
 
     struct Fixture {
         live: Arc<Live>,
@@ -388,8 +388,11 @@ mod tests {
     #[test]
     fn percentiles_are_those_of_the_last_minute() {
         let mut it = Fixture::new(&["a"]);
+        let answer = |it: &Fixture, us| {
+            it.worker.all.answer_of(&Traffic::default(), 200, [us, us]);
+        };
         for us in [100, 100, 5000] {
-            it.worker.all.head(us);
+            answer(&it, us);
         }
         let percentiles = |it: &Fixture| (it.recent().head_p50_us, it.recent().head_p99_us);
         assert_eq!(percentiles(&it), (Some(112), Some(5120)));
@@ -397,7 +400,7 @@ mod tests {
             it.later(5000);
             assert_eq!(percentiles(&it), (Some(112), Some(5120)));
         }
-        it.worker.all.head(1000);
+        answer(&it, 1000);
         for _ in 0..3 {
             it.later(5000);
         }

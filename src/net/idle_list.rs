@@ -28,6 +28,7 @@ pub(crate) struct IdleList {
     links: Vec<Link>,
     answered: Ends,
     silent: Ends,
+    length: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,7 @@ impl Default for IdleList {
             links: Vec::with_capacity(ITEMS_KEPT),
             answered: Ends::default(),
             silent: Ends::default(),
+            length: 0,
         }
     }
 }
@@ -86,6 +88,7 @@ impl IdleList {
                 newer: NONE,
             });
         }
+        self.length += 1;
         let ends = match kind {
             Kind::Answered => &mut self.answered,
             Kind::Silent => &mut self.silent,
@@ -112,6 +115,7 @@ impl IdleList {
             return;
         }
         link.older = UNLISTED;
+        self.length -= 1;
         // At an end of its list, this changes that end.
         match older {
             NONE if self.answered.oldest == index => self.answered.oldest = newer,
@@ -123,6 +127,11 @@ impl IdleList {
             NONE => self.silent.newest = older,
             newer => self.links[newer as usize].older = older,
         }
+    }
+
+    /// How many there are in both lists.
+    pub(crate) fn len(&self) -> usize {
+        self.length
     }
 
     /// The longest-idle index of this kind, and since when it is idle.
@@ -149,8 +158,10 @@ mod tests {
     fn drain(mut list: IdleList, kind: Kind) -> Vec<u32> {
         let mut order = Vec::new();
         while let Some((index, _)) = list.oldest(kind) {
+            let length = list.len();
             order.push(index);
             list.remove(index);
+            assert_eq!(list.len(), length - 1);
         }
         order
     }
@@ -161,7 +172,7 @@ mod tests {
         for (since, index) in (0..).zip([3, 0, 7, 0, 3, 3]) {
             list.touch(Kind::Answered, index, since);
         }
-        assert_eq!(list.longest(), Some((7, 2)));
+        assert_eq!((list.longest(), list.len()), (Some((7, 2)), 3));
         assert_eq!(drain(list, Kind::Answered), [7, 0, 3]);
     }
 

@@ -53,7 +53,20 @@ impl Default for Durations {
 impl Histogram {
     /// Counts a duration.
     pub(crate) fn add(&self, us: u64) {
-        if let Some(bucket) = self.buckets.get(bucket_of(us)) {
+        self.add_in(bucket_of(us), us);
+    }
+
+    /// Counts one duration in this histogram and another one in `other`: they are nearly always the
+    /// same.
+    pub(crate) fn add_both(&self, us: u64, other: &Histogram, other_us: u64) {
+        let bucket = bucket_of(us);
+        let is_same = other_us == us;
+        self.add_in(bucket, us);
+        other.add_in(if is_same { bucket } else { bucket_of(other_us) }, other_us);
+    }
+
+    fn add_in(&self, bucket: usize, us: u64) {
+        if let Some(bucket) = self.buckets.get(bucket) {
             bucket.add(1);
         }
         self.sum_us.add(us);
@@ -70,9 +83,7 @@ impl Histogram {
 
 /// The bucket of a duration.
 fn bucket_of(us: u64) -> usize {
-    let below = us
-        .saturating_sub(1)
-        .clamp((1 << SHORTEST) - 1, 1 << LONGEST);
+    let below = (us.max(1 << SHORTEST) - 1).min(1 << LONGEST);
     let octave = below.ilog2();
     let quarter = below >> (octave - 2);
     usize::try_from(4 * u64::from(octave) + quarter - PLACE_OF_FIRST).unwrap_or(0)

@@ -76,21 +76,17 @@ pub(crate) const BACKEND_FAILURES: usize = FailureKind::NoBackend as usize;
 /// The classes of a status by name, in their order.
 pub(crate) const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
-/// Where a client's connection stands.
+/// The states of a client's connection: no request has begun; a request or its answer is under way;
+/// upgraded, or in tcp mode; answered, the client's end is waited for.
+pub(crate) const CONNECTION_STATES: [&str; 4] = ["idle", "exchanging", "tunnels", "closing"];
+
+/// The states that are counted when a connection enters them. Idle connections are counted by their
+/// list, and the others are in an exchange: so no request costs a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConnectionState {
-    /// No request has begun.
-    Idle,
-    /// A request or its answer is under way.
-    Exchanging,
-    /// It was upgraded, or is balanced in tcp mode.
+pub(crate) enum Apart {
     Tunnel,
-    /// Answered; the client's end is waited for.
     Closing,
 }
-
-/// The states by name, in their order.
-pub(crate) const CONNECTION_STATES: [&str; 4] = ["idle", "exchanging", "tunnels", "closing"];
 
 /// Reasons for which a client's connection is closed; `exchange/close_reason.rs` has them.
 pub(crate) const CLOSE_REASONS: usize = 18;
@@ -101,6 +97,12 @@ const RETRIES: usize = 1;
 const FAILURES: usize = 2;
 const ANSWERS: usize = FAILURES + FAILURE_KINDS.len();
 const COUNTS: usize = ANSWERS + STATUS_CLASSES.len();
+
+/// The place of the counter of a status.
+fn place_of(status: u16) -> usize {
+    let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len());
+    ANSWERS + class - 1
+}
 
 /// What one worker has counted of all requests, or of those to one backend. Aligned so that no
 /// other worker's is in its cache lines, nor in those that a processor fetches with them.
@@ -138,13 +140,16 @@ impl Traffic {
 
     /// Counts a response by its status.
     pub(crate) fn answer(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len());
-        self.counts[ANSWERS + class - 1].add(1);
+        self.counts[place_of(status)].add(1);
     }
 
-    /// Counts the time to a response's head, in microseconds.
-    pub(crate) fn head(&self, us: u64) {
-        self.head.add(us);
+    /// Counts a backend's response, here for all requests and in `own` for that backend, with the
+    /// time to its head from the request and from the choice of the backend, in microseconds.
+    pub(crate) fn answer_of(&self, own: &Traffic, status: u16, [all_us, own_us]: [u64; 2]) {
+        let class = place_of(status);
+        self.counts[class].add(1);
+        own.counts[class].add(1);
+        self.head.add_both(all_us, &own.head, own_us);
     }
 }
 
@@ -160,7 +165,8 @@ pub(crate) struct WorkerTraffic {
     /// Client connections taken over.
     pub(crate) accepted: Counter,
     closed: [Counter; CLOSE_REASONS],
-    connections: [Counter; CONNECTION_STATES.len()],
+    idle: Counter,
+    apart: [Counter; 2],
     /// Bytes from and to clients, in exchanges that have ended.
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
@@ -175,27 +181,31 @@ impl WorkerTraffic {
             duration: Histogram::default(),
             accepted: Counter::new(),
             closed: [const { Counter::new() }; CLOSE_REASONS],
-            connections: [const { Counter::new() }; CONNECTION_STATES.len()],
+            idle: Counter::new(),
+            apart: [const { Counter::new() }; 2],
             received_bytes: Counter::new(),
             sent_bytes: Counter::new(),
         }
     }
 
-    /// A connection begins.
-    pub(crate) fn opened(&self, state: ConnectionState) {
-        self.accepted.add(1);
-        self.connections[state as usize].add(1);
+    /// Says how many connections are idle.
+    pub(crate) fn set_idle(&self, number: usize) {
+        self.idle.0.store(number as u64, Ordering::Relaxed);
     }
 
     /// A connection changes its state.
-    pub(crate) fn moved(&self, from: ConnectionState, to: ConnectionState) {
-        self.connections[from as usize].take_one();
-        self.connections[to as usize].add(1);
+    pub(crate) fn moved(&self, from: Option<Apart>, to: Option<Apart>) {
+        if let Some(from) = from {
+            self.apart[from as usize].take_one();
+        }
+        if let Some(to) = to {
+            self.apart[to as usize].add(1);
+        }
     }
 
     /// A connection has ended, for a reason given by its place.
-    pub(crate) fn closed(&self, state: ConnectionState, reason: usize) {
-        self.connections[state as usize].take_one();
+    pub(crate) fn closed(&self, state: Option<Apart>, reason: usize) {
+        self.moved(state, None);
         if let Some(counter) = self.closed.get(reason) {
             counter.add(1);
         }
@@ -281,12 +291,19 @@ impl ProcessTotals {
     pub(crate) fn add(&mut self, worker: &WorkerTraffic) {
         self.all.add(&worker.all);
         worker.duration.add_to(&mut self.duration);
-        self.accepted += worker.accepted.get();
+        let (accepted, mut open) = (worker.accepted.get(), worker.accepted.get());
+        self.accepted += accepted;
         for (sum, count) in self.closed.iter_mut().zip(&worker.closed) {
             *sum += count.get();
+            open = open.saturating_sub(count.get());
         }
-        for (sum, count) in self.connections.iter_mut().zip(&worker.connections) {
-            *sum += count.get();
+        let [tunnels, closing] = [worker.apart[0].get(), worker.apart[1].get()];
+        let idle = worker.idle.get().min(open);
+        // All were read one after the other while the worker went on.
+        let exchanging = open.saturating_sub(idle + tunnels + closing);
+        let states = [idle, exchanging, tunnels, closing];
+        for (sum, number) in self.connections.iter_mut().zip(states) {
+            *sum += number;
         }
         self.received_bytes += worker.received_bytes.get();
         self.sent_bytes += worker.sent_bytes.get();
@@ -334,27 +351,45 @@ mod tests {
         }
         workers.iter().for_each(Traffic::request);
         workers[1].retry();
-        workers[1].head(3);
+        let of_backend = Traffic::default();
+        workers[1].answer_of(&of_backend, 200, [3, 3]);
+        workers[1].answer_of(&of_backend, 204, [65, 1]);
         let totals = Totals::of(&workers);
         assert_eq!(totals.failures(), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(totals.failed(), 36);
         assert_eq!((totals.requests(), totals.retries()), (2, 1));
-        assert_eq!(totals.answers(), [0; 6]);
-        assert_eq!(totals.head.buckets[0], 1);
+        assert_eq!(totals.answers(), [0, 2, 0, 0, 0, 0]);
+        assert_eq!((totals.head.buckets[0], totals.head.buckets[1]), (1, 1));
+        let own = Totals::of([&of_backend]);
+        assert_eq!((own.answers()[1], own.requests(), own.failed()), (2, 0, 0));
+        assert_eq!((own.head.buckets[0], own.head.sum_us), (2, 4));
     }
 
     #[test]
     fn a_connection_is_counted_in_one_state_at_a_time() {
         let worker = WorkerTraffic::of(0);
-        worker.opened(ConnectionState::Idle);
-        worker.opened(ConnectionState::Exchanging);
-        worker.moved(ConnectionState::Idle, ConnectionState::Tunnel);
-        worker.moved(ConnectionState::Exchanging, ConnectionState::Closing);
-        worker.closed(ConnectionState::Closing, 0);
-        let mut totals = ProcessTotals::default();
-        totals.add(&worker);
-        assert_eq!(totals.connections, [0, 0, 1, 0]);
-        assert_eq!((totals.accepted, totals.closed[0]), (2, 1));
+        let states = |worker: &WorkerTraffic| {
+            let mut totals = ProcessTotals::default();
+            totals.add(worker);
+            assert_eq!(totals.accepted, 7);
+            totals.connections
+        };
+        worker.accepted.add(7);
+        assert_eq!(states(&worker), [0, 7, 0, 0]);
+        worker.set_idle(2);
+        worker.moved(None, Some(Apart::Tunnel));
+        worker.moved(None, Some(Apart::Tunnel));
+        worker.moved(Some(Apart::Tunnel), Some(Apart::Closing));
+        assert_eq!(states(&worker), [2, 3, 1, 1]);
+        worker.closed(Some(Apart::Closing), 0);
+        worker.closed(None, CLOSE_REASONS - 1);
+        assert_eq!(states(&worker), [2, 2, 1, 0]);
+        worker.set_idle(100);
+        assert_eq!(
+            states(&worker),
+            [5, 0, 1, 0],
+            "said before they were closed"
+        );
     }
 
     #[test]
