@@ -302,7 +302,12 @@ impl Slot {
         else {
             return;
         };
-        self.rest = self.probe.take().and_then(Probe::into_rest);
+        if let Some(probe) = self.probe.take() {
+            if let Some(checked) = probe.checked(&verdict, settings.kind, now) {
+                backend.checked(checked);
+            }
+            self.rest = probe.into_rest();
+        }
         match verdict {
             Verdict::Passed => pool.probed(backend, Ok(())),
             Verdict::Failed(reason) => pool.probed(backend, Err(&reason)),
@@ -563,6 +568,18 @@ mod tests {
         up.accept().unwrap();
         until(|| !healthy(&pool, 1));
         assert!(healthy(&pool, 0));
+        let last = |index: usize| pool.backends()[index].last_check();
+        until(|| last(0).is_some());
+        let passed = last(0).unwrap();
+        assert!(passed.passed && passed.kind == Kind::Tcp && passed.took < LONG);
+        assert_eq!(passed.reason.get(), "connected");
+        let failed = last(1).unwrap();
+        assert!(!failed.passed && failed.reason.get().starts_with("connect to 127.0.0.1:"));
+        let shown = pool.backends()[1].shown();
+        assert_eq!(
+            (shown.state, shown.since.reason.get()),
+            ("down", failed.reason.get())
+        );
         down.listen(16).unwrap();
         until(|| healthy(&pool, 1));
     }
@@ -719,8 +736,15 @@ mod tests {
         let pool = pool(&[address], &http());
         let _checker = start(&pool, &http()).unwrap();
         until(|| !healthy(&pool, 0));
+        let last = || pool.backends()[0].last_check().unwrap();
+        assert!(last().reason.get().ends_with("answered 503") && !last().passed);
         good.store(true, Ordering::Release);
         until(|| healthy(&pool, 0));
+        assert_eq!((last().reason.get(), last().passed), ("status 204", true));
+        assert_eq!(
+            pool.backends()[0].shown().since.reason.get(),
+            "check passed"
+        );
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Reader {
         }
     }
 
+    /// The status of the head that was judged.
+    pub(crate) fn status(&self) -> u16 {
+        self.head.status()
+    }
+
     /// Takes new bytes, none at the end of the connection, and judges by the status of the first
     /// final head once that is complete, then by the body if it matters; interim heads are skipped.
     pub(crate) fn judge(&mut self, more: &[u8], check: &HttpCheck) -> Answer {

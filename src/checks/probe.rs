@@ -5,6 +5,7 @@
 //! verdict means for the backend; the bytes on the socket are in `checks/messages.rs`. A new kind
 //! of check is a kind here and an arm in [`Probe::advance`].
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::checks::messages::{Answer, PROXY_LOCAL, Reader, echo_request, is_echo
 use crate::http::HeadLimits;
 use crate::net::errno::is_our_shortage;
 use crate::pool::backend::Backend;
+use crate::pool::reasons::Checked;
 use crate::pool::settings::{Choices, HealthCheckSettings, HttpCheck, Kind};
 
 /// What one check found.
@@ -49,6 +51,7 @@ const TEXT_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Probe {
     stage: Stage,
+    began: Instant,
     /// For all addresses together.
     deadline: Instant,
     /// For the present stage; while connecting, an equal share of the time left for the addresses
@@ -64,6 +67,8 @@ pub(crate) struct Probe {
     /// Why an address could not be tried, through no fault of the backend.
     shortage: Option<String>,
     rest: Option<Rest>,
+    /// The status of an answer that passed.
+    status: Option<u16>,
     /// The bounds of a response's head.
     limits: HeadLimits,
 }
@@ -111,6 +116,7 @@ impl Probe {
         let deadline = now + settings.timeout;
         Probe {
             stage: Stage::NextAddress,
+            began: now,
             deadline,
             stage_deadline: deadline,
             addresses: Arc::default(),
@@ -119,6 +125,7 @@ impl Probe {
             failures: Vec::new(),
             shortage: None,
             rest: None,
+            status: None,
             limits: *limits,
         }
     }
@@ -182,6 +189,23 @@ impl Probe {
                 Step::End(verdict) => return Some(verdict),
             }
         }
+    }
+
+    /// What a check has found that has just ended in this verdict; none if it found nothing.
+    pub(crate) fn checked(&self, verdict: &Verdict, kind: Kind, now: Instant) -> Option<Checked> {
+        let took = now.saturating_duration_since(self.began);
+        let status = self.status.map(|status| format!("status {status}"));
+        let answered = match kind {
+            Kind::Icmp => "echo answered",
+            _ => "connected",
+        };
+        let seen = status.as_deref().unwrap_or(answered);
+        let result = match verdict {
+            Verdict::Passed => Ok(&seen as &dyn fmt::Display),
+            Verdict::Failed(reason) => Err(reason as &dyn fmt::Display),
+            Verdict::Nothing(_) => return None,
+        };
+        Some(Checked::now(kind, took, result))
     }
 
     /// After the verdict: the connection, to be read to its end.
@@ -328,7 +352,10 @@ impl Probe {
         };
         let ended = length == 0;
         let failed = match answer.judge(&buffer[..length], &settings.http) {
-            Answer::Good => None,
+            Answer::Good => {
+                self.status = Some(answer.status());
+                None
+            }
             Answer::Status(status) => Some(format!(
                 "{method} {path} at {} answered {status}",
                 self.address()

@@ -16,7 +16,7 @@ use crate::exchange::context::Context;
 use crate::exchange::ending::UNAVAILABLE;
 use crate::exchange::ending::{fail, give_up};
 use crate::exchange::failure::{Age, Failure, Request};
-use crate::exchange::record::{count_try, log_failure};
+use crate::exchange::record::{begin_try, log_failure};
 use crate::exchange::reply::reply;
 use crate::exchange::state::{BackendSide, Chosen, ClientSide, Exchange};
 use crate::exchange::state::{Opening, Stage, Step, To, Walk};
@@ -56,9 +56,8 @@ pub(super) fn choose(
         }
         Choice::Exhausted => return give_up(client, exchange, cx),
     };
-    exchange.timestamps.chosen = cx.clock.now_us();
     exchange.tries.attempts += 1;
-    count_try(&chosen, exchange.tries.attempts > 1, cx);
+    begin_try(exchange, &chosen, exchange.tries.attempts > 1, cx);
     let now = cx.clock.now();
     if !cx.is_tcp() {
         while let Some(mut lent) = cx.backends.take_idle(&chosen.place, client.key, now) {

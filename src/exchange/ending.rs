@@ -6,7 +6,7 @@
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Next, Row};
-use crate::exchange::record::{count_failure, count_try, log_failure, record};
+use crate::exchange::record::{begin_try, count_failure, log_failure, record};
 use crate::exchange::relay::RelayError;
 use crate::exchange::reply::reply;
 use crate::exchange::state::{After, BackendSide, Busy, Chosen, ClientSide, End};
@@ -104,8 +104,7 @@ pub(super) fn fail(
         }
         Next::SameBackend => {
             exchange.decision.chosen(backend.id, Rule::SameAgain);
-            exchange.timestamps.chosen = cx.clock.now_us();
-            count_try(&chosen, true, cx);
+            begin_try(exchange, &chosen, true, cx);
             Stage::Again(chosen)
         }
     };

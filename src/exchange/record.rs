@@ -117,8 +117,12 @@ impl Exchange {
     }
 }
 
-/// Counts a try that begins.
-pub(super) fn count_try(chosen: &Chosen, is_retry: bool, cx: &Context) {
+/// A try begins.
+pub(super) fn begin_try(exchange: &mut Exchange, chosen: &Chosen, is_retry: bool, cx: &Context) {
+    let now = cx.clock.now_us();
+    exchange.timestamps.chosen = now;
+    let after = between(exchange.timestamps.began, now);
+    exchange.decision.began(after);
     let own = chosen.place.traffic_of(cx.traffic.worker);
     own.request();
     if is_retry {

@@ -140,7 +140,13 @@ pub(crate) mod tests {
             set_cookie: None,
             name_key: 0,
             roster: Arc::new(Roster::new(vec![BackendId(1)])),
-            state: Arc::new(BackendState::new(BackendId(1), &settings("a"), 1, || true)),
+            state: Arc::new(BackendState::new(
+                BackendId(1),
+                &settings("a"),
+                1,
+                "start",
+                || true,
+            )),
             settings: settings("a"),
         });
         let place = InFlight::take(&backend);

@@ -201,7 +201,7 @@ impl Pool {
             };
             let before = &previous.backends[place];
             if backend.settings.disabled != before.settings.disabled {
-                backend.set_operator(Operator::of(&backend.settings));
+                backend.decide(Operator::of(&backend.settings), "configuration");
             }
             let (was, is) = (previous.rules(before).check, self.rules(backend).check);
             if is != Check::None && was == Check::None {
@@ -237,7 +237,9 @@ impl Shared {
                 return Arc::clone(&known.state);
             }
             let id = self.next_id(previous);
-            Arc::new(BackendState::new(id, settings, self.workers, || *has_ipv6))
+            let why = if previous.is_some() { "added" } else { "start" };
+            let state = BackendState::new(id, settings, self.workers, why, || *has_ipv6);
+            Arc::new(state)
         };
         backends.iter().map(state).collect()
     }

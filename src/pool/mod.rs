@@ -24,9 +24,12 @@ pub(crate) mod hash;
 pub(crate) mod health;
 pub(crate) mod moved;
 pub(crate) mod persist;
+#[allow(dead_code, reason = "the admin interface will read it")]
+pub(crate) mod reasons;
 mod roster;
 pub mod settings;
 pub(crate) mod share;
+
 pub mod state;
 pub mod trace;
 
@@ -381,7 +384,7 @@ impl Pool {
     /// Takes the result of a check; the error is the reason that is logged.
     pub fn probed(&self, backend: &Backend, outcome: Result<(), &str>) {
         let (event, reason) = match outcome {
-            Ok(()) => (Event::CheckPassed, "the check passed"),
+            Ok(()) => (Event::CheckPassed, "check passed"),
             Err(reason) => (Event::CheckFailed, reason),
         };
         let (_, after) = self.note(backend, event, &reason);
@@ -563,7 +566,7 @@ impl Pool {
     /// released.
     fn note(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) -> (Health, Health) {
         let rules = self.rules(backend);
-        let (before, after) = backend.note(event, &rules, || self.next_trial_ms(backend));
+        let (before, after) = backend.note(event, &rules, reason, || self.next_trial_ms(backend));
         let name = &backend.name;
         if after.is_up() && !before.is_up() {
             self.shared.came_up.fetch_add(1, Ordering::Release);

@@ -9,15 +9,17 @@
 //! Read next: `pool/balance.rs`, how one backend is picked. What belongs to one configuration is in
 //! `pool/backend.rs`.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::log::limit::LineLimit;
 use crate::net::atomic::AtomicU64;
-use crate::net::lock::{read, write};
+use crate::net::lock::{lock, read, write};
 use crate::pool::balance::Turn;
 use crate::pool::health::{Event, Health, Rules};
+use crate::pool::reasons::{Checked, Since};
 use crate::pool::settings::BackendSettings;
 use crate::traffic::{Totals, Traffic};
 
@@ -55,8 +57,11 @@ pub struct BackendState {
     pub id: BackendId,
     /// As configured.
     pub name: Arc<str>,
-    health: RwLock<Health>,
+    health: RwLock<Known>,
     operator: AtomicU8,
+    /// Since when the operator wants this, and who said so.
+    decided: Mutex<Since>,
+    last_check: Mutex<Option<Checked>>,
     in_flight: AtomicUsize,
     idle: AtomicUsize,
     /// When one exchange may try it although it is down; `NEVER` if only checks decide.
@@ -74,25 +79,48 @@ pub struct BackendState {
     pub(crate) failure_lines: LineLimit,
 }
 
+/// Its health, and since when it is up or down.
+#[derive(Debug)]
+struct Known {
+    health: Health,
+    since: Since,
+}
+
+#[allow(dead_code, reason = "the admin interface will read it")]
+/// How it stands, for people.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    /// The first that is so of `disabled`, `draining`, `down`, `up`.
+    pub(crate) state: &'static str,
+    pub(crate) since: Since,
+}
+
 /// Later than every time.
 pub(in crate::pool) const NEVER: u64 = u64::MAX;
 
 impl BackendState {
-    /// Of a new backend that so many `workers` count; `has_ipv6`: whether this machine has the
-    /// address `::1`.
+    /// Of a new backend that so many `workers` count. `why` it is there; `has_ipv6`: whether this
+    /// machine has the address `::1`.
     pub(in crate::pool) fn new(
         id: BackendId,
         settings: &BackendSettings,
         workers: usize,
+        why: &'static str,
         has_ipv6: impl FnOnce() -> bool,
     ) -> BackendState {
         let url = &settings.url;
         let addresses = url.host.fixed_addresses_if(url.port, has_ipv6);
         let operator = Operator::of(settings);
+        let since = Since::now(&why);
         BackendState {
             id,
             name: settings.name.as_str().into(),
-            health: RwLock::new(Health::NEW),
+            health: RwLock::new(Known {
+                health: Health::NEW,
+                since,
+            }),
+            decided: Mutex::new(since),
+            last_check: Mutex::default(),
             operator: AtomicU8::new(operator as u8),
             in_flight: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
@@ -195,7 +223,7 @@ impl BackendState {
     }
 
     pub(in crate::pool) fn health(&self) -> Health {
-        *read(&self.health)
+        read(&self.health).health
     }
 
     /// Counts an event, and writes only what changes. Returns the states before and after.
@@ -204,16 +232,22 @@ impl BackendState {
         &self,
         event: Event,
         rules: &Rules,
+        reason: &dyn fmt::Display,
         trial_at_ms: impl Fn() -> u64,
     ) -> (Health, Health) {
         let before = self.health();
         if before.after(event, rules) == before {
             return (before, before);
         }
-        let mut health = write(&self.health);
-        let before = *health;
+        // Before the lock is taken: it writes text.
+        let since = Since::now(reason);
+        let mut known = write(&self.health);
+        let before = known.health;
         let after = before.after(event, rules);
-        *health = after;
+        known.health = after;
+        if before.is_up() != after.is_up() {
+            known.since = since;
+        }
         // Still under the lock: when it goes up and down at once, the last change must win here
         // too.
         match (before.is_up(), after.is_up()) {
@@ -248,9 +282,47 @@ impl BackendState {
         self.operator.load(Ordering::Relaxed) == Operator::Enabled as u8
     }
 
-    /// Decides for the operator, from the next choice on.
+    /// Decides for the operator by the admin interface, from the next choice on.
     pub fn set_operator(&self, operator: Operator) {
+        self.decide(operator, "admin interface");
+    }
+
+    /// Decides for the operator, from the next choice on.
+    pub(in crate::pool) fn decide(&self, operator: Operator, why: &'static str) {
+        if self.operator() != operator {
+            *lock(&self.decided) = Since::now(&why);
+        }
         self.operator.store(operator as u8, Ordering::Relaxed);
+    }
+
+    #[allow(dead_code, reason = "the admin interface will read it")]
+    /// How it stands, since when and why.
+    pub(crate) fn shown(&self) -> Shown {
+        let decided = *lock(&self.decided);
+        let (is_up, known) = {
+            let known = read(&self.health);
+            (known.health.is_up(), known.since)
+        };
+        let (state, since) = match self.operator() {
+            Operator::Disabled => ("disabled", decided),
+            Operator::Draining => ("draining", decided),
+            Operator::Enabled if !is_up => ("down", known),
+            // It has been up for as long as it has been both.
+            Operator::Enabled if decided.unix_ms > known.unix_ms => ("up", decided),
+            Operator::Enabled => ("up", known),
+        };
+        Shown { state, since }
+    }
+
+    /// Keeps what a check has found.
+    pub(crate) fn checked(&self, result: Checked) {
+        *lock(&self.last_check) = Some(result);
+    }
+
+    #[allow(dead_code, reason = "the admin interface will read it")]
+    /// What the last check has found; none before the first one.
+    pub(crate) fn last_check(&self) -> Option<Checked> {
+        *lock(&self.last_check)
     }
 
     /// Its exchanges now, over all workers.
@@ -351,12 +423,20 @@ impl Drop for IdlePlace {
 mod tests {
     use super::*;
     use crate::pool::backend::tests::settings;
-    use crate::pool::settings::Host;
+    use std::time::Duration;
+
+    use crate::pool::settings::{HealthCheckSettings, Host, Kind};
 
     fn named(name: &str) -> Arc<BackendState> {
         let mut settings = settings("a");
         settings.url.host = Host::Name(name.to_owned());
-        Arc::new(BackendState::new(BackendId(1), &settings, 1, || true))
+        Arc::new(BackendState::new(
+            BackendId(1),
+            &settings,
+            1,
+            "start",
+            || true,
+        ))
     }
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
@@ -367,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_numeric_host_has_its_address_at_once_and_a_name_has_none() {
-        let backend = BackendState::new(BackendId(1), &settings("a"), 1, || true);
+        let backend = BackendState::new(BackendId(1), &settings("a"), 1, "start", || true);
         assert_eq!(backend.addresses()[..], addresses(&["127.0.0.1:1"])[..]);
         assert!(!backend.is_lookup_pending());
         let backend = named("example.org");
@@ -424,11 +504,58 @@ mod tests {
     fn the_operator_decides_and_is_dead_starts_disabled() {
         let mut disabled = settings("a");
         disabled.disabled = true;
-        let backend = BackendState::new(BackendId(1), &disabled, 1, || true);
+        let backend = BackendState::new(BackendId(1), &disabled, 1, "start", || true);
         assert_eq!(backend.operator(), Operator::Disabled);
         for operator in [Operator::Enabled, Operator::Draining, Operator::Disabled] {
             backend.set_operator(operator);
             assert_eq!(backend.operator(), operator);
         }
+    }
+
+    fn stands(backend: &BackendState) -> (&'static str, String) {
+        let Shown { state, since } = backend.shown();
+        assert!(since.unix_ms > 1_600_000_000_000);
+        (state, since.reason.get().to_owned())
+    }
+
+    #[test]
+    fn a_backend_says_since_when_it_stands_as_it_does_and_why() {
+        let rules = Rules::new(&HealthCheckSettings {
+            fall: 2,
+            ..crate::pool::tests::health(Kind::Tcp)
+        });
+        let backend = BackendState::new(BackendId(1), &settings("a"), 1, "start", || true);
+        let note = |event, reason: &str| backend.note(event, &rules, &reason, || NEVER);
+        assert_eq!(stands(&backend), ("up", "start".to_owned()));
+        note(Event::ConnectFailed, "refused");
+        assert_eq!(stands(&backend), ("up", "start".to_owned()), "not yet");
+        note(Event::ConnectFailed, "refused again");
+        let down = ("down", "refused again".to_owned());
+        assert_eq!(stands(&backend), down);
+        note(Event::ConnectFailed, "once more");
+        assert_eq!(stands(&backend), down, "it was down already");
+        backend.set_operator(Operator::Draining);
+        let admin = "admin interface".to_owned();
+        assert_eq!(stands(&backend), ("draining", admin.clone()));
+        backend.decide(Operator::Draining, "configuration");
+        assert_eq!(stands(&backend), ("draining", admin), "it was so already");
+        backend.decide(Operator::Enabled, "configuration");
+        assert_eq!(stands(&backend), down);
+        let decided = backend.shown().since.unix_ms;
+        while crate::pool::reasons::now_unix_ms() <= decided {}
+        note(Event::Connected, "connected");
+        assert_eq!(stands(&backend), ("up", "connected".to_owned()));
+    }
+
+    #[test]
+    fn the_last_check_is_kept_whatever_it_found() {
+        let backend = BackendState::new(BackendId(1), &settings("a"), 1, "start", || true);
+        assert!(backend.last_check().is_none());
+        let took = Duration::from_millis(3);
+        backend.checked(Checked::now(Kind::Tcp, took, Err(&"refused")));
+        backend.checked(Checked::now(Kind::Http, took, Ok(&"status 200")));
+        let last = backend.last_check().unwrap();
+        assert!(last.passed && last.kind == Kind::Http && last.took == took);
+        assert_eq!(last.reason.get(), "status 200");
     }
 }

@@ -202,6 +202,8 @@ pub struct Try {
     pub rule: Rule,
     /// How it ended.
     pub outcome: Outcome,
+    /// When it began, in microseconds after the request's first byte.
+    pub began_us: u32,
     /// From the choice to the outcome, in microseconds.
     pub took_us: u32,
 }
@@ -279,6 +281,16 @@ impl Decision {
             rule,
             ..Try::default()
         });
+    }
+
+    /// Records when the last try began, after the request's first byte.
+    pub fn began(&mut self, after: Duration) {
+        if self.tries.more > 0 {
+            return; // that try found no room
+        }
+        if let Some(last) = self.tries.iter_mut().next_back() {
+            last.began_us = micros(after);
+        }
     }
 
     /// Records how the last try ended, and how long after the choice.

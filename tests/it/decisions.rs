@@ -71,6 +71,10 @@ fn a_refused_connect_and_the_answer_of_the_next_are_both_recorded() {
     let (one, two) = (candidates[0].backend, candidates[1].backend);
     assert_ne!(one, two);
     let (tries, more) = decision.tries();
+    assert!(
+        tries[1].began_us >= tries[0].began_us + tries[0].took_us,
+        "{tries:?}"
+    );
     let outcomes: Vec<_> = tries
         .iter()
         .map(|one| (one.backend, one.rule, one.outcome))
