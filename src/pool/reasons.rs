@@ -44,7 +44,10 @@ impl fmt::Write for Words {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         const { assert!(REASON_BYTES_MAX <= 255, "the length is one byte") };
         let start = usize::from(self.length);
-        let taken = text.floor_char_boundary(REASON_BYTES_MAX - start);
+        let mut taken = text.len().min(REASON_BYTES_MAX - start);
+        while !text.is_char_boundary(taken) {
+            taken -= 1;
+        }
         self.bytes[start..start + taken].copy_from_slice(&text.as_bytes()[..taken]);
         self.length = u8::try_from(start + taken).unwrap_or(self.length);
         if taken == text.len() {
