@@ -13,10 +13,6 @@ use crate::pool::state::Operator;
 use crate::text::json::Json;
 
 /// What is asked for.
-#[cfg_attr(
-    not(feature = "admin"),
-    allow(dead_code, reason = "the admin interface asks")
-)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
     /// `POST /backends/NAME/drain`, `/enable`, `/disable`.
@@ -91,10 +87,6 @@ pub(crate) struct Ask {
 
 impl Ask {
     /// A wish, and the end at which its reply is taken. `waker` is woken when it is there.
-    #[cfg_attr(
-        not(feature = "admin"),
-        allow(dead_code, reason = "the admin interface asks")
-    )]
     pub(crate) fn new(wish: Wish, dry_run: bool, waker: Arc<Waker>) -> (Ask, Asked) {
         let slot = Arc::new(Slot {
             reply: Mutex::default(),
@@ -135,10 +127,6 @@ pub(crate) struct Asked(Arc<Slot>);
 
 impl Asked {
     /// The reply, once it is there.
-    #[cfg_attr(
-        not(feature = "admin"),
-        allow(dead_code, reason = "the admin interface asks")
-    )]
     pub(crate) fn take(&self) -> Option<Reply> {
         lock(&self.0.reply).take()
     }

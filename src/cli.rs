@@ -158,6 +158,7 @@ pub enum Command {
         /// The running configuration, to which `--check` compares.
         against: Option<PathBuf>,
     },
+    #[cfg(feature = "demo")]
     /// Balance over built-in servers until stopped.
     Demo {
         /// Which events are logged.
@@ -331,7 +332,13 @@ impl Given {
             return match other.or(self.config.map(|_| "CONFIG")) {
                 Some(other) => Err(error(format!("{name} and {other} exclude each other"), why)),
                 None => Ok(match name {
+                    #[cfg(feature = "demo")]
                     "--demo" => Command::Demo { log },
+                    #[cfg(not(feature = "demo"))]
+                    "--demo" => {
+                        let hint = "build rondo with the feature \"demo\"";
+                        return Err(error("--demo is not in this build", hint));
+                    }
                     "--schema" => Command::Schema,
                     _ => Command::Health { url: value },
                 }),

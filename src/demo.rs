@@ -22,6 +22,8 @@ use crate::server::{Server, StartError, watch_signals};
 use crate::text::words::listed;
 
 const PORT: u16 = 8080;
+/// Of the admin page.
+const ADMIN_PORT: u16 = 9090;
 const ORIGIN_PORTS: [u16; 4] = [8081, 8082, 8083, 8084];
 
 /// The index of the origin that fails.
@@ -73,16 +75,27 @@ pub fn run() -> Result<(), DemoError> {
         origins.push(Origin::start(index + 1, port)?);
     }
     let commands = watch_signals().map_err(DemoError::Server)?;
-    let start = |port| Server::start(configuration(port, &origins), None, commands.clone());
-    let server = match start(PORT) {
-        Err(StartError::Listen(_, _, error)) if error.kind() == io::ErrorKind::AddrInUse => {
-            start(0)
+    let (mut port, mut admin_port) = (PORT, ADMIN_PORT);
+    let server = loop {
+        let config = configuration(port, admin_port, &origins);
+        match Server::start(config, None, commands.clone()) {
+            // A taken port is replaced by a free one.
+            Err(StartError::Listen(key, _, error))
+                if error.kind() == io::ErrorKind::AddrInUse && port.max(admin_port) > 0 =>
+            {
+                let taken = if key == "admin.address" {
+                    &mut admin_port
+                } else {
+                    &mut port
+                };
+                *taken = 0;
+            }
+            started => break started.map_err(DemoError::Server)?,
         }
-        started => started,
     };
-    let server = server.map_err(DemoError::Server)?;
     let address = server.local_address();
-    introduce(address, &origins);
+    let admin = server.admin_address();
+    introduce(address, admin, &origins);
     show(address, &origins[FAILING]);
     say(&format!(
         "\nTry it from another terminal:\n\
@@ -90,17 +103,20 @@ pub fn run() -> Result<(), DemoError> {
          \x20 curl http://{}/fail     origin {} breaks off and is gone for {} s; meanwhile\n\
          \x20 for i in $(seq 12); do curl -sS http://{address}/; done\n\
          \x20                                     shows no error: the others answer\n\
-         Ctrl-C stops everything.",
+         {}Ctrl-C stops everything.",
         origins[FAILING].address,
         origins[FAILING].number,
-        FAILURE.as_secs()
+        FAILURE.as_secs(),
+        admin.map_or_else(String::new, |admin| {
+            format!("And open http://{admin}/ in a browser: the admin page shows all of it.\n")
+        })
     ));
     server.wait();
     Ok(())
 }
 
 /// Prints what runs where, with the real ports.
-fn introduce(address: SocketAddr, origins: &[Arc<Origin>]) {
+fn introduce(address: SocketAddr, admin: Option<SocketAddr>, origins: &[Arc<Origin>]) {
     let ports: Vec<String> = origins
         .iter()
         .map(|origin| origin.address.port().to_string())
@@ -109,12 +125,17 @@ fn introduce(address: SocketAddr, origins: &[Arc<Origin>]) {
         "Four origin servers run on 127.0.0.1, ports {}; rondo balances over them on http://{address}/",
         listed(&ports, "and")
     ));
+    if let Some(admin) = admin {
+        say(&format!("The admin page is http://{admin}/"));
+    }
     let wanted = ORIGIN_PORTS.iter().zip(origins);
     let origins = wanted.map(|(port, origin)| {
         let name = format!("origin {}", origin.number);
         (*port, name, origin.address.port())
     });
-    for (wanted, name, port) in origins.chain([(PORT, "rondo".to_owned(), address.port())]) {
+    let own = (PORT, "rondo".to_owned(), address.port());
+    let page = admin.map(|admin| (ADMIN_PORT, "the admin page".to_owned(), admin.port()));
+    for (wanted, name, port) in origins.chain([own]).chain(page) {
         if port != wanted {
             say(&format!(
                 "Port {wanted} is taken: {name} listens on port {port} instead."
@@ -183,7 +204,7 @@ fn none_or(number: usize) -> String {
     }
 }
 
-fn configuration(port: u16, origins: &[Arc<Origin>]) -> Config {
+fn configuration(port: u16, admin_port: u16, origins: &[Arc<Origin>]) -> Config {
     let backends: Vec<String> = origins
         .iter()
         .map(|origin| {
@@ -193,9 +214,14 @@ fn configuration(port: u16, origins: &[Arc<Origin>]) -> Config {
             )
         })
         .collect();
+    let admin = if cfg!(feature = "admin") {
+        format!(r#", "admin": {{ "address": "127.0.0.1:{admin_port}" }}"#)
+    } else {
+        String::new()
+    };
     // Without the access log: standard output belongs to the demonstration.
     let text = format!(
-        r#"{{ "proxy": {{ "port": {port}, "address": "127.0.0.1", "access_log": false }}, "backends": [ {} ] }}"#,
+        r#"{{ "proxy": {{ "port": {port}, "address": "127.0.0.1", "access_log": false }}, "backends": [ {} ]{admin} }}"#,
         backends.join(", ")
     );
     Config::from_text("the demonstration's configuration", &text)
@@ -458,7 +484,7 @@ mod tests {
     #[test]
     fn the_configuration_is_right() {
         let origins = [1, 2].map(|number| Origin::start(number, 0).unwrap());
-        assert_eq!(configuration(0, &origins).backends.len(), 2);
+        assert_eq!(configuration(0, 0, &origins).backends.len(), 2);
     }
 
     #[test]

@@ -101,14 +101,17 @@
 //!
 //! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log`,
 //! `traffic` < `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `metrics` <
-//! `worker`, `listener`, `checker`, `discovery`, `reload`, `resolver`, `signals` < `change`,
-//! `memory` < `admin` < `server` < `demo`, `health_request` < `main`.
+//! `worker`, `listener`, `checker`, `discovery`, `reload`, `resolver`, `signals` < `admin`
+//! < `change`, `memory` < `server` < `demo`, `health_request` < `main`.
 
 #![forbid(unsafe_code)]
+// What the admin interface shows is noted in every build.
+#![cfg_attr(not(feature = "admin"), allow(dead_code))]
 
 // What the command, the tests and the fuzz targets need is public; the compiler finds what else is dead.
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod guide;
 pub mod health_request;

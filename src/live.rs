@@ -7,6 +7,7 @@
 //! Read next: `listener.rs`, where a connection comes in. How one snapshot follows another is in
 //! `reload.rs`.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -77,6 +78,21 @@ pub(crate) struct Live {
     news_came: (Sender<()>, Receiver<()>),
     /// Written under the lock of `asks`.
     is_stopping: AtomicBool,
+    /// Written by the main thread alone.
+    pub told: Mutex<Told>,
+}
+
+/// What only the main thread knows and the admin interface shows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// The configuration file, as given.
+    pub file: Option<String>,
+    /// Where clients connect to, with the real port.
+    pub listener: Option<SocketAddr>,
+    /// The most memory that the process can take.
+    pub memory_bytes_max: u64,
+    /// Why the last reload changed nothing, if it did not.
+    pub reload_error: Option<String>,
 }
 
 impl Live {
@@ -94,6 +110,7 @@ impl Live {
             asks: Mutex::default(),
             news_came: bounded(1),
             is_stopping: AtomicBool::new(false),
+            told: Mutex::default(),
         })
     }
 
@@ -119,10 +136,6 @@ impl Live {
 
     /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops that is at
     /// once, and the reply is 503.
-    #[cfg_attr(
-        not(feature = "admin"),
-        allow(dead_code, reason = "the admin interface asks")
-    )]
     pub(crate) fn ask(&self, wish: Wish, dry_run: bool, waker: &Arc<Waker>) -> Asked {
         let (ask, asked) = Ask::new(wish, dry_run, Arc::clone(waker));
         let mut asks = lock(&self.asks);
@@ -138,19 +151,11 @@ impl Live {
     }
 
     /// Takes all that was asked, in its order.
-    #[cfg_attr(
-        not(feature = "admin"),
-        allow(dead_code, reason = "the admin interface asks")
-    )]
     pub(crate) fn take_asks(&self) -> Vec<Ask> {
         std::mem::take(&mut *lock(&self.asks))
     }
 
     /// Whether a stop has begun: `/ready` says so, and nothing is changed any more.
-    #[cfg_attr(
-        not(feature = "admin"),
-        allow(dead_code, reason = "the admin interface asks")
-    )]
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }

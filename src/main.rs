@@ -17,7 +17,7 @@ use rondo::health_request::{self, HealthError};
 use rondo::log::events;
 use rondo::memory::MemoryBound;
 use rondo::pool::explain::explain;
-use rondo::{demo, reload, server};
+use rondo::{reload, server};
 
 /// It cannot run, was stopped by a second signal, or `--health` got no good answer.
 const CANNOT_RUN: u8 = 1;
@@ -57,7 +57,8 @@ fn main() -> ExitCode {
             Ok(config) => with_event_log(log, || run(&source, config)),
             Err(error) => fail(WRONG_INPUT, &error),
         },
-        Command::Demo { log } => with_event_log(log, demo::run),
+        #[cfg(feature = "demo")]
+        Command::Demo { log } => with_event_log(log, rondo::demo::run),
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Read next: `exchange/memory.rs`, its largest part.
 
+use crate::admin;
 use crate::checker;
 use crate::checks::probe::Probe;
 use crate::config::{AccessLog, Config, DescriptorBudget, LIST_BYTES_MAX};
@@ -75,7 +76,10 @@ impl MemoryBound {
         let checks = budget.checks * Probe::bytes_max(&config.limits.heads());
         let bytes = |bytes: usize| allocated(bytes as u64);
         Self {
-            process: (PROCESS_BYTES + log) as u64 + bytes(events::BYTES_MAX) + bytes(list),
+            process: (PROCESS_BYTES + log) as u64
+                + bytes(events::BYTES_MAX)
+                + bytes(list)
+                + bytes(admin::bytes_max(config)),
             worker: bytes(worker),
             backends: bytes(backends * each)
                 + bytes(idle.saturating_mul(idle_backend_connection_bytes()))

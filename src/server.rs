@@ -25,8 +25,10 @@ use crate::config::{
 };
 use crate::discovery::Discovery;
 use crate::listener::{self, Listener, ListenerHandle};
-use crate::live::{Follower, Live, Snapshot};
+use crate::live::{Follower, Live, Snapshot, Told};
 use crate::log::access::AccessLog;
+use crate::memory::MemoryBound;
+use crate::net::lock::lock;
 use crate::net::mailbox::{MailboxSender, mailbox};
 use crate::net::poller::Poller;
 use crate::net::thread;
@@ -137,9 +139,20 @@ impl Server {
             &config.balance,
             &config.health_check,
         );
+        let bound = MemoryBound::of(&config, &descriptors);
         let live = Live::new(Snapshot::new(config, pool, descriptors))
             .map_err(|error| StartError::System("an eventfd", error))?;
         let live = Arc::new(live);
+        *lock(&live.told) = Told {
+            file: file.map(|file| file.to_string_lossy().into_owned()),
+            listener: Some(local_address),
+            memory_bytes_max: bound.total(),
+            reload_error: None,
+        };
+        let admin = Admin::default();
+        let interface = admin.prepare(None, &live.current().config, &live);
+        let interface = interface
+            .map_err(|(address, error)| StartError::Listen("admin.address", address, error))?;
 
         let resolver =
             Resolver::start(&live).map_err(|error| StartError::System("the resolver", error))?;
@@ -148,10 +161,6 @@ impl Server {
         let checker =
             Checker::start(&live).map_err(|error| StartError::System("health checks", error))?;
         let (senders, workers_done) = start_workers(workers, &live, &access_log)?;
-        let admin = Admin::default();
-        let interface = admin.prepare(None, &live.current().config, &live);
-        let interface = interface
-            .map_err(|(address, error)| StartError::Listen("admin.address", address, error))?;
         admin.go_by(interface);
         let (mut listener, handle) = Listener::new(socket, senders, &live);
         start("listener", move || listener.run())?;
@@ -385,6 +394,9 @@ impl Server {
         // What was discovered before comes first.
         self.take_in_news();
         let result = self.read_and_publish(dry_run, is_asked);
+        if !dry_run {
+            lock(&self.live.told).reload_error = result.as_ref().err().map(ToString::to_string);
+        }
         if let Err(error) = &result
             && !dry_run
         {
@@ -434,6 +446,7 @@ impl Server {
         self.go_by(config, &last);
         self.admin.go_by(interface);
         if let Some(socket) = socket {
+            lock(&self.live.told).listener = socket.local_addr().ok();
             self.listener.replace(socket);
         }
         log::info!("reloaded: {changes}");
@@ -469,6 +482,8 @@ impl Server {
         if descriptors != last.descriptors {
             warn_of_few_descriptors(self.descriptor_limit, &descriptors, &config);
         }
+        let bound = MemoryBound::of(&config, &descriptors);
+        lock(&self.live.told).memory_bytes_max = bound.total();
         let (backends, balance) = (config.backends.clone(), &config.balance);
         let pool = Pool::following(Some(&last.pool), backends, balance, &config.health_check);
         self.live.publish(Snapshot::new(config, pool, descriptors));

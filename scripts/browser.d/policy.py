@@ -1,4 +1,4 @@
-"""The Content-Security-Policy of the admin page, from the page itself.
+"""What the program needs of the admin page beside the page itself: its Content-Security-Policy, and the page compressed.
 
 The page is one file with one style sheet and one script in it. The policy names the two by their SHA-256, so nothing else
 runs in the page, whatever a backend is called. It is kept in src/admin/page.csp, which the program sends as it stands.
@@ -7,6 +7,8 @@ runs in the page, whatever a backend is called. It is kept in src/admin/page.csp
 import base64
 import hashlib
 import re
+import struct
+import zlib
 
 
 def policy(page):
@@ -26,3 +28,13 @@ def policy(page):
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]) + "\n"
+
+
+def compressed(page):
+    """All of the page up to the table, as a member of gzip whose data end at a byte, so that stored blocks can follow."""
+    front = page.split("<!--TABLE-->")[0].encode()
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    data = deflate.compress(front) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    # Without a name or a time, so that the same page gives the same bytes; then an empty last block.
+    head, last = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff", b"\x01\x00\x00\xff\xff"
+    return head + data + last + struct.pack("<II", zlib.crc32(front), len(front))

@@ -1,5 +1,12 @@
 //! What stands in for the admin interface in a build without it: nothing. `config/admin.rs` refuses its address.
 
+#![allow(
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    reason = "as the one that is absent has it"
+)]
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,31 +15,34 @@ use crate::ask::Ask;
 use crate::config::Config;
 use crate::live::Live;
 
+/// What it takes.
+pub(crate) fn bytes_max(_: &Config) -> usize {
+    0
+}
+
 /// No admin interface.
 #[derive(Debug, Default)]
-pub(crate) struct Admin;
+pub(crate) struct Admin(());
+
+pub(crate) struct Prepared;
 
 impl Admin {
-    #[allow(clippy::unused_self)] // as the other has it
+    /// So the compiler leaves out what would be done.
+    pub(crate) fn asks(&self, _: &Live) -> [Ask; 0] {
+        []
+    }
+
     pub(crate) fn prepare(
         &self,
         _: Option<&Config>,
         _: &Config,
         _: &Arc<Live>,
-    ) -> Result<(), (SocketAddr, io::Error)> {
-        Ok(())
+    ) -> Result<Prepared, (SocketAddr, io::Error)> {
+        Ok(Prepared)
     }
 
-    #[allow(clippy::unused_self)]
-    pub(crate) fn go_by(&self, (): ()) {}
+    pub(crate) fn go_by(&self, _: Prepared) {}
 
-    /// So the compiler leaves out what would be done.
-    #[allow(clippy::unused_self)]
-    pub(crate) fn asks(&self, _: &Live) -> [Ask; 0] {
-        []
-    }
-
-    #[allow(clippy::unused_self)]
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         None
     }

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::admin::answer::Answer;
-use crate::admin::route::{self, Request};
+use crate::admin::route::{self, Request, Wanted};
 use crate::config::Admin as Settings;
 use crate::http::RequestHead;
 
@@ -45,8 +45,12 @@ pub(crate) fn judge(head: &RequestHead, settings: &Settings) -> Result<Request, 
         }
         _ => {}
     }
+    let mut wanted = wanted?;
+    if let Wanted::Page { takes_gzip } = &mut wanted {
+        *takes_gzip = fields(head, b"accept-encoding").any(names_gzip);
+    }
     Ok(Request {
-        wanted: wanted?,
+        wanted,
         head_only: head.is_head(),
         body: Vec::new(),
     })
@@ -56,6 +60,19 @@ pub(crate) fn judge(head: &RequestHead, settings: &Settings) -> Result<Request, 
 fn fields<'a>(head: &'a RequestHead, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let fields = head.fields();
     fields.filter_map(move |(found, value)| found.eq_ignore_ascii_case(name).then_some(value))
+}
+
+/// Whether a client takes gzip (RFC 9110 12.5.3).
+fn names_gzip(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|coding| {
+        let mut parts = coding.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let name = parts.next().unwrap_or_default();
+        let is_refused = |part: &[u8]| {
+            let quality = part.strip_prefix(b"q=0");
+            quality.is_some_and(|rest| rest.iter().all(|byte| b".0".contains(byte)))
+        };
+        name.eq_ignore_ascii_case(b"gzip") && !parts.any(is_refused)
+    })
 }
 
 /// Whether a Host field, which is valid, names this interface.

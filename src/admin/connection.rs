@@ -30,6 +30,10 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// The thread's one buffer for reading.
 pub(crate) const SCRATCH_BYTES: usize = 16 * 1024;
 
+/// What a request takes while it is read: its head and what came with it, or its body, each in a buffer that was doubled.
+pub(crate) const BYTES_MAX: usize =
+    2 * (LIMITS.head_bytes_max + SCRATCH_BYTES) + 2 * (BODY_BYTES_MAX + SCRATCH_BYTES);
+
 /// As the defaults of the configuration: what it says of traffic must not close this interface.
 const LIMITS: HeadLimits = HeadLimits {
     head_bytes_max: 16 * 1024,

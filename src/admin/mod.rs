@@ -9,6 +9,7 @@
 //!
 //! Read next: `admin/connection.rs`, one connection; `admin/access.rs`, who may ask for what.
 
+use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpListener};
@@ -26,16 +27,22 @@ use crate::ask::{Ask, Wish};
 use crate::config::Config;
 use crate::listener;
 use crate::live::{Follower, Live};
+use crate::metrics::sampler::Sampler;
+use crate::net::clock::Clock;
 use crate::net::lock::lock;
 use crate::net::thread;
 use crate::net::waker::{Waker, timespec};
 
 use self::answer::Answer;
+use self::status::Overview;
 
 mod access;
 mod answer;
 mod connection;
+mod decisions;
+mod page;
 mod route;
+mod status;
 
 /// Connections at once; more wait in the backlog.
 const CONNECTIONS_MAX: usize = 32;
@@ -43,11 +50,19 @@ const CONNECTIONS_MAX: usize = 32;
 const BACKLOG: i32 = 64;
 /// How long accepting pauses after an error.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The thread looks around after this time, though nothing wakes it.
-const LONG: Duration = Duration::from_secs(3600);
 /// While answers of more bytes than this are being written, the next one is not made: so the largest answer is in memory
 /// once, and not once for each connection.
 const ANSWERS_BYTES: usize = 256 * 1024;
+
+/// The most memory that it takes: requests that are read, and the largest answer, while it grows.
+pub(crate) fn bytes_max(config: &Config) -> usize {
+    if config.admin.is_none() {
+        return 0;
+    }
+    let status = config.backends.len() * status::BYTES_EACH;
+    let decisions = config.proxy.workers * decisions::BYTES_EACH;
+    CONNECTIONS_MAX * connection::BYTES_MAX + ANSWERS_BYTES + 2 * status.max(decisions)
+}
 
 /// The admin interface as the main thread holds it. Its thread ends when this is dropped.
 #[derive(Debug, Default)]
@@ -55,7 +70,7 @@ pub(crate) struct Admin(Mutex<Option<Running>>);
 
 /// A running thread.
 #[derive(Debug)]
-struct Running {
+pub(crate) struct Running {
     shared: Arc<Shared>,
     /// Where it listens, with its real port.
     address: Option<SocketAddr>,
@@ -75,8 +90,8 @@ struct Shared {
 pub(crate) enum Prepared {
     /// The interface stays as it is, or stays off.
     Same,
-    /// It listens on this socket.
-    Socket(TcpListener),
+    /// It listens on this socket, with a thread that is new if there was none.
+    Socket(TcpListener, Option<Running>),
     /// It ends.
     Off,
 }
@@ -99,11 +114,9 @@ impl Admin {
         }
         let cannot = |error| (wanted, error);
         let socket = listener::listen(wanted, BACKLOG).map_err(cannot)?;
-        let mut running = lock(&self.0);
-        if running.is_none() {
-            *running = Some(Running::start(live).map_err(cannot)?);
-        }
-        Ok(Prepared::Socket(socket))
+        let has_none = lock(&self.0).is_none();
+        let running = has_none.then(|| Running::start(live)).transpose();
+        Ok(Prepared::Socket(socket, running.map_err(cannot)?))
     }
 
     /// Lets what was prepared take effect.
@@ -111,8 +124,12 @@ impl Admin {
         let mut running = lock(&self.0);
         match (prepared, &mut *running) {
             (Prepared::Off, _) => *running = None,
-            (Prepared::Socket(socket), Some(running)) => running.listen(socket),
-            _ => {}
+            (Prepared::Socket(socket, new), known) => {
+                if let Some(running) = new.or(known.take()) {
+                    known.insert(running).listen(socket);
+                }
+            }
+            (Prepared::Same, _) => {}
         }
     }
 
@@ -168,15 +185,24 @@ struct Interface {
     socket: Option<TcpListener>,
     connections: Vec<Connection>,
     spares: Spares,
+    sampler: Sampler,
+    clock: Clock,
+    /// Where the kernel tells of this process: open, since later there may be no descriptor.
+    memory: Option<File>,
     /// Until when nothing is accepted.
     paused_until: Option<Instant>,
 }
 
 impl Interface {
     fn new(shared: Arc<Shared>, live: &Arc<Live>) -> Interface {
+        let mut clock = Clock::new(live.epoch);
+        clock.read();
         Interface {
             follower: Follower::new(Arc::clone(live), Arc::clone(&shared.waker)),
             spares: Spares::new(&shared.waker),
+            sampler: Sampler::new(live, clock.now()),
+            clock,
+            memory: File::open("/proc/self/status").ok(),
             shared,
             socket: None,
             connections: Vec::with_capacity(CONNECTIONS_MAX),
@@ -187,7 +213,11 @@ impl Interface {
     fn run(&mut self) {
         let mut scratch = vec![0; connection::SCRATCH_BYTES];
         while !self.shared.is_over.load(Ordering::Acquire) {
-            let has_newcomers = self.wait();
+            self.clock.read();
+            let live = self.follower.live();
+            let sample_in = self.sampler.sample(live, self.clock.now()) - self.clock.now();
+            let has_newcomers = self.wait(Duration::from_millis(sample_in));
+            self.clock.read();
             self.shared.waker.clear();
             self.follower.look();
             if let Some(socket) = lock(&self.shared.socket).take() {
@@ -200,12 +230,12 @@ impl Interface {
         }
     }
 
-    /// Waits until there is something to do. Says whether a client waits to be accepted.
-    fn wait(&mut self) -> bool {
+    /// Waits until there is something to do, at most so long. Says whether a client waits to be accepted.
+    fn wait(&mut self, at_most: Duration) -> bool {
         let now = Instant::now();
         self.paused_until.take_if(|until| *until <= now);
         let has_room = self.connections.len() < CONNECTIONS_MAX && self.paused_until.is_none();
-        let mut due = now + LONG;
+        let mut due = now + at_most;
         let mut fds = vec![PollFd::new(&self.shared.waker, PollFlags::IN)];
         for connection in &self.connections {
             due = due.min(connection.deadline());
@@ -273,14 +303,26 @@ impl Interface {
 
     /// Answers a request, or asks the main thread to.
     fn answer(&self, connection: &mut Connection, request: Request, now: Instant) {
+        let (live, pool) = (self.follower.live(), &self.follower.pool);
+        let overview = || Overview::new(live, self.follower.snapshot(), &self.sampler);
         let answer = match request.wanted {
+            Wanted::Page { takes_gzip } => page::page(&overview(), takes_gzip),
+            Wanted::Status { with_history } => {
+                let now_unix_ms = live.unix_ms(self.clock.now());
+                let memory = self.memory.as_ref();
+                Answer::json(200, overview().document(with_history, now_unix_ms, memory))
+            }
+            Wanted::Decisions(selection) => {
+                Answer::json(200, decisions::document(&live.decisions(), pool, selection))
+            }
+            Wanted::Config => Answer::json(200, self.follower.config.document().to_string() + "\n"),
             Wanted::Live => Answer::text("live"),
             Wanted::Ready => self.ready(),
             Wanted::Change { mut wish, dry_run } => {
                 if let Wish::Put { entry, .. } = &mut wish {
                     *entry = request.body;
                 }
-                let asked = self.follower.live().ask(wish, dry_run, &self.shared.waker);
+                let asked = live.ask(wish, dry_run, &self.shared.waker);
                 return connection.wait_for(asked);
             }
         };

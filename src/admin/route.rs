@@ -1,6 +1,7 @@
 //! What is asked for: method, path and query.
 
 use crate::admin::answer::Answer;
+use crate::admin::decisions::{Only, Selection};
 use crate::ask::Wish;
 use crate::pool::state::Operator;
 
@@ -16,6 +17,14 @@ pub(crate) struct Request {
 /// What there is.
 #[derive(Debug)]
 pub(crate) enum Wanted {
+    Page {
+        takes_gzip: bool,
+    },
+    Status {
+        with_history: bool,
+    },
+    Decisions(Selection),
+    Config,
     Live,
     Ready,
     /// A change, or what it would do.
@@ -43,6 +52,20 @@ pub(crate) fn find(method: &[u8], target: &[u8]) -> Result<Wanted, Answer> {
     }
     let name = || second.and_then(decoded).filter(|name| !name.is_empty());
     let (allowed, wanted): (&str, &dyn Fn() -> Option<Wanted>) = match (first, second, third) {
+        (Some(""), None, None) => (READING, &|| {
+            plain(Wanted::Page { takes_gzip: false }, query)
+        }),
+        (Some("status"), None, None) => (READING, &|| match query {
+            "" => Some(Wanted::Status { with_history: true }),
+            "history=0" => Some(Wanted::Status {
+                with_history: false,
+            }),
+            _ => None,
+        }),
+        (Some("decisions"), None, None) => {
+            (READING, &|| Some(Wanted::Decisions(selection(query)?)))
+        }
+        (Some("config"), None, None) => (READING, &|| plain(Wanted::Config, query)),
         (Some("live" | "healthz"), None, None) => (READING, &|| plain(Wanted::Live, query)),
         (Some("ready" | "readyz"), None, None) => (READING, &|| plain(Wanted::Ready, query)),
         (Some("reload"), None, None) => ("POST", &|| change(Wish::Reload, query)),
@@ -93,6 +116,22 @@ fn nothing_here() -> Answer {
 /// What takes no query.
 fn plain(wanted: Wanted, query: &str) -> Option<Wanted> {
     query.is_empty().then_some(wanted)
+}
+
+/// Which decisions a query asks for.
+fn selection(query: &str) -> Option<Selection> {
+    let mut selection = Selection::default();
+    for part in query.split('&').filter(|_| !query.is_empty()) {
+        match part.split_once('=')? {
+            ("only", "errors") if selection.only == Only::All => selection.only = Only::Errors,
+            ("only", "retries") if selection.only == Only::All => selection.only = Only::Retries,
+            ("limit", number) if selection.limit.is_none() => {
+                selection.limit = Some(number.parse().ok()?);
+            }
+            _ => return None,
+        }
+    }
+    Some(selection)
 }
 
 /// A change with its query.

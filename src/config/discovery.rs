@@ -72,10 +72,6 @@ pub(crate) enum EntrySource {
 
 impl EntrySource {
     /// As the admin interface says it.
-    #[allow(
-        dead_code,
-        reason = "the server of the admin interface asks, which is not built yet"
-    )]
     pub(crate) fn name(self) -> &'static str {
         match self {
             EntrySource::File => "file",

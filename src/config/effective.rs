@@ -102,10 +102,6 @@ impl Config {
 
     /// The configuration that would start the process as it runs now. What discovery found is among its backends, so it
     /// names no list.
-    #[allow(
-        dead_code,
-        reason = "the admin interface shows it, which is not built yet"
-    )]
     pub(crate) fn document(&self) -> Json {
         let mut all = Vec::new();
         let values = self.values.iter().filter(|(path, value)| {

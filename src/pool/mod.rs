@@ -24,7 +24,6 @@ pub(crate) mod hash;
 pub(crate) mod health;
 pub(crate) mod moved;
 pub(crate) mod persist;
-#[allow(dead_code, reason = "the admin interface will read it")]
 pub(crate) mod reasons;
 mod roster;
 pub mod settings;

@@ -86,7 +86,6 @@ struct Known {
     since: Since,
 }
 
-#[allow(dead_code, reason = "the admin interface will read it")]
 /// How it stands, for people.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shown {
@@ -295,7 +294,6 @@ impl BackendState {
         self.operator.store(operator as u8, Ordering::Relaxed);
     }
 
-    #[allow(dead_code, reason = "the admin interface will read it")]
     /// How it stands, since when and why.
     pub(crate) fn shown(&self) -> Shown {
         let decided = *lock(&self.decided);
@@ -319,7 +317,6 @@ impl BackendState {
         *lock(&self.last_check) = Some(result);
     }
 
-    #[allow(dead_code, reason = "the admin interface will read it")]
     /// What the last check has found; none before the first one.
     pub(crate) fn last_check(&self) -> Option<Checked> {
         *lock(&self.last_check)

@@ -224,6 +224,8 @@ pub struct Decision {
     candidates: Few<Candidate, CANDIDATES_MAX>,
     tries: Few<Try, TRIES_MAX>,
     stages_us: [u32; Stage::ALL.len()],
+    /// A bit for each stage that was reached.
+    stages_reached: u8,
 }
 
 impl Decision {
@@ -253,6 +255,7 @@ impl Decision {
         self.candidates.clear();
         self.tries.clear();
         self.stages_us = Default::default();
+        self.stages_reached = 0;
     }
 
     /// Forgets the verdicts before another choice.
@@ -307,11 +310,17 @@ impl Decision {
     /// Records how long a stage took.
     pub fn stage(&mut self, stage: Stage, took: Duration) {
         self.stages_us[stage as usize] = micros(took);
+        self.stages_reached |= 1 << stage as u8;
     }
 
     /// How long a stage took, in microseconds; 0 for one that was not reached.
     pub fn stage_us(&self, stage: Stage) -> u32 {
         self.stages_us[stage as usize]
+    }
+
+    /// Whether a stage was reached.
+    pub fn has_reached(&self, stage: Stage) -> bool {
+        (self.stages_reached >> stage as u8) & 1 == 1
     }
 
     /// The first bytes of the request's id, unescaped: not fit for a log.

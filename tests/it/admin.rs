@@ -594,9 +594,9 @@ fn a_reload_to_a_taken_address_is_refused_and_without_one_it_ends() {
     );
     assert_eq!(ask(first, "GET", "/live", "").status, 200);
 
-    drop(taken);
-    proxy.reload(|config| config["admin"]["address"] = wanted.clone().into());
-    let second = wanted.parse().unwrap();
+    // Another one than before, and none that other tests may take.
+    proxy.reload(|config| config["admin"]["address"] = "127.0.0.2:0".into());
+    let second = address_of(&proxy.wait_for_event(&["admin interface on http://127.0.0.2:"]));
     assert_eq!(ask(second, "GET", "/live", "").status, 200);
     eventually("the old one is closed", || {
         TcpStream::connect(first).is_err()

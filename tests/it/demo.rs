@@ -1,6 +1,7 @@
 //! `--demo`: the whole thing with one command.
 
 use crate::support::Client;
+use crate::support::admin::ask;
 use rustix::process::{Pid, Signal};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -65,6 +66,13 @@ impl Demo {
         origins
     }
 
+    /// Where the admin page is.
+    fn admin(&self) -> SocketAddr {
+        let line = self.part("The admin page is http://")[0];
+        let url = line.split("http://").nth(1).unwrap();
+        url.trim_end_matches('/').parse().unwrap()
+    }
+
     fn stop(mut self) {
         rustix::process::kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
@@ -109,17 +117,30 @@ fn the_demonstration_shows_each_origin_and_that_one_may_fail_and_come_back() {
         assert_eq!(response.status, 200);
         assert!(!response.text().contains(address), "{response:?}");
     }
+    let page = ask(demo.admin(), "GET", "/", "");
+    assert_eq!(page.status, 200);
+    for number in 1..=4 {
+        assert!(
+            page.text().contains(&format!("origin-{number}")),
+            "{page:?}"
+        );
+    }
     demo.stop();
 }
 
 #[test]
 fn a_port_that_is_taken_is_replaced_by_a_free_one_and_named() {
     // Where one cannot be had, another process has it, which is as good.
-    let _taken = [8080, 8082].map(|port| TcpListener::bind(("127.0.0.1", port)));
+    let _taken = [8080, 8082, 9090].map(|port| TcpListener::bind(("127.0.0.1", port)));
     let demo = Demo::start();
     let address = demo.address();
     assert_ne!(address.port(), 8080);
-    for (port, name) in [(8080, "rondo"), (8082, "origin 2")] {
+    assert_ne!(demo.admin().port(), 9090);
+    for (port, name) in [
+        (8080, "rondo"),
+        (8082, "origin 2"),
+        (9090, "the admin page"),
+    ] {
         let begin = format!("Port {port} is taken: {name} listens on port ");
         let named = demo.part(&begin)[0];
         let instead = named.trim_end_matches(" instead.").rsplit(' ').next();
@@ -127,6 +148,8 @@ fn a_port_that_is_taken_is_replaced_by_a_free_one_and_named() {
         assert_ne!(instead, port);
         if port == 8080 {
             assert_eq!(instead, address.port());
+        } else if port == 9090 {
+            assert_eq!(instead, demo.admin().port());
         } else {
             assert!(demo.origins().iter().any(|each| each.port() == instead));
         }

@@ -14,6 +14,7 @@ mod support;
 mod access_log;
 mod admin;
 mod admin_changes;
+mod admin_documents;
 mod admission;
 mod architecture;
 mod balancing;

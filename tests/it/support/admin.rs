@@ -49,3 +49,11 @@ pub(crate) fn json(response: &Response) -> Value {
     serde_json::from_slice(&response.body)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&response.body)))
 }
+
+/// A document.
+#[track_caller]
+pub(crate) fn get(address: SocketAddr, target: &str) -> Value {
+    let response = ask(address, "GET", target, "");
+    assert_eq!(response.status, 200, "{target}: {response:?}");
+    json(&response)
+}
