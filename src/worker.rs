@@ -122,6 +122,7 @@ impl Worker {
         self.follow();
     }
 
+    #[inline(always)]
     fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> Brought {
         let waited = self.context.poller.wait(events, timeout);
         waited.expect("epoll_wait fails only for arguments that are never given here")
@@ -163,6 +164,7 @@ impl Worker {
 
     /// Tells the listener since when the longest-idle clients have been idle; returns when the next
     /// one has been idle for too long.
+    #[inline(always)]
     fn publish_idle(&self) -> Millis {
         let since = |kind| self.idle.oldest(kind).map_or(NEVER, |(_, since)| since);
         let (answered, silent) = (since(Kind::Answered), since(Kind::Silent));
@@ -315,12 +317,6 @@ impl Worker {
         }
     }
 
-    /// The longest-idle client.
-    fn longest_idle(&self) -> Option<(Key, Millis)> {
-        let (index, since) = self.idle.longest()?;
-        Some((self.key_of(index)?, since))
-    }
-
     fn key_of(&self, index: u32) -> Option<Key> {
         self.clients.at(index).map(|(key, _)| key)
     }
@@ -397,13 +393,22 @@ impl Worker {
             }
             self.turn(key, Client::expire);
         }
-        while let Some((key, since)) = self.longest_idle() {
-            if since.saturating_add(self.client_idle_ms()) > now {
+        let idle_ms = self.client_idle_ms();
+        while let Some((index, since)) = self.idle.longest() {
+            if since.saturating_add(idle_ms) > now {
                 break;
             }
-            self.close(key, CloseReason::IdleTimeout);
+            self.close_idle(index, CloseReason::IdleTimeout);
         }
         self.context.backends.expire(now);
+    }
+
+    /// Closes a client that is in the idle list.
+    fn close_idle(&mut self, index: u32, reason: CloseReason) {
+        match self.key_of(index) {
+            Some(key) => self.close(key, reason),
+            None => self.idle.remove(index),
+        }
     }
 
     fn close(&mut self, key: Key, reason: CloseReason) {
@@ -446,8 +451,8 @@ impl Worker {
         };
         let now = self.context.clock.settled();
         if idle_until <= now {
-            while let Some((key, _)) = self.longest_idle() {
-                self.close(key, CloseReason::Stopping);
+            while let Some((index, _)) = self.idle.longest() {
+                self.close_idle(index, CloseReason::Stopping);
             }
         }
         if until <= now {
@@ -459,6 +464,7 @@ impl Worker {
     }
 
     /// While the process drains: until when idle connections are kept, and until when all others.
+    #[inline(always)]
     fn drain_times(&self) -> Option<(Millis, Millis)> {
         let Snapshot {
             config,
@@ -476,11 +482,12 @@ impl Worker {
     /// When `drain` has something to do next, should no event come.
     fn next_of_drain(&self) -> Millis {
         let clock = &self.context.clock;
-        let times = self.drain_times().into_iter().flat_map(<[Millis; 2]>::from);
-        times
-            .filter(|time| *time > clock.settled())
-            .min()
-            .unwrap_or(NEVER)
+        let Some((idle_until, until)) = self.drain_times() else {
+            return NEVER;
+        };
+        let is_to_come = |time: &Millis| *time > clock.settled();
+        let times = [idle_until, until].into_iter().filter(is_to_come);
+        times.min().unwrap_or(NEVER)
     }
 }
 

@@ -40,6 +40,7 @@ impl RequestIds {
 
 /// The sixteen digits of a number, the highest first: all at once, eight to a word, since an id is
 /// made for every request.
+#[inline(always)]
 fn hexadecimal(bits: u64) -> [u8; 16] {
     const LOW_NIBBLES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
     let half = |bits: u32| {

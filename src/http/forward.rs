@@ -207,12 +207,12 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
 
     out.extend_from_slice(head.method());
     out.push(b' ');
-    if head.target() != b"*" {
+    if !how.base_path.is_empty() && head.target() != b"*" {
         out.extend_from_slice(how.base_path);
     }
     out.extend_from_slice(head.target());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_field(b"Host", head.host().unwrap_or(how.authority), out);
+    let host = head.host().unwrap_or(how.authority);
+    write_line(b" HTTP/1.1\r\nHost: ", host, out);
 
     let (mut has_host, mut has_proto, mut has_id) = (false, false, false);
     for field in &received.fields {
@@ -248,7 +248,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
         out.extend_from_slice(line);
     }
     if let Some(host) = head.host().filter(|_| !has_host) {
-        write_field(b"X-Forwarded-Host", host, out);
+        write_line(b"X-Forwarded-Host: ", host, out);
     }
     if how.via {
         // RFC 9110 7.6.3: the version in which we received the request.
@@ -260,7 +260,7 @@ pub fn write_request(head: &RequestHead, how: &RequestForwarding<'_>, out: &mut 
         out.extend_from_slice(via);
     }
     if !has_id {
-        write_field(b"X-Request-Id", how.request_id, out);
+        write_line(b"X-Request-Id: ", how.request_id, out);
     }
     write_request_connection(head, out);
     out.extend_from_slice(b"\r\n");
@@ -306,7 +306,7 @@ fn write_request_connection(head: &RequestHead, out: &mut Vec<u8>) {
 pub fn write_response(head: &ResponseHead, how: &ResponseForwarding<'_>, out: &mut Vec<u8>) {
     write_status_line_and_fields(head, how.trailers, out);
     if let Some(date) = how.date {
-        write_field(b"Date", date, out);
+        write_line(b"Date: ", date, out);
     }
     match how.body {
         Body::None if how.keep_length_field => {
@@ -407,6 +407,13 @@ fn pass_on(received: &Head, field: Field, out: &mut Vec<u8>) {
     } else {
         write_field(field.name.of(bytes), field.value.of(bytes), out);
     }
+}
+
+/// A line, from what it begins with on.
+fn write_line(begin: &[u8], end: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(begin);
+    out.extend_from_slice(end);
+    out.extend_from_slice(b"\r\n");
 }
 
 pub(crate) fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {

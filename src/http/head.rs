@@ -157,12 +157,15 @@ impl<F: HeadFacts> HeadReader<F> {
 
     /// Clears the head and keeps its memory, unless it was unusually large.
     pub(crate) fn clear(&mut self) {
-        self.head.clear();
-        let head = std::mem::take(&mut self.head);
-        *self = Self {
+        let Self {
             head,
-            ..Self::default()
-        };
+            facts,
+            stage,
+            skipped,
+        } = self;
+        head.clear();
+        *facts = F::default();
+        (*stage, *skipped) = Default::default();
     }
 
     pub(crate) fn is_complete(&self) -> bool {

@@ -214,6 +214,7 @@ impl Connection {
     }
 
     /// Bytes that were read and not consumed.
+    #[inline(always)]
     pub(crate) fn buffered(&self) -> &[u8] {
         self.input.bytes()
     }
@@ -250,9 +251,12 @@ impl Connection {
         }
         let head_left = &head[written.min(head.len())..];
         let body_left = &body[written.saturating_sub(head.len())..];
-        let left = self.output.bytes().len() + head_left.len() + body_left.len();
-        self.output.extend(head_left, left);
-        self.output.extend(body_left, left);
+        let left = head_left.len() + body_left.len();
+        if left > 0 {
+            let left = self.output.bytes().len() + left;
+            self.output.extend(head_left, left);
+            self.output.extend(body_left, left);
+        }
         Ok(())
     }
 
@@ -362,10 +366,12 @@ struct Buffer {
 }
 
 impl Buffer {
+    #[inline(always)]
     fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
+    #[inline(always)]
     fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }

@@ -135,6 +135,7 @@ impl IdleList {
     }
 
     /// The longest-idle index of this kind, and since when it is idle.
+    #[inline(always)]
     pub(crate) fn oldest(&self, kind: Kind) -> Option<(u32, Millis)> {
         let ends = match kind {
             Kind::Answered => self.answered,
@@ -145,6 +146,7 @@ impl IdleList {
     }
 
     /// The longest-idle index of both kinds.
+    #[inline(always)]
     pub(crate) fn longest(&self) -> Option<(u32, Millis)> {
         let both = [Kind::Answered, Kind::Silent].map(|kind| self.oldest(kind));
         both.into_iter().flatten().min_by_key(|(_, since)| *since)

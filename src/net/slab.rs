@@ -104,6 +104,7 @@ impl<T> Slab<T> {
     }
 
     /// The value with this key, unless it has been removed.
+    #[inline(always)]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let place = self.place(key.index)?;
         if place.generation == key.generation {
@@ -166,6 +167,7 @@ impl<T> Slab<T> {
         self.first_free = self.first_free.min(self.blocks.len());
     }
 
+    #[inline(always)]
     fn place(&mut self, index: u32) -> Option<&mut Place<T>> {
         let block = self.blocks.get_mut(index as usize / BLOCK_PLACES)?;
         Some(&mut block.places[index as usize % BLOCK_PLACES])

@@ -489,10 +489,6 @@ impl Pool {
         })
     }
 
-    #[expect(
-        clippy::inline_always,
-        reason = "most of a choice; a call costs a tenth more"
-    )]
     #[inline(always)]
     fn judge(
         &self,
