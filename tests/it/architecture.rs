@@ -46,7 +46,7 @@ const PACKAGES: &[&str] = &[
 
 struct Source {
     path: PathBuf,
-    /// The part it belongs to: the first name under `src/`.
+    /// The part it belongs to: the first name under `src/`, of which `_tests` is no part.
     part: String,
     text: String,
 }
@@ -88,7 +88,10 @@ fn sources() -> Vec<Source> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let inside = path.strip_prefix(&root).unwrap();
                 let first = inside.iter().next().unwrap().to_string_lossy();
-                let part = first.trim_end_matches(".rs").to_owned();
+                let part = first
+                    .trim_end_matches(".rs")
+                    .trim_end_matches("_tests")
+                    .to_owned();
                 found.push(Source {
                     part,
                     text: fs::read_to_string(&path).unwrap(),
