@@ -3,4 +3,5 @@
 //! `traffic/mod.rs` has the counters. Nothing here is a thread: the admin thread takes the samples
 //! and writes the text.
 
+pub(crate) mod prometheus;
 pub(crate) mod sampler;

@@ -14,6 +14,7 @@ pub mod backend;
 pub mod case;
 pub mod client;
 pub mod dead;
+pub mod exposition;
 pub mod memory;
 pub mod origin;
 pub mod strict;
