@@ -137,12 +137,10 @@ mod discovery;
 mod exchange;
 mod listener;
 mod live;
-#[allow(dead_code, reason = "the admin interface will read it")]
 mod metrics;
 mod net;
 mod resolver;
 mod signals;
 mod text;
-#[allow(dead_code, reason = "the admin interface will read it")]
 mod traffic;
 mod worker;

@@ -27,6 +27,7 @@ use crate::ask::{Ask, Wish};
 use crate::config::Config;
 use crate::listener;
 use crate::live::{Follower, Live};
+use crate::metrics::prometheus;
 use crate::metrics::sampler::Sampler;
 use crate::net::clock::Clock;
 use crate::net::lock::lock;
@@ -61,7 +62,9 @@ pub(crate) fn bytes_max(config: &Config) -> usize {
     }
     let status = config.backends.len() * status::BYTES_EACH;
     let decisions = config.proxy.workers * decisions::BYTES_EACH;
-    CONNECTIONS_MAX * connection::BYTES_MAX + ANSWERS_BYTES + 2 * status.max(decisions)
+    let names = config.backends.iter().map(|backend| backend.name.len());
+    let answer = (2 * status.max(decisions)).max(prometheus::bytes_max(names));
+    CONNECTIONS_MAX * connection::BYTES_MAX + ANSWERS_BYTES + answer
 }
 
 /// The admin interface as the main thread holds it. Its thread ends when this is dropped.
@@ -316,6 +319,11 @@ impl Interface {
                 Answer::json(200, decisions::document(&live.decisions(), pool, selection))
             }
             Wanted::Config => Answer::json(200, self.follower.config.document().to_string() + "\n"),
+            Wanted::Metrics => {
+                let resident_bytes = self.memory.as_ref().map(status::resident_bytes);
+                let text = prometheus::text(live, resident_bytes);
+                Answer::new(200, prometheus::CONTENT_TYPE, text)
+            }
             Wanted::Live => Answer::text("live"),
             Wanted::Ready => self.ready(),
             Wanted::Change { mut wish, dry_run } => {

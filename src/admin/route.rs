@@ -25,6 +25,7 @@ pub(crate) enum Wanted {
     },
     Decisions(Selection),
     Config,
+    Metrics,
     Live,
     Ready,
     /// A change, or what it would do.
@@ -66,6 +67,7 @@ pub(crate) fn find(method: &[u8], target: &[u8]) -> Result<Wanted, Answer> {
             (READING, &|| Some(Wanted::Decisions(selection(query)?)))
         }
         (Some("config"), None, None) => (READING, &|| plain(Wanted::Config, query)),
+        (Some("metrics"), None, None) => (READING, &|| plain(Wanted::Metrics, query)),
         (Some("live" | "healthz"), None, None) => (READING, &|| plain(Wanted::Live, query)),
         (Some("ready" | "readyz"), None, None) => (READING, &|| plain(Wanted::Ready, query)),
         (Some("reload"), None, None) => ("POST", &|| change(Wish::Reload, query)),

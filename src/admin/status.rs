@@ -401,7 +401,7 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// The resident memory of this process, from its open `/proc/self/status`; 0 where it cannot be read.
-fn resident_bytes(status: &File) -> u64 {
+pub(crate) fn resident_bytes(status: &File) -> u64 {
     let mut text = [0; 4096];
     let length = status.read_at(&mut text, 0).unwrap_or(0);
     let text = String::from_utf8_lossy(&text[..length]);

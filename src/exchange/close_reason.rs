@@ -11,10 +11,8 @@ use crate::traffic::CLOSE_REASONS;
 pub(crate) struct Row {
     /// For log lines.
     text: &'static str,
-    #[allow(dead_code, reason = "the admin interface will show it")]
     /// The value of a metric's label.
     pub(crate) metric: &'static str,
-    #[allow(dead_code, reason = "the admin interface will show it")]
     /// Whether something went wrong; the ordinary ends of a connection are no errors.
     pub(crate) is_error: bool,
 }
@@ -71,7 +69,6 @@ close_reasons! {
 }
 
 impl CloseReason {
-    #[allow(dead_code, reason = "the admin interface will show it")]
     /// The table, in the order in which the reasons are counted.
     pub(crate) const ROWS: &'static [Row] = ROWS;
 

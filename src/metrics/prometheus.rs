@@ -14,6 +14,9 @@ use crate::traffic::{
     BACKEND_FAILURES, CONNECTION_STATES, FAILURE_KINDS, ProcessTotals, STATUS_CLASSES, Totals,
 };
 
+/// The type of the text.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Of the buckets of a histogram, those that end a whole octave from 512 microseconds to 34 seconds
 /// have an `le`.
 const FIRST_LE: usize = 12;
@@ -366,10 +369,10 @@ pub(crate) fn text(live: &Live, resident_bytes: Option<u64>) -> Vec<u8> {
     out
 }
 
-/// The most that the text takes, with backends whose names have these lengths.
+/// The most that the text takes while it is made, with backends whose names have these lengths.
 pub(crate) fn bytes_max(names: impl Iterator<Item = usize>) -> usize {
     // Nothing in a name has to be escaped.
-    let each = names.map(|length| LINES_EACH * (LINE_BYTES_MAX + length));
+    let each = names.map(|length| size_of::<Totals>() + LINES_EACH * (LINE_BYTES_MAX + length));
     OTHER_BYTES + each.sum::<usize>()
 }
 

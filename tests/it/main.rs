@@ -41,6 +41,7 @@ mod keep_alive_and_pipelining;
 mod lenient;
 mod lifecycle;
 mod limits_of_memory;
+mod metrics;
 mod names;
 mod paused;
 mod persistence;

@@ -115,13 +115,11 @@ fn sample(line: &str) -> Option<(String, Labels, f64)> {
                 return None;
             }
             labels.push((label.to_owned(), value));
-            match after.strip_prefix(',') {
-                Some(next) => inside = next,
-                None => {
-                    rest = after.strip_prefix('}')?;
-                    break;
-                }
-            }
+            let Some(next) = after.strip_prefix(',') else {
+                rest = after.strip_prefix('}')?;
+                break;
+            };
+            inside = next;
         }
     }
     labels.sort();
