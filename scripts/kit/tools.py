@@ -25,6 +25,7 @@ PACKAGES = {
     "node": "nodejs",
     "pen": "pen",
     "perf": "linux-perf",
+    "promtool": "prometheus",
     "strace": "strace",
     "valgrind": "valgrind",
     "websockets": "python3-websockets",  # no program: a module, for some Python that is here
