@@ -205,6 +205,7 @@ impl Live {
     }
 
     /// What all workers have counted since the start of the process.
+    #[inline(never)]
     pub(crate) fn traffic(&self) -> ProcessTotals {
         let mut totals = ProcessTotals::default();
         for worker in &*lock(&self.traffic) {
@@ -213,10 +214,16 @@ impl Live {
         totals
     }
 
+    /// The last exchanges of each worker, the oldest first.
+    #[inline(never)]
+    pub(crate) fn decisions_by_worker(&self) -> Vec<Vec<Decision>> {
+        let rings = lock(&self.decisions).clone();
+        rings.iter().map(|ring| ring.snapshot()).collect()
+    }
+
     /// The last exchanges of all workers, the oldest first.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
-        let rings = lock(&self.decisions).clone();
-        let mut all: Vec<Decision> = rings.iter().flat_map(|ring| ring.snapshot()).collect();
+        let mut all = self.decisions_by_worker().concat();
         all.sort_by_key(|decision| decision.at_unix_ms);
         all
     }

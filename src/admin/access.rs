@@ -10,6 +10,7 @@ use crate::config::Admin as Settings;
 use crate::http::RequestHead;
 
 /// The request, if it may be answered; else the refusal.
+#[inline(never)]
 pub(crate) fn judge(head: &RequestHead, settings: &Settings) -> Result<Request, Answer> {
     let host = head.host().unwrap_or_default();
     if !is_own_host(host, &settings.hosts) {
@@ -100,6 +101,7 @@ fn is_of(origin: &[u8], host: &[u8]) -> bool {
 }
 
 /// Whether the one Authorization field brings the token: as `Bearer`, or as the password of `Basic`.
+#[inline(never)]
 fn has_token(head: &RequestHead, token: &str) -> bool {
     let mut values = fields(head, b"authorization");
     let (Some(value), None) = (values.next(), values.next()) else {

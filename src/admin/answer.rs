@@ -35,22 +35,26 @@ impl Answer {
         Answer::new(200, "text/plain; charset=utf-8", format!("{text}\n"))
     }
 
+    #[inline(never)]
     pub(crate) fn json(status: u16, document: String) -> Answer {
         Answer::new(status, "application/json", document)
     }
 
     /// An error that has no place in a file or a body.
+    #[inline(never)]
     pub(crate) fn error(status: u16, error: &str) -> Answer {
         Answer::json(status, Reply::error(status, error).body)
     }
 
     /// Adds field lines.
+    #[inline(never)]
     pub(crate) fn with(mut self, fields: &str) -> Answer {
         self.fields.push_str(fields);
         self
     }
 
     /// Head and body; no body after HEAD, but its length.
+    #[inline(never)]
     pub(crate) fn into_parts(self, head_only: bool) -> [Vec<u8>; 2] {
         let mut head = b"HTTP/1.1 ".to_vec();
         write_decimal(self.status.into(), &mut head);

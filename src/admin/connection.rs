@@ -202,6 +202,7 @@ impl Connection {
         }
     }
 
+    #[inline(never)]
     fn read_head(
         &mut self,
         mut head: Box<RequestHead>,
@@ -241,6 +242,7 @@ impl Connection {
         Ok(take_body(Box::new(request), framing, input))
     }
 
+    #[inline(never)]
     fn read_body(
         &mut self,
         request: Box<Request>,
@@ -257,6 +259,7 @@ impl Connection {
         }
     }
 
+    #[inline(never)]
     fn write(
         &mut self,
         parts: [Vec<u8>; 2],
@@ -339,6 +342,7 @@ fn take_body(mut request: Box<Request>, mut framing: Framing, mut input: Vec<u8>
 }
 
 /// Decodes chunks; says whether the body is complete.
+#[inline(never)]
 fn decode(decoder: &mut Decoder, mut input: &[u8], body: &mut Vec<u8>) -> Result<bool, ChunkError> {
     loop {
         match decoder.decode(input)? {

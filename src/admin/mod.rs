@@ -102,6 +102,7 @@ pub(crate) enum Prepared {
 impl Admin {
     /// Does all that can fail before `new` takes effect: opens its socket, and starts the thread where there is none. An
     /// error comes with the address.
+    #[inline(never)]
     pub(crate) fn prepare(
         &self,
         old: Option<&Config>,
@@ -123,6 +124,7 @@ impl Admin {
     }
 
     /// Lets what was prepared take effect.
+    #[inline(never)]
     pub(crate) fn go_by(&self, prepared: Prepared) {
         let mut running = lock(&self.0);
         match (prepared, &mut *running) {
@@ -234,6 +236,7 @@ impl Interface {
     }
 
     /// Waits until there is something to do, at most so long. Says whether a client waits to be accepted.
+    #[inline(never)]
     fn wait(&mut self, at_most: Duration) -> bool {
         let now = Instant::now();
         self.paused_until.take_if(|until| *until <= now);
@@ -257,6 +260,7 @@ impl Interface {
     }
 
     /// Accepts one connection: out of descriptors, a second one could not be told from none.
+    #[inline(never)]
     fn accept(&mut self) {
         let Some(socket) = &self.socket else { return };
         let mut accepted = socket.accept();
@@ -281,6 +285,7 @@ impl Interface {
     }
 
     /// Carries each connection as far as it goes.
+    #[inline(never)]
     fn serve(&mut self, scratch: &mut [u8]) {
         let settings = self.follower.config.admin.clone();
         let now = Instant::now();
@@ -315,9 +320,10 @@ impl Interface {
                 let memory = self.memory.as_ref();
                 Answer::json(200, overview().document(with_history, now_unix_ms, memory))
             }
-            Wanted::Decisions(selection) => {
-                Answer::json(200, decisions::document(&live.decisions(), pool, selection))
-            }
+            Wanted::Decisions(selection) => Answer::json(
+                200,
+                decisions::document(&live.decisions_by_worker(), pool, selection),
+            ),
             Wanted::Config => Answer::json(200, self.follower.config.document().to_string() + "\n"),
             Wanted::Metrics => {
                 let resident_bytes = self.memory.as_ref().map(status::resident_bytes);

@@ -5,8 +5,6 @@
 //! appended as stored blocks (RFC 1951 3.2.4), and no compressor is needed. A client that takes no gzip, curl for one, gets
 //! the table alone. `scripts/browser --policy` writes both files of the page.
 
-use std::fmt::Write as _;
-
 use crate::admin::answer::Answer;
 use crate::admin::status::{Overview, STATES, Standing, grouped};
 use crate::text::escape::make_printable;
@@ -41,6 +39,7 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// The answer to `GET /`.
+#[inline(never)]
 pub(crate) fn page(overview: &Overview<'_>, takes_gzip: bool) -> Answer {
     let table = table(overview);
     let (body, encoding) = if takes_gzip {
@@ -56,6 +55,7 @@ pub(crate) fn page(overview: &Overview<'_>, takes_gzip: bool) -> Answer {
 }
 
 /// The compressed page with this behind it.
+#[inline(never)]
 fn with_table(text: &str) -> Vec<u8> {
     let (front, end) = PAGE.split_at(PAGE.len() - LAST_BLOCK - TRAILER);
     let number = |at: usize| {
@@ -86,6 +86,7 @@ fn crc(before: u32, bytes: &[u8]) -> u32 {
 }
 
 /// The table, those in trouble first.
+#[inline(never)]
 fn table(overview: &Overview<'_>) -> String {
     let mut out = String::from("<p>");
     write_escaped(&overview.summary(), &mut out);
@@ -103,50 +104,60 @@ fn table(overview: &Overview<'_>) -> String {
     }
     out.push_str("</tbody></table>");
     if count > ROWS_MAX {
-        // Writing to a String cannot fail.
-        let _ = write!(
-            out,
-            "<p>and {} more</p>",
-            grouped((count - ROWS_MAX) as u64)
-        );
+        let more = grouped((count - ROWS_MAX) as u64);
+        out = out + "<p>and " + &more + " more</p>";
     }
     out
 }
 
+#[inline(never)]
 fn write_row(standing: &Standing<'_>, out: &mut String) {
     let Standing {
         backend, recent, ..
     } = standing;
     let state = STATES[standing.state];
-    let _ = write!(out, "<tr class=\"{state}\"><th scope=\"row\">");
+    for part in ["<tr class=\"", state, "\"><th scope=\"row\">"] {
+        out.push_str(part);
+    }
     write_escaped(&backend.name, out);
     out.push_str("</th>");
-    let tenths = |number: u64| format!("{}.{}", number / 10, number % 10);
-    let ms = |us: Option<u64>| us.map_or_else(|| "-".to_owned(), |us| tenths(us / 100));
-    let check = standing.check.as_ref();
-    for cell in [
-        state,
-        standing.since.reason.get(),
-        &backend.settings.weight.to_string(),
-        &backend.in_flight().to_string(),
-        &tenths(recent.rate_tenths),
-        &tenths(u64::from(standing.share_wanted) / 100),
-        &standing
-            .share_got
-            .map_or_else(|| "-".to_owned(), |share| tenths(share / 100)),
-        &grouped(recent.failed),
-        &ms(recent.head_p50_us),
-        &ms(recent.head_p99_us),
-        check.map_or("-", |check| check.reason.get()),
-    ] {
-        out.push_str("<td>");
-        write_escaped(cell, out);
-        out.push_str("</td>");
+    write_cell(state, out);
+    write_cell(standing.since.reason.get(), out);
+    for number in [backend.settings.weight.into(), backend.in_flight() as u64] {
+        write_cell(&number.to_string(), out);
     }
+    write_tenths(Some(recent.rate_tenths), out);
+    write_tenths(Some(u64::from(standing.share_wanted) / 100), out);
+    write_tenths(standing.share_got.map(|share| share / 100), out);
+    write_cell(&grouped(recent.failed), out);
+    write_tenths(recent.head_p50_us.map(|us| us / 100), out);
+    write_tenths(recent.head_p99_us.map(|us| us / 100), out);
+    write_cell(
+        standing
+            .check
+            .as_ref()
+            .map_or("-", |check| check.reason.get()),
+        out,
+    );
     out.push_str("</tr>\n");
 }
 
+#[inline(never)]
+fn write_cell(text: &str, out: &mut String) {
+    out.push_str("<td>");
+    write_escaped(text, out);
+    out.push_str("</td>");
+}
+
+/// A number that is given in tenths.
+#[inline(never)]
+fn write_tenths(number: Option<u64>, out: &mut String) {
+    let text = number.map(|number| format!("{}.{}", number / 10, number % 10));
+    write_cell(text.as_deref().unwrap_or("-"), out);
+}
+
 /// Text that can be neither markup nor the end of an attribute, and that shows all its characters.
+#[inline(never)]
 fn write_escaped(text: &str, out: &mut String) {
     let mut plain = String::new();
     make_printable(text, &mut plain);

@@ -43,6 +43,7 @@ impl Wanted {
 }
 
 /// What a method and a target in origin form ask for, or why there is no such thing.
+#[inline(never)]
 pub(crate) fn find(method: &[u8], target: &[u8]) -> Result<Wanted, Answer> {
     let text = str::from_utf8(target).unwrap_or_default();
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
@@ -121,6 +122,7 @@ fn plain(wanted: Wanted, query: &str) -> Option<Wanted> {
 }
 
 /// Which decisions a query asks for.
+#[inline(never)]
 fn selection(query: &str) -> Option<Selection> {
     let mut selection = Selection::default();
     for part in query.split('&').filter(|_| !query.is_empty()) {

@@ -1,6 +1,6 @@
 //! `/status`: how everything stands, for programs and for the page. `documents.md` says what each key means.
 //!
-//! A document is written backend by backend: a tree of 10,000 backends would take many times its text.
+//! It is written piece by piece: a tree of 10,000 backends would take many times its text.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -13,15 +13,13 @@ use crate::pool::backend::Backend;
 use crate::pool::reasons::{Checked, Since};
 use crate::pool::settings::Choices as _;
 use crate::pool::state::Operator;
-use crate::text::json::Json;
+use crate::text::json::Writer;
 use crate::text::words::counted;
 use crate::traffic::{CONNECTION_STATES, FAILURE_KINDS, ProcessTotals, STATUS_CLASSES, Totals};
 
 /// The states of a backend, those in trouble first: the order of the page's rows.
 pub(crate) const STATES: [&str; 5] = ["down", "ejected", "draining", "disabled", "up"];
 const DOWN: usize = 0;
-const DRAINING: usize = 2;
-const DISABLED: usize = 3;
 const UP: usize = 4;
 
 /// What one backend takes in the document.
@@ -58,6 +56,7 @@ pub(crate) struct Standing<'a> {
 }
 
 impl<'a> Overview<'a> {
+    #[inline(never)]
     pub(crate) fn new(
         live: &'a Live,
         snapshot: &'a Snapshot,
@@ -152,6 +151,7 @@ impl<'a> Overview<'a> {
     }
 
     /// The document. `memory`: where the kernel tells of this process.
+    #[inline(never)]
     pub(crate) fn document(
         &self,
         with_history: bool,
@@ -159,136 +159,112 @@ impl<'a> Overview<'a> {
         memory: Option<&File>,
     ) -> String {
         let config = &self.snapshot.config;
+        let clients = self.snapshot.descriptors.clients as u64;
         let warnings = self.warnings();
-        let mut connections = vec![
-            entry("max", Json::raw(self.snapshot.descriptors.clients)),
-            entry(
-                "open",
-                Json::raw(self.totals.connections.iter().sum::<u64>()),
-            ),
-        ];
-        connections.extend(named(&CONNECTION_STATES, &self.totals.connections));
-        let listener = self.told.listener.map(|address| address.to_string());
         let is_stopping = self.live.is_stopping();
-        let head = Json::object([
-            ("version", Json::text(env!("CARGO_PKG_VERSION"))),
-            (
-                "state",
-                Json::text(if is_stopping { "stopping" } else { "running" }),
-            ),
-            ("level", Json::text(self.level(&warnings))),
-            ("summary", Json::text(&self.summary())),
-            ("warnings", Json::texts(warnings.iter().map(String::as_str))),
-            ("now_unix_ms", Json::raw(now_unix_ms)),
-            ("started_unix_ms", Json::raw(self.live.unix_ms(0))),
-            (
-                "config_file",
-                optional(self.told.file.as_deref().map(Json::text)),
-            ),
-            ("listeners", Json::texts(listener.as_deref())),
-            ("mode", Json::text(config.proxy.mode.name())),
-            ("method", Json::text(config.balance.method.name())),
-            ("workers", Json::raw(config.proxy.workers)),
-            (
-                "token_set",
-                Json::raw(
-                    config
-                        .admin
-                        .as_ref()
-                        .is_some_and(|admin| admin.token.is_some()),
-                ),
-            ),
-            (
-                "traffic",
-                traffic(
-                    &self.totals.all,
-                    &self.recent,
-                    with_history.then_some(self.sampler.all()),
-                ),
-            ),
-            ("connections", Json::Object(connections)),
-            (
-                "memory",
-                Json::object([
-                    (
-                        "resident_bytes",
-                        Json::raw(memory.map_or(0, resident_bytes)),
-                    ),
-                    ("bound_bytes", Json::raw(self.told.memory_bytes_max)),
-                ]),
-            ),
-        ]);
-        let mut out = head.to_string();
-        // Goes on where it ends.
-        out.truncate(out.len() - "\n}".len());
-        out.push_str(",\n  \"backends\": [");
-        for (place, source) in config.sources.iter().enumerate() {
-            out.push_str(if place == 0 { "\n" } else { ",\n" });
-            let document = self.standing(place).document(source.name(), with_history);
-            out.push_str(&document.to_string());
+        let has_token = config
+            .admin
+            .as_ref()
+            .is_some_and(|admin| admin.token.is_some());
+        let mut json = Writer::default();
+        json.open("", '{');
+        json.text("version", env!("CARGO_PKG_VERSION"));
+        json.text("state", if is_stopping { "stopping" } else { "running" });
+        json.text("level", self.level(&warnings));
+        json.text("summary", &self.summary());
+        json.open("warnings", '[');
+        for warning in &warnings {
+            json.text("", warning);
         }
-        out.push_str("]\n}\n");
-        out
+        json.close(']');
+        json.number("now_unix_ms", now_unix_ms);
+        json.number("started_unix_ms", self.live.unix_ms(0));
+        json.text_or_null("config_file", self.told.file.as_deref());
+        json.open("listeners", '[');
+        if let Some(address) = self.told.listener {
+            json.text("", &address.to_string());
+        }
+        json.close(']');
+        json.text("mode", config.proxy.mode.name());
+        json.text("method", config.balance.method.name());
+        json.number("workers", config.proxy.workers as u64);
+        json.flag("token_set", has_token);
+        let history = with_history.then(|| self.sampler.all());
+        write_traffic(
+            &self.totals.all,
+            &self.recent,
+            with_history,
+            history,
+            &mut json,
+        );
+        json.open("connections", '{');
+        json.number("max", clients);
+        json.number("open", self.totals.connections.iter().sum());
+        write_all(&CONNECTION_STATES, &self.totals.connections, &mut json);
+        json.close('}');
+        json.open("memory", '{');
+        json.number("resident_bytes", memory.map_or(0, resident_bytes));
+        json.number("bound_bytes", self.told.memory_bytes_max);
+        json.close('}');
+        json.open("backends", '[');
+        for (place, source) in config.sources.iter().enumerate() {
+            self.standing(place)
+                .write(source.name(), with_history, &mut json);
+        }
+        json.close(']');
+        json.close('}');
+        json.out.push('\n');
+        json.out
     }
 }
 
 impl Standing<'_> {
-    fn document(&self, source: &str, with_history: bool) -> Json {
+    #[inline(never)]
+    fn write(&self, source: &str, with_history: bool, json: &mut Writer) {
         let backend = self.backend;
         let settings = &backend.settings;
-        let addresses: Vec<String> = backend
-            .addresses()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let history = self.series.filter(|_| with_history);
-        let health = if backend.is_healthy() { UP } else { DOWN };
         let operator = match backend.operator() {
             Operator::Enabled => "enabled",
-            Operator::Draining => STATES[DRAINING],
-            Operator::Disabled => STATES[DISABLED],
+            Operator::Draining => "draining",
+            Operator::Disabled => "disabled",
         };
-        let mut traffic = traffic(&self.totals, &self.recent, history);
-        if let Json::Object(entries) = &mut traffic
-            && with_history
-            && history.is_none()
-        {
-            // It is so new that no sample was taken of it.
-            entries.push(entry("history", Json::raw("[]")));
+        let max_connections = settings.max_connections.map(|max| max as u64);
+        json.open("", '{');
+        json.text("name", &settings.name);
+        json.text("url", &settings.url.to_string());
+        json.text("source", source);
+        json.text("state", STATES[self.state]);
+        json.number("since_unix_ms", self.since.unix_ms);
+        json.text("reason", self.since.reason.get());
+        json.text("health", if backend.is_healthy() { "up" } else { "down" });
+        json.text("operator", operator);
+        json.flag("backup", settings.backup);
+        json.number("weight", settings.weight.into());
+        json.number("trust_percent", 100);
+        json.number_or_null("max_connections", max_connections);
+        json.number("in_flight", backend.in_flight() as u64);
+        json.number("idle_connections", backend.idle() as u64);
+        json.open("addresses", '[');
+        for address in &*backend.addresses() {
+            json.text("", &address.to_string());
         }
-        Json::object([
-            ("name", Json::text(&settings.name)),
-            ("url", Json::text(&settings.url.to_string())),
-            ("source", Json::text(source)),
-            ("state", Json::text(STATES[self.state])),
-            ("since_unix_ms", Json::raw(self.since.unix_ms)),
-            ("reason", Json::text(self.since.reason.get())),
-            ("health", Json::text(STATES[health])),
-            ("operator", Json::text(operator)),
-            ("backup", Json::raw(settings.backup)),
-            ("weight", Json::raw(settings.weight)),
-            ("trust_percent", Json::raw(100)),
-            (
-                "max_connections",
-                optional(settings.max_connections.map(Json::raw)),
-            ),
-            ("in_flight", Json::raw(backend.in_flight())),
-            ("idle_connections", Json::raw(backend.idle())),
-            (
-                "addresses",
-                Json::texts(addresses.iter().map(String::as_str)),
-            ),
-            (
-                "share_wanted_percent",
-                Json::thousandths(self.share_wanted.into()),
-            ),
-            (
-                "share_got_percent",
-                optional(self.share_got.map(Json::thousandths)),
-            ),
-            ("check", optional(self.check.as_ref().map(check))),
-            ("traffic", traffic),
-        ])
+        json.close(']');
+        json.thousandths("share_wanted_percent", self.share_wanted.into());
+        json.thousandths_or_null("share_got_percent", self.share_got);
+        if let Some(check) = &self.check {
+            json.open("check", '{');
+            json.text("kind", check.kind.name());
+            json.number("at_unix_ms", check.at_unix_ms);
+            let us = u64::try_from(check.took.as_micros()).unwrap_or(u64::MAX);
+            json.thousandths("took_ms", us);
+            json.flag("passed", check.passed);
+            json.text("reason", check.reason.get());
+            json.close('}');
+        } else {
+            json.raw("check", "null");
+        }
+        write_traffic(&self.totals, &self.recent, with_history, self.series, json);
+        json.close('}');
     }
 }
 
@@ -309,82 +285,61 @@ fn recent(sampler: &Sampler, backend: &Backend, totals: &Totals) -> Recent {
         .unwrap_or_default()
 }
 
-fn check(check: &Checked) -> Json {
-    Json::object([
-        ("kind", Json::text(check.kind.name())),
-        ("at_unix_ms", Json::raw(check.at_unix_ms)),
-        (
-            "took_ms",
-            ms(u64::try_from(check.took.as_micros()).unwrap_or(u64::MAX)),
-        ),
-        ("passed", Json::raw(check.passed)),
-        ("reason", Json::text(check.reason.get())),
-    ])
-}
-
-/// The traffic of all requests, or of those to a backend.
-fn traffic(totals: &Totals, recent: &Recent, history: Option<&Series>) -> Json {
-    let happened = |names: &[&str], counts: &[u64]| {
-        let mut entries = named(names, counts);
-        entries.retain(|(_, count)| !matches!(count, Json::Raw(text) if text == "0"));
-        Json::Object(entries)
-    };
-    let mut entries = vec![
-        entry("requests", Json::raw(totals.requests())),
-        entry(
-            "requests_per_second",
-            Json::thousandths(recent.rate_tenths * 100),
-        ),
-        entry("failed", Json::raw(totals.failed())),
-        entry("failures", happened(&FAILURE_KINDS, totals.failures())),
-        entry("answers", happened(&STATUS_CLASSES, totals.answers())),
-        entry("retries", Json::raw(totals.retries())),
-        entry(
-            "last_minute",
-            Json::Object(named(
-                &["requests", "failed", "retries", "answers_5xx"],
-                &[
-                    recent.requests,
-                    recent.failed,
-                    recent.retries,
-                    recent.answers_5xx,
-                ],
-            )),
-        ),
-        entry("head_p50_ms", optional(recent.head_p50_us.map(ms))),
-        entry("head_p99_ms", optional(recent.head_p99_us.map(ms))),
-    ];
-    if let Some(series) = history {
-        let counts: Vec<String> = series.history().map(|count| count.to_string()).collect();
-        // On one line, since there are up to sixty of them.
-        entries.push(entry(
-            "history",
-            Json::Raw(format!("[{}]", counts.join(","))),
-        ));
+/// The traffic of all requests, or of those to a backend. One so new that no sample was taken of it has an empty history.
+#[inline(never)]
+fn write_traffic(
+    totals: &Totals,
+    recent: &Recent,
+    with_history: bool,
+    series: Option<&Series>,
+    json: &mut Writer,
+) {
+    json.open("traffic", '{');
+    json.number("requests", totals.requests());
+    json.thousandths("requests_per_second", recent.rate_tenths * 100);
+    json.number("failed", totals.failed());
+    for (key, names, counts) in [
+        ("failures", &FAILURE_KINDS[..], totals.failures()),
+        ("answers", &STATUS_CLASSES, totals.answers()),
+    ] {
+        json.open(key, '{');
+        for (name, count) in names.iter().zip(counts) {
+            if *count > 0 {
+                json.number(name, *count);
+            }
+        }
+        json.close('}');
     }
-    Json::Object(entries)
-}
-
-fn named(names: &[&str], counts: &[u64]) -> Vec<(String, Json)> {
-    let pairs = names.iter().zip(counts);
-    pairs
-        .map(|(name, count)| entry(name, Json::raw(count)))
-        .collect()
+    json.number("retries", totals.retries());
+    json.open("last_minute", '{');
+    write_all(
+        &["requests", "failed", "retries", "answers_5xx"],
+        &[
+            recent.requests,
+            recent.failed,
+            recent.retries,
+            recent.answers_5xx,
+        ],
+        json,
+    );
+    json.close('}');
+    json.thousandths_or_null("head_p50_ms", recent.head_p50_us);
+    json.thousandths_or_null("head_p99_ms", recent.head_p99_us);
+    if with_history {
+        json.open("history", '[');
+        for count in series.into_iter().flat_map(Series::history) {
+            json.number("", count.into());
+        }
+        json.close(']');
+    }
+    json.close('}');
 }
 
 #[inline(never)]
-fn entry(key: &str, value: Json) -> (String, Json) {
-    (key.to_owned(), value)
-}
-
-#[inline(never)]
-pub(crate) fn optional(value: Option<Json>) -> Json {
-    value.unwrap_or_else(|| Json::raw("null"))
-}
-
-/// Microseconds as milliseconds.
-pub(crate) fn ms(us: u64) -> Json {
-    Json::thousandths(us)
+fn write_all(names: &[&str], counts: &[u64], json: &mut Writer) {
+    for (name, count) in names.iter().zip(counts) {
+        json.number(name, *count);
+    }
 }
 
 /// A number with a comma after each three digits.

@@ -83,6 +83,7 @@ impl Sampler {
 
     /// Takes the samples that are due, and follows the list of backends. Returns when the next one
     /// is due.
+    #[inline(never)]
     pub(crate) fn sample(&mut self, live: &Live, now: Millis) -> Millis {
         if now < self.due {
             return self.due;

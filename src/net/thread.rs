@@ -17,10 +17,13 @@ pub(crate) const STACK_BYTES: usize = 256 * 1024;
 /// Starts a thread. An error means that the system has no room for one more.
 /// `run` is called once. It is a `FnMut` so that what it owns outlives a panic: another thread
 /// would take a closed channel for an orderly end, and might end the process with 0 first.
-pub(crate) fn start(
-    name: &str,
-    mut run: impl FnMut() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+pub(crate) fn start(name: &str, run: impl FnMut() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    start_boxed(name, Box::new(run))
+}
+
+/// In a box, because each other type of closure has std's whole start of a thread for itself: 5 KB.
+#[inline(never)]
+fn start_boxed(name: &str, mut run: Box<dyn FnMut() + Send>) -> io::Result<JoinHandle<()>> {
     let own_name = name.to_owned();
     let contained = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| {

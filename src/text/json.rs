@@ -106,6 +106,126 @@ fn write_text(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_char('"')
 }
 
+/// Writes a document piece by piece: for long ones, of which a tree would take many times the text. An entry of a list has an
+/// empty key.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    pub(crate) out: String,
+    depth: usize,
+}
+
+impl Writer {
+    /// What comes before a value: each entry of the two outermost levels begins a line.
+    #[inline(never)]
+    fn key(&mut self, key: &str) {
+        if !self.out.is_empty() && !self.out.ends_with(['{', '[']) {
+            self.out.push(',');
+        }
+        if (1..=2).contains(&self.depth) {
+            self.out.push('\n');
+        }
+        if !key.is_empty() {
+            self.push_text(key);
+            self.out.push(':');
+        }
+    }
+
+    /// Begins an object or a list, with its bracket.
+    #[inline(never)]
+    pub(crate) fn open(&mut self, key: &str, bracket: char) {
+        self.key(key);
+        self.out.push(bracket);
+        self.depth += 1;
+    }
+
+    /// Ends it.
+    #[inline(never)]
+    pub(crate) fn close(&mut self, bracket: char) {
+        self.out.push(bracket);
+        self.depth -= 1;
+    }
+
+    /// JSON text.
+    #[inline(never)]
+    pub(crate) fn raw(&mut self, key: &str, json: &str) {
+        self.key(key);
+        self.out.push_str(json);
+    }
+
+    #[inline(never)]
+    pub(crate) fn text(&mut self, key: &str, text: &str) {
+        self.key(key);
+        self.push_text(text);
+    }
+
+    pub(crate) fn flag(&mut self, key: &str, flag: bool) {
+        self.raw(key, if flag { "true" } else { "false" });
+    }
+
+    #[inline(never)]
+    pub(crate) fn number(&mut self, key: &str, number: u64) {
+        self.key(key);
+        self.push_number(number);
+    }
+
+    /// A number that is given in thousandths.
+    #[inline(never)]
+    pub(crate) fn thousandths(&mut self, key: &str, number: u64) {
+        self.key(key);
+        self.push_number(number / 1000);
+        let rest = number % 1000;
+        if rest > 0 {
+            self.out.push('.');
+            for digit in [rest / 100, rest / 10 % 10, rest % 10] {
+                self.push_number(digit);
+            }
+            self.out.truncate(self.out.trim_end_matches('0').len());
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn text_or_null(&mut self, key: &str, text: Option<&str>) {
+        match text {
+            Some(text) => self.text(key, text),
+            None => self.raw(key, "null"),
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn thousandths_or_null(&mut self, key: &str, number: Option<u64>) {
+        match number {
+            Some(number) => self.thousandths(key, number),
+            None => self.raw(key, "null"),
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn number_or_null(&mut self, key: &str, number: Option<u64>) {
+        match number {
+            Some(number) => self.number(key, number),
+            None => self.raw(key, "null"),
+        }
+    }
+
+    fn push_text(&mut self, text: &str) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.out, "{}", Quoted(text));
+    }
+
+    fn push_number(&mut self, number: u64) {
+        let _ = write!(self.out, "{number}");
+    }
+}
+
+/// A text as JSON.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_text(self.0, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +242,30 @@ mod tests {
         ] {
             assert_eq!(Json::thousandths(number).to_string(), text);
         }
+    }
+
+    #[test]
+    fn what_is_written_piece_by_piece_is_read_again() {
+        let mut json = Writer::default();
+        json.open("", '{');
+        json.text("a \"key\"", "\u{1}\n");
+        json.open("list", '[');
+        for number in [0, 1000, 1500, 20, 1001, 10_230] {
+            json.thousandths("", number);
+        }
+        json.close(']');
+        json.open("empty", '{');
+        json.close('}');
+        json.flag("flag", true);
+        json.number_or_null("none", None);
+        json.close('}');
+        let read: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({
+                "a \"key\"": "\u{1}\n", "list": [0, 1, 1.5, 0.02, 1.001, 10.23], "empty": {}, "flag": true, "none": null,
+            })
+        );
     }
 
     #[test]
