@@ -14,6 +14,7 @@ use rondo::http::{
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
 use rondo::pool::settings::{BalanceSettings, Method, Persistence};
 use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind, StatusRanges};
+use rondo::pool::trace::Decision;
 use rondo::pool::{Choice, Event, Pool, Selection, Tried};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,7 +26,7 @@ const LIMITS: HeadLimits = HeadLimits {
 };
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 17));
 
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 9] = [
     "take_request_plain",
     "take_request_browser",
     "take_response",
@@ -34,13 +35,50 @@ const PARTS: [&str; 12] = [
     "write_response",
     "decode_16k_in_4_chunks",
     "encode_4k_chunk",
-    "choose_round_robin_of_4",
-    "choose_least_connections_of_4",
-    "choose_source_hash_of_4",
     "report_an_answer",
 ];
 
+/// A choice is `choose_METHOD_of_NUMBER`: what it costs must not grow with the number of backends.
+const CHOICES: [(&str, Method); 5] = [
+    ("round_robin", Method::RoundRobin),
+    ("least_connections", Method::LeastConnections),
+    ("random_two", Method::RandomTwo),
+    ("source_hash", Method::SourceHash),
+    (STRANGERS, Method::SourceHash),
+];
+
+/// Each request comes from a client that was not seen before.
+const STRANGERS: &str = "source_hash_for_strangers";
+
+const POOL_SIZES: [usize; 5] = [4, 16, 100, 1000, 10_000];
+
+fn parts() -> Vec<String> {
+    let choices = CHOICES
+        .iter()
+        .flat_map(|(name, _)| POOL_SIZES.map(|size| format!("choose_{name}_of_{size}")));
+    PARTS
+        .map(str::to_owned)
+        .into_iter()
+        .chain(choices)
+        .collect()
+}
+
 fn run(part: &str, times: usize) {
+    if let Some((name, size)) = part
+        .strip_prefix("choose_")
+        .and_then(|p| p.rsplit_once("_of_"))
+    {
+        let (_, method) = CHOICES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("a method");
+        return choose(
+            *method,
+            size.parse().expect("a number of backends"),
+            name == STRANGERS,
+            times,
+        );
+    }
     match part {
         "take_request_plain" => take_request(PLAIN_REQUEST, times),
         "take_request_browser" => take_request(BROWSER_REQUEST, times),
@@ -50,11 +88,8 @@ fn run(part: &str, times: usize) {
         "write_response" => forward_response(times),
         "decode_16k_in_4_chunks" => decode_chunks(times),
         "encode_4k_chunk" => encode_chunks(times),
-        "choose_round_robin_of_4" => choose(Method::RoundRobin, times),
-        "choose_least_connections_of_4" => choose(Method::LeastConnections, times),
-        "choose_source_hash_of_4" => choose(Method::SourceHash, times),
         "report_an_answer" => report(times),
-        _ => panic!("there is no part {part}; they are {PARTS:?}"),
+        _ => panic!("there is no part {part}; they are {:?}", parts()),
     }
 }
 
@@ -65,8 +100,8 @@ fn main() {
         .collect();
     match arguments.as_slice() {
         [] => {
-            for part in PARTS {
-                run(part, 3);
+            for part in parts() {
+                run(&part, 3);
                 println!("{part}");
             }
         }
@@ -209,23 +244,32 @@ fn encode_chunks(times: usize) {
     }
 }
 
-fn choose(method: Method, times: usize) {
-    let pool = pool_of_4(method);
-    let selection = Selection {
+fn choose(method: Method, size: usize, strangers: bool, times: usize) {
+    let pool = pool_of(size, method);
+    let mut selection = Selection {
         client: CLIENT,
         cookie: None,
         tries_left: true,
     };
     let mut tried = Tried::default();
-    for _ in 0..times {
+    let mut decision = Decision::default();
+    for number in 0..times {
+        if strangers {
+            selection.client = Ipv4Addr::from_bits(number as u32).into();
+        }
         tried.clear();
-        let choice = pool.choose(black_box(&selection), black_box(&mut tried), None);
+        let choice = pool.choose(
+            black_box(&selection),
+            black_box(&mut tried),
+            Some(black_box(&mut decision)),
+        );
         assert!(matches!(black_box(choice), Choice::Backend { .. }));
+        decision.clear();
     }
 }
 
 fn report(times: usize) {
-    let pool = pool_of_4(Method::RoundRobin);
+    let pool = pool_of(4, Method::RoundRobin);
     let backend = &pool.backends()[0];
     for _ in 0..times {
         pool.report(
@@ -236,9 +280,10 @@ fn report(times: usize) {
     }
 }
 
-fn pool_of_4(method: Method) -> Pool {
-    let backends = (8081..8085)
-        .map(|port| BackendSettings {
+fn pool_of(size: usize, method: Method) -> Pool {
+    let backends = (8081..)
+        .take(size)
+        .map(|port: u16| BackendSettings {
             name: format!("127.0.0.1:{port}"),
             url: BackendUrl {
                 host: Host::Ip(Ipv4Addr::LOCALHOST.into()),
