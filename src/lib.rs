@@ -20,7 +20,8 @@
 //! | `exchange/request_head.rs` | reads the request's head |
 //! | `exchange/connecting.rs` | finds a backend and a connection to it |
 //! | `pool/mod.rs` | chooses a backend |
-//! | `pool/balance.rs` | the balancing methods |
+//! | `pool/chooser/mod.rs` | keeps the backends in order |
+//! | `pool/chooser/turns.rs` | round robin |
 //! | `exchange/sending.rs` | sends the request |
 //! | `exchange/forwarding.rs` | forwards both bodies and the response's head |
 //! | `exchange/relay.rs` | moves a body between two connections |

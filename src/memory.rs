@@ -19,6 +19,7 @@ use crate::net::pipes::PIPE_BYTES;
 use crate::net::poller::Events;
 use crate::net::room::{HEAP_BYTES, allocated};
 use crate::net::thread::STACK_BYTES;
+use crate::pool::Pool;
 use crate::pool::backend::Backend;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::BackendState;
@@ -65,6 +66,8 @@ impl MemoryBound {
             + config.admin.as_ref().map_or(0, |_| Series::BYTES)
             + BACKEND_TEXT_BYTES
             + 2 * size_of::<BackendSettings>()
+            // That of the next configuration is made while this one is in use.
+            + 2 * Pool::CHOOSER_BYTES_EACH
             + checker::BYTES_EACH;
         let backends = config.backends.len();
         let idle_max = config
@@ -81,7 +84,7 @@ impl MemoryBound {
                 + bytes(list)
                 + bytes(admin::bytes_max(config)),
             worker: bytes(worker),
-            backends: bytes(backends * each)
+            backends: bytes(backends * each + 2 * Pool::CHOOSER_BYTES)
                 + bytes(idle.saturating_mul(idle_backend_connection_bytes()))
                 + bytes(checks),
             connection: bytes(connection_bytes_max(config)),

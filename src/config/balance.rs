@@ -1,4 +1,4 @@
-//! The section `balance`, whose settings belong to `pool/balance.rs`.
+//! The section `balance`, whose settings belong to `pool/chooser`.
 
 use crate::config::document::{ConfigError, Node, Object};
 use crate::config::key::{Fallback, Key, Takes};

@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
 use crate::log::limit::LineLimit;
@@ -11,13 +11,15 @@ use crate::net::lock::lock;
 use crate::net::waker::Waker;
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
-use crate::pool::balance::{Balancer, Candidate};
-use crate::pool::health::{Check, Rules};
+use crate::pool::chooser::Chooser;
+use crate::pool::chooser::draws::Random;
+use crate::pool::health::Check;
 use crate::pool::persist::{self, Cookies};
 use crate::pool::roster::Roster;
 use crate::pool::settings::{
     BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence, has_ipv6_loopback,
 };
+use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
 
 /// Removed backends whose names are still kept for readers of recorded decisions.
@@ -46,22 +48,25 @@ pub(in crate::pool) struct Shared {
 /// What a choice changes, under the lock.
 #[derive(Debug)]
 pub(in crate::pool) struct State {
-    pub(in crate::pool) balancer: Balancer,
+    /// Of the pool that chose last.
+    pub(in crate::pool) chooser: Box<Chooser>,
+    pub(in crate::pool) random: Random,
     /// The backend that the last walk through the list came to: the next walk begins behind it, so
     /// that walks at the same time go on together.
     pub(in crate::pool) last_walk: BackendId,
-    /// Empty between two choices; kept for its capacity.
-    pub(in crate::pool) candidates: Vec<Candidate>,
 }
 
 impl Shared {
-    fn new(workers: usize) -> Shared {
+    fn new(workers: usize, health: &HealthCheckSettings) -> Shared {
+        let started = Instant::now();
+        let standing = Standing::new(health, started);
+        let none = Chooser::new(Arc::new([]), Method::RoundRobin, standing, Weak::new());
         Shared {
-            started: Instant::now(),
+            started,
             state: Mutex::new(State {
-                balancer: Balancer::new(),
+                chooser: Box::new(none),
+                random: Random::new(),
                 last_walk: BackendId::default(),
-                candidates: Vec::new(),
             }),
             came_up: AtomicUsize::new(0),
             unavailable_lines: LineLimit::default(),
@@ -71,20 +76,6 @@ impl Shared {
             workers,
             gone: Mutex::default(),
         }
-    }
-
-    /// Makes room for this many backends, so that no choice allocates.
-    fn make_room(&self, backends: usize) {
-        let (candidates, members) = (Vec::with_capacity(backends), Vec::with_capacity(backends));
-        let mut state = lock(&self.state);
-        let members = state.balancer.swap_room(members);
-        let candidates = if state.candidates.capacity() < backends {
-            std::mem::replace(&mut state.candidates, candidates)
-        } else {
-            candidates
-        };
-        drop(state);
-        drop((candidates, members));
     }
 }
 
@@ -102,7 +93,7 @@ impl Pool {
         health: &HealthCheckSettings,
     ) -> Pool {
         let shared = previous.map_or_else(
-            || Arc::new(Shared::new(1)),
+            || Arc::new(Shared::new(1, health)),
             |previous| Arc::clone(&previous.shared),
         );
         Pool::of(shared, previous, backends, balance, health)
@@ -115,7 +106,7 @@ impl Pool {
         balance: &BalanceSettings,
         health: &HealthCheckSettings,
     ) -> Pool {
-        let shared = Arc::new(Shared::new(workers));
+        let shared = Arc::new(Shared::new(workers, health));
         Pool::of(shared, None, backends, balance, health)
     }
 
@@ -155,28 +146,24 @@ impl Pool {
                 state,
             })
         };
-        let backends: Vec<_> = (0..)
+        let backends: Arc<[_]> = (0..)
             .zip(backends)
             .zip(states)
             .map(|(settings, state)| of_this_pool(settings, state))
             .collect();
-        // The previous pool may be the larger one, and stays in use for a while.
-        shared.make_room(
-            backends
-                .len()
-                .max(previous.map_or(0, |pool| pool.backends.len())),
-        );
         let pool = Pool {
             backends,
             roster,
             method,
             cookies,
-            rules: Rules::new(health),
-            down_interval: health.down_interval,
+            standing: Standing::new(health, shared.started),
+            home: Arc::default(),
             shared,
             #[cfg(test)]
             looked_at: AtomicUsize::new(0),
         };
+        // Made here, on the main thread, so that no choice allocates.
+        *lock(&pool.home) = Some(pool.new_chooser());
         if let Some(previous) = previous {
             pool.apply_changes(previous);
         }
@@ -193,9 +180,15 @@ impl Pool {
         Some(Arc::clone(name))
     }
 
+    /// Makes room for all that choices among its backends need.
+    pub(in crate::pool) fn new_chooser(&self) -> Box<Chooser> {
+        let (backends, home) = (Arc::clone(&self.backends), Arc::downgrade(&self.home));
+        Box::new(Chooser::new(backends, self.method, self.standing, home))
+    }
+
     /// Applies what the new settings change about backends that were there before.
     fn apply_changes(&self, previous: &Pool) {
-        for backend in &self.backends {
+        for backend in self.backends() {
             let Some(place) = previous.roster.place(backend.id) else {
                 continue;
             };
@@ -203,12 +196,13 @@ impl Pool {
             if backend.settings.disabled != before.settings.disabled {
                 backend.decide(Operator::of(&backend.settings), "configuration");
             }
-            let (was, is) = (previous.rules(before).check, self.rules(backend).check);
+            let rules = |pool: &Pool, backend| pool.standing.rules(backend).check;
+            let (was, is) = (rules(previous, before), rules(self, backend));
             if is != Check::None && was == Check::None {
                 backend.allow_trial(NEVER);
             } else if is == Check::None && !backend.is_healthy() {
                 // No check will bring it up, and `down_interval` may be shorter now.
-                let at_ms = self.next_trial_ms(backend);
+                let at_ms = self.standing.next_trial_ms(backend);
                 backend.allow_trial(at_ms.min(backend.trial_at_ms()));
             }
         }
@@ -218,7 +212,7 @@ impl Pool {
 impl Shared {
     /// The state of each backend, in their order: the previous pool's if it is the same backend.
     fn states(
-        &self,
+        self: &Arc<Self>,
         previous: Option<&Pool>,
         backends: &[BackendSettings],
     ) -> Vec<Arc<BackendState>> {
@@ -238,7 +232,8 @@ impl Shared {
             }
             let id = self.next_id(previous);
             let why = if previous.is_some() { "added" } else { "start" };
-            let state = BackendState::new(id, settings, self.workers, why, || *has_ipv6);
+            let mut state = BackendState::new(id, settings, self.workers, why, || *has_ipv6);
+            state.shared = Arc::downgrade(self);
             Arc::new(state)
         };
         backends.iter().map(state).collect()
@@ -260,7 +255,7 @@ impl Shared {
     /// Keeps the names of the removed backends.
     fn remember_gone(&self, previous: &Pool, roster: &Roster) {
         let mut gone = lock(&self.gone);
-        for backend in &previous.backends {
+        for backend in previous.backends() {
             if roster.place(backend.id).is_none() {
                 gone.push_back((backend.id, Arc::clone(&backend.name)));
             }

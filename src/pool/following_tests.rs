@@ -439,17 +439,21 @@ fn a_cookie_finds_its_backend_wherever_it_stands() {
 
 #[test]
 fn choices_allocate_nothing_whichever_pool_is_the_larger() {
-    let room = |pool: &Pool| lock(&pool.shared.state).candidates.capacity();
+    let room = |pool: &Pool| {
+        let home = lock(&pool.home);
+        let at_home = home.as_ref().map(|chooser| chooser.room());
+        at_home.unwrap_or_else(|| lock(&pool.shared.state).chooser.room())
+    };
     let first = pool(2);
     let second = next(&first, backends(20));
-    assert!(room(&first) >= 20);
     let third = next(&second, backends(2));
-    let before = room(&third);
-    assert!(before >= 20, "the one before is still in use");
-    for pool in [&first, &second, &third] {
+    let pools = [&first, &second, &third];
+    let before = pools.map(room);
+    assert!(before[1] >= 20 + before[0]);
+    for pool in [&first, &second, &third, &second, &first] {
         hits(pool, 50);
     }
-    assert_eq!(room(&third), before);
+    assert_eq!(pools.map(room), before);
 }
 
 /// What befalls a list of backends.

@@ -2,7 +2,7 @@
 //!
 //! All releases and instances must compute the same values (a client stays with its backend across
 //! a restart and between two balancers), so neither std's hasher, which promises no stability, nor
-//! floating point is used. `persist.rs` and `balance.rs` use them.
+//! floating point is used. `persist.rs` and `chooser/rendezvous.rs` use them.
 
 /// A `SipHash` key. These are not secrets: they make the results opaque, not unforgeable.
 pub(crate) type Key = (u64, u64);
@@ -31,12 +31,17 @@ pub(crate) fn hash_128(key: Key, data: &[u8]) -> [u8; 16] {
 }
 
 /// Spreads the bits of one word over all of it (the finalizer of `MurmurHash3`).
-pub(crate) fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
+    let x = before_last_step(x);
+    x ^ (x >> 33)
+}
+
+/// The same without the last step, which leaves the upper 33 bits as they are.
+pub(crate) fn before_last_step(mut x: u64) -> u64 {
     x ^= x >> 33;
     x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
     x ^= x >> 33;
-    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
+    x.wrapping_mul(0xc4ce_b9fe_1a85_ec53)
 }
 
 /// The binary logarithm of `x` (at least 1), in units of 2^-32, rounded down. Never decreases as

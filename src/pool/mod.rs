@@ -1,23 +1,23 @@
 //! Which backend takes a request, and whether it may.
 //!
-//! [`Pool::choose`] finds the candidates and lets a method pick one; [`Pool::report`] takes what an
+//! [`Pool::choose`] asks the chooser for one that the request has not tried; [`Pool::report`] takes what an
 //! exchange saw of a backend, [`Pool::probed`] what a check found. The balancing state is behind
-//! one `Mutex`, held for the walk over the backends and nothing else; each backend's health is
-//! behind its own `RwLock`. Under a lock nothing is logged, allocated or written to a socket.
+//! one `Mutex`, held for one choice and nothing else; each backend's health is behind its own
+//! `RwLock`. Under a lock nothing is logged, allocated or written to a socket.
 //!
 //! A pool never changes; another configuration is another pool, which follows the one before it
 //! ([`Pool::following`]), and both may be in use at the same time. A backend is identified by its
 //! name and address: its state, and what the balancer remembers of it, passes from pool to pool.
 //! Its place in the list has a meaning inside one pool only.
 //!
-//! Read next: `pool/balance.rs`, the methods. Beside it: `backend.rs` and `state.rs` (one backend:
+//! Read next: `pool/chooser/mod.rs`, how the backends are kept in order. Beside it: `backend.rs` and `state.rs` (one backend:
 //! what belongs to one pool, and what lives on), `health.rs` (rise and fall), `roster.rs` (which
 //! backends a request has tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and
 //! hashing), `explain.rs` (choices shown); `checker.rs` and `resolver.rs` are the threads that feed
 //! the pool.
 
 pub mod backend;
-pub mod balance;
+mod chooser;
 pub mod explain;
 mod following;
 pub(crate) mod hash;
@@ -28,7 +28,7 @@ pub(crate) mod reasons;
 mod roster;
 pub mod settings;
 pub(crate) mod share;
-
+mod standing;
 pub mod state;
 pub mod trace;
 
@@ -39,19 +39,19 @@ use std::sync::OnceLock;
 #[cfg(test)]
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Waker;
 use crate::pool::backend::{Backend, InFlight};
-use crate::pool::balance::Candidate;
+use crate::pool::chooser::{Chooser, Home};
 use crate::pool::following::{Shared, State};
-use crate::pool::health::{Check, Health, Rules};
+use crate::pool::health::{Check, Health};
 use crate::pool::persist::Cookies;
 use crate::pool::roster::{Roster, Walk};
 use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings, Method};
-use crate::pool::state::{BackendId, BackendState, NEVER, Operator, Order};
+use crate::pool::standing::Standing;
+use crate::pool::state::{BackendId, Operator, Order};
 use crate::pool::trace::{Decision, Rule, Verdict};
 
 pub use health::Event;
@@ -60,12 +60,13 @@ pub use roster::Tried;
 /// The backends and the choice among them.
 #[derive(Debug)]
 pub struct Pool {
-    backends: Vec<Arc<Backend>>,
+    backends: Arc<[Arc<Backend>]>,
     roster: Arc<Roster>,
     method: Method,
     cookies: Option<Cookies>,
-    rules: Rules,
-    down_interval: Duration,
+    standing: Standing,
+    /// Its chooser, while another pool chooses.
+    home: Arc<Home>,
     /// Shared with the pools before and after this one.
     shared: Arc<Shared>,
     #[cfg(test)]
@@ -123,17 +124,6 @@ struct Picked {
     bound_is_full: bool,
 }
 
-/// The result of a walk over the backends, beside the candidates.
-struct Found {
-    tier: Tier,
-    any_healthy: bool,
-    any_tried: bool,
-    /// The bound backend can serve but is full: the client is served elsewhere and stays bound.
-    bound_is_full: bool,
-    /// The bound backend, if it can serve.
-    bound: Option<usize>,
-}
-
 /// The groups of backends; the choice is made in the first that has a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
@@ -158,6 +148,12 @@ impl Tier {
 }
 
 impl Pool {
+    /// Bytes that its chooser takes for each backend.
+    pub(crate) const CHOOSER_BYTES_EACH: usize = Chooser::BYTES_EACH;
+
+    /// Bytes that its chooser takes beside those.
+    pub(crate) const CHOOSER_BYTES: usize = Chooser::BYTES;
+
     /// A pool that follows no other; every backend is healthy until events show otherwise.
     pub fn new(
         backends: Vec<BackendSettings>,
@@ -209,7 +205,11 @@ impl Pool {
             .and_then(|(cookies, value)| cookies.backend(value));
         // The backends that it was sent to before may have been chosen in another pool.
         tried.follow(&self.roster);
+        // Dropped after the lock is released.
+        let gone;
         let mut state = lock(&self.shared.state);
+        gone = (!state.chooser.is_of(&self.backends)).then(|| self.take_over(&mut state));
+        state.chooser.look_at_trials();
         let picked = if tried.choices < CHOICES_MAX {
             tried.choices += 1;
             self.pick(&mut state, selection, tried, bound, record.as_deref_mut())
@@ -226,11 +226,9 @@ impl Pool {
         };
         let backend = &self.backends[index];
         let in_flight = InFlight::take(backend);
-        if backend.trial_at_ms() != NEVER {
-            // This exchange is the trial; the next one has to wait again.
-            backend.allow_trial(self.next_trial_ms(backend));
-        }
+        state.chooser.took(index);
         drop(state);
+        drop(gone);
 
         if let Some(decision) = record {
             decision.chosen(in_flight.id, rule);
@@ -242,6 +240,19 @@ impl Pool {
         }
     }
 
+    /// From now on this pool chooses. Returns the chooser of the pool before, if that is gone.
+    #[cold]
+    fn take_over(&self, state: &mut State) -> Option<Box<Chooser>> {
+        let own = lock(&self.home).take();
+        let mut chooser = own.unwrap_or_else(|| self.new_chooser());
+        chooser.take_over(&mut state.chooser);
+        let before = std::mem::replace(&mut state.chooser, chooser);
+        match before.home.upgrade() {
+            Some(home) => lock(&home).replace(before),
+            None => Some(before),
+        }
+    }
+
     /// Picks among all backends, by the method.
     fn pick(
         &self,
@@ -249,48 +260,41 @@ impl Pool {
         selection: &Selection<'_>,
         tried: &Tried,
         bound: Option<usize>,
-        mut record: Option<&mut Decision>,
+        record: Option<&mut Decision>,
     ) -> Result<Picked, Choice> {
-        let State {
-            balancer,
-            candidates,
-            ..
-        } = state;
-        if let Some(decision) = record.as_deref_mut() {
-            decision.begin_choice();
+        let chooser = &mut *state.chooser;
+        if let Some(decision) = record {
+            chooser.record(tried, decision);
         }
-        candidates.clear();
-        let found = self.walk(candidates, tried, bound, record);
-        if found.any_healthy && !selection.tries_left {
+        if chooser.any_healthy() && !selection.tries_left {
             return Err(Choice::Exhausted);
         }
-        let (index, rule) = if let Some(bound) = found.bound {
-            (bound, Rule::Cookie)
-        } else if candidates.is_empty() {
-            return Err(if found.any_tried {
+        // Whether the bound backend can serve, and is full: then the client is served elsewhere and
+        // stays bound.
+        let bound_is_full = bound.and_then(|bound| self.judge_bound(bound, tried));
+        if let (Some(index), Some(false)) = (bound, bound_is_full) {
+            return Ok(Picked {
+                index,
+                rule: Rule::Cookie,
+                bound_is_full: false,
+            });
+        }
+        let client_key = || persist::client_key(selection.client);
+        let Some((index, tier)) = chooser.pick(tried, &mut state.random, client_key) else {
+            return Err(if chooser.any_tried(tried) {
                 Choice::Exhausted
             } else {
                 Choice::Unavailable
             });
-        } else {
-            let (method, rule) = match (found.tier, self.method) {
-                (Tier::Unhealthy | Tier::UnhealthyBackup, _) => {
-                    (Method::RoundRobin, Rule::FailOpen)
-                }
-                (_, method) => (method, Rule::Method(method)),
-            };
-            let client_key = match method {
-                Method::SourceHash => persist::client_key(selection.client),
-                _ => 0,
-            };
-            let turn = |index: usize| &self.backends[index].state.turn;
-            let place = balancer.pick(method, candidates, turn, client_key);
-            (candidates[place].index, rule)
         };
         Ok(Picked {
             index,
-            rule,
-            bound_is_full: found.bound_is_full,
+            rule: if tier >= Tier::Unhealthy {
+                Rule::FailOpen
+            } else {
+                Rule::Method(self.method)
+            },
+            bound_is_full: bound_is_full == Some(true),
         })
     }
 
@@ -323,14 +327,14 @@ impl Pool {
         };
         while let Some(&(group, order)) = WALK.get(walk.round) {
             let fails_open = group >= Tier::Unhealthy;
-            if walk.passed == 0 && group == Tier::Unhealthy && self.any_healthy() {
+            if walk.passed == 0 && group == Tier::Unhealthy && state.chooser.any_healthy() {
                 break;
             }
             while walk.passed < count && (fails_open || selection.tries_left) {
                 let index = (walk.start + walk.passed) % count;
                 walk.passed += 1;
                 let backend = &self.backends[index];
-                let verdict = self.judge(backend, &backend.state, backend.is_healthy(), tried);
+                let verdict = self.judge(backend, tried);
                 if Tier::of(verdict, backend.settings.backup) != Some(group)
                     || fails_open && backend.attempts.is_passed_over(order, walk.began_ms)
                 {
@@ -388,7 +392,7 @@ impl Pool {
         };
         let (_, after) = self.note(backend, event, &reason);
         if outcome.is_ok()
-            && self.rules(backend).check == Check::Icmp
+            && self.standing.rules(backend).check == Check::Icmp
             && after.waits_for_connection()
         {
             // The host is up. Whether the server is, only a connection can show: one exchange may
@@ -414,63 +418,6 @@ impl Pool {
         wake(&self.shared.checker);
     }
 
-    /// One pass over the backends, under the lock: finds the candidates, and keeps only those of
-    /// the best group.
-    fn walk(
-        &self,
-        candidates: &mut Vec<Candidate>,
-        tried: &Tried,
-        bound: Option<usize>,
-        mut record: Option<&mut Decision>,
-    ) -> Found {
-        let mut found = Found {
-            tier: Tier::Empty,
-            any_healthy: false,
-            any_tried: false,
-            bound_is_full: false,
-            bound: None,
-        };
-        for (index, backend) in self.backends.iter().enumerate() {
-            // Borrowed once for all that is asked of it.
-            let state = &*backend.state;
-            let healthy = state.is_healthy();
-            let verdict = self.judge(backend, state, healthy, tried);
-            if bound == Some(index)
-                && let Some(is_full) = self.judge_bound(index, tried)
-            {
-                found.bound_is_full = is_full;
-                found.bound = (!is_full).then_some(index);
-            }
-            if let Some(decision) = record.as_deref_mut() {
-                decision.stands(state.id, verdict);
-            }
-            let Some(tier) = Tier::of(verdict, backend.settings.backup) else {
-                found.any_tried |= verdict == Verdict::Tried;
-                found.any_healthy |= healthy && matches!(verdict, Verdict::Tried | Verdict::Full);
-                continue;
-            };
-            found.any_healthy |= healthy;
-            if tier < found.tier {
-                found.tier = tier;
-                candidates.clear();
-            }
-            if tier == found.tier {
-                candidates.push(Candidate {
-                    index,
-                    id: state.id,
-                    weight: backend.settings.weight,
-                    in_flight: state.in_flight(),
-                    name_key: backend.name_key,
-                });
-            }
-        }
-        // Fail open only when no healthy backend exists, tried or not.
-        if found.any_healthy && found.tier >= Tier::Unhealthy {
-            candidates.clear();
-        }
-        found
-    }
-
     /// Whether the backend to which a client is bound is full; none if it cannot serve at all.
     fn judge_bound(&self, index: usize, tried: &Tried) -> Option<bool> {
         let backend = &self.backends[index];
@@ -480,88 +427,27 @@ impl Pool {
         may_serve.then(|| backend.is_full())
     }
 
-    /// Whether any backend is healthy that may be used at all.
-    fn any_healthy(&self) -> bool {
-        self.backends.iter().any(|backend| {
-            let may_be_used =
-                backend.operator() == Operator::Enabled && backend.settings.weight > 0;
-            may_be_used && backend.is_healthy()
-        })
-    }
-
-    #[inline(always)]
-    fn judge(
-        &self,
-        backend: &Backend,
-        state: &BackendState,
-        healthy: bool,
-        tried: &Tried,
-    ) -> Verdict {
+    /// How a backend stands for a request.
+    fn judge(&self, backend: &Backend, tried: &Tried) -> Verdict {
         #[cfg(test)]
         self.looked_at.fetch_add(1, Ordering::Relaxed);
-        if !state.is_enabled() {
-            return match state.operator() {
-                Operator::Draining => Verdict::Draining,
-                Operator::Disabled | Operator::Enabled => Verdict::Disabled,
-            };
+        let verdict = self.standing.verdict(backend, backend.is_healthy());
+        if tried.contains(backend.index) && verdict.may_be_tried() {
+            return Verdict::Tried;
         }
-        if backend.settings.weight == 0 {
-            Verdict::Weightless
-        } else if tried.contains(backend.index) {
-            Verdict::Tried
-        } else if backend.is_full() {
-            Verdict::Full
-        } else if !healthy && !self.may_be_tried(backend) {
-            Verdict::Down
-        } else if backend.settings.backup {
-            Verdict::Backup
-        } else {
-            Verdict::Eligible
-        }
-    }
-
-    /// Whether an exchange may try a backend that is down, because no check would find out.
-    fn may_be_tried(&self, backend: &Backend) -> bool {
-        let at_ms = backend.trial_at_ms();
-        if at_ms != NEVER {
-            return self.now_ms() >= at_ms;
-        }
-        if self.rules(backend).check == Check::None {
-            // It went down in a pool whose checks covered it; here no check will bring it up.
-            backend.allow_trial(self.next_trial_ms(backend));
-        }
-        false
-    }
-
-    /// With `none`, an exchange may try after `down_interval`; else after the next check that
-    /// allows it.
-    fn next_trial_ms(&self, backend: &Backend) -> u64 {
-        match self.rules(backend).check {
-            Check::None => self.now_ms() + millis(self.down_interval),
-            Check::Tcp | Check::Http | Check::Icmp => NEVER,
-        }
-    }
-
-    /// A backend that is not checked follows the rules of `none`.
-    fn rules(&self, backend: &Backend) -> Rules {
-        if backend.settings.check {
-            return self.rules;
-        }
-        Rules {
-            check: Check::None,
-            ..self.rules
-        }
+        verdict
     }
 
     fn now_ms(&self) -> u64 {
-        millis(self.shared.started.elapsed())
+        self.standing.now_ms()
     }
 
     /// Counts an event. A change of state is logged once, with its reason, after all locks are
     /// released.
     fn note(&self, backend: &Backend, event: Event, reason: &dyn fmt::Display) -> (Health, Health) {
-        let rules = self.rules(backend);
-        let (before, after) = backend.note(event, &rules, reason, || self.next_trial_ms(backend));
+        let rules = self.standing.rules(backend);
+        let trial_at_ms = || self.standing.next_trial_ms(backend);
+        let (before, after) = backend.note(event, &rules, reason, trial_at_ms);
         let name = &backend.name;
         if after.is_up() && !before.is_up() {
             self.shared.came_up.fetch_add(1, Ordering::Release);
@@ -583,10 +469,6 @@ fn wake(waker: &OnceLock<Arc<Waker>>) {
     if let Some(waker) = waker.get() {
         waker.wake();
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Everything here is a fixed function of the configuration, so two balancers with one
 //! configuration agree, before and after a restart, and in whatever order they list their backends.
 //! The rules for a bound backend that is down, full or drained are in `mod.rs`; the rendezvous
-//! itself is in `balance.rs`.
+//! itself is in `chooser/rendezvous.rs`.
 
 use std::net::IpAddr;
 

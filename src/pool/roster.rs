@@ -31,7 +31,7 @@ impl Roster {
 /// The backends that one request was sent to.
 ///
 /// A bit for each place in the list of one pool, the one of the last choice: small, since every
-/// choice looks at it for every backend. If the configuration changes during a request, its next
+/// request has one. If the configuration changes during a request, its next
 /// choice is made in another pool; then the bits move to the places of the same backends there.
 #[derive(Debug, Clone, Default)]
 pub struct Tried {
@@ -82,6 +82,23 @@ impl Tried {
             word => self.rest.get(word - 1).copied().unwrap_or(0),
         };
         word >> (place % 64) & 1 == 1
+    }
+
+    /// Whether none was tried.
+    pub(in crate::pool) fn is_empty(&self) -> bool {
+        self.first == 0 && self.rest.is_empty()
+    }
+
+    /// The places of those that were tried, in the list taken up last.
+    pub(in crate::pool) fn places(&self) -> impl Iterator<Item = u32> + '_ {
+        let words = std::iter::once(self.first).chain(self.rest.iter().copied());
+        (0..).step_by(64).zip(words).flat_map(|(first, mut word)| {
+            std::iter::from_fn(move || {
+                let bit = word.checked_ilog2()?;
+                word ^= 1 << bit;
+                Some(first + bit)
+            })
+        })
     }
 
     /// From now on places are those of this list. A walk through another list begins again.

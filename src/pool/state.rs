@@ -6,18 +6,19 @@
 //! exchange reads often is an atomic or a read lock; what changes seldom is written only when it
 //! changes.
 //!
-//! Read next: `pool/balance.rs`, how one backend is picked. What belongs to one configuration is in
+//! Read next: `pool/chooser/mod.rs`, how one backend is picked. What belongs to one configuration is in
 //! `pool/backend.rs`.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use crate::log::limit::LineLimit;
 use crate::net::atomic::AtomicU64;
 use crate::net::lock::{lock, read, write};
-use crate::pool::balance::Turn;
+use crate::pool::chooser::turns::Turn;
+use crate::pool::following::Shared;
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::reasons::{Checked, Since};
 use crate::pool::settings::BackendSettings;
@@ -68,6 +69,10 @@ pub struct BackendState {
     trial_at_ms: AtomicU64,
     pub(in crate::pool) attempts: Attempts,
     pub(in crate::pool) turn: Turn,
+    /// The pools that it is in, one of which chooses and must hear of changes.
+    pub(in crate::pool) shared: Weak<Shared>,
+    /// Whether the chooser must hear when an exchange ends.
+    tells_ends: AtomicBool,
     addresses: RwLock<Arc<[SocketAddr]>>,
     needs_lookup: bool,
     lookup_pending: AtomicBool,
@@ -126,6 +131,8 @@ impl BackendState {
             trial_at_ms: AtomicU64::new(NEVER),
             attempts: Attempts::default(),
             turn: Turn::default(),
+            shared: Weak::new(),
+            tells_ends: AtomicBool::new(false),
             needs_lookup: url.host.looked_up().is_some(),
             lookup_pending: AtomicBool::new(addresses.is_none()),
             lookup_wanted: AtomicBool::new(false),
@@ -250,16 +257,31 @@ impl BackendState {
         // Still under the lock: when it goes up and down at once, the last change must win here
         // too.
         match (before.is_up(), after.is_up()) {
-            (true, false) => self.allow_trial(trial_at_ms()),
-            (false, true) => self.allow_trial(NEVER),
-            _ => {}
+            (true, false) => self.set_trial(trial_at_ms()),
+            (false, true) => self.set_trial(NEVER),
+            _ => return (before, after),
         }
+        drop(known);
+        self.tell_change();
         (before, after)
     }
 
     /// From that moment on, lets one exchange try it although it is down.
     pub(in crate::pool) fn allow_trial(&self, at_ms: u64) {
+        self.set_trial(at_ms);
+        self.tell_change();
+    }
+
+    /// The same under a lock, by a caller that tells the chooser itself.
+    pub(in crate::pool) fn set_trial(&self, at_ms: u64) {
         self.trial_at_ms.store(at_ms, Ordering::Relaxed);
+    }
+
+    /// Tells the chooser that this backend has changed; under no lock of its own.
+    fn tell_change(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            lock(&shared.state).chooser.changed(self);
+        }
     }
 
     /// When one exchange may try it although it is down.
@@ -276,11 +298,6 @@ impl BackendState {
         }
     }
 
-    /// The usual case, cheaper than `operator`.
-    pub(in crate::pool) fn is_enabled(&self) -> bool {
-        self.operator.load(Ordering::Relaxed) == Operator::Enabled as u8
-    }
-
     /// Decides for the operator by the admin interface, from the next choice on.
     pub fn set_operator(&self, operator: Operator) {
         self.decide(operator, "admin interface");
@@ -292,6 +309,7 @@ impl BackendState {
             *lock(&self.decided) = Since::now(&why);
         }
         self.operator.store(operator as u8, Ordering::Relaxed);
+        self.tell_change();
     }
 
     /// How it stands, since when and why.
@@ -324,7 +342,7 @@ impl BackendState {
 
     /// Its exchanges now, over all workers.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Adds an exchange. Only [`InFlight`](crate::pool::backend::InFlight) does, under the
@@ -333,9 +351,24 @@ impl BackendState {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Removes an exchange, and tells the chooser if that matters: only when the backend was full,
+    /// or for a method that goes by loads.
     pub(in crate::pool) fn give_back_in_flight(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::Release);
+        // In one order with `tell_ends`: either the chooser sees the new number, or this tells.
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "each place is given back once");
+        if self.tells_ends.load(Ordering::SeqCst)
+            && let Some(shared) = self.shared.upgrade()
+        {
+            lock(&shared.state).chooser.ended(self);
+        }
+    }
+
+    /// Whether the chooser is to hear when an exchange ends; it must look at `in_flight` after this.
+    pub(in crate::pool) fn tell_ends(&self, tells: bool) {
+        if self.tells_ends.load(Ordering::Relaxed) != tells {
+            self.tells_ends.store(tells, Ordering::SeqCst);
+        }
     }
 
     /// Takes a place for one more idle connection, unless `max` are kept already.

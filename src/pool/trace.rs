@@ -47,6 +47,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 9;
+
+    /// Whether it is for the state of the backend only, which a request may use.
+    pub(in crate::pool) fn may_be_tried(self) -> bool {
+        !matches!(
+            self,
+            Verdict::Weightless | Verdict::Draining | Verdict::Disabled
+        )
+    }
+
     /// For a reader.
     pub fn text(self) -> &'static str {
         match self {
@@ -258,9 +269,18 @@ impl Decision {
         self.stages_reached = 0;
     }
 
-    /// Forgets the verdicts before another choice.
-    pub fn begin_choice(&mut self) {
-        self.candidates.clear();
+    /// Begins another choice: how each backend stands if there are few, or none.
+    pub fn begin_choice(&mut self, candidates: &[Candidate]) {
+        self.candidates.set(candidates);
+    }
+
+    /// Records that a backend is passed over because it was tried.
+    pub fn tried(&mut self, backend: BackendId) {
+        let mut candidates = self.candidates.iter_mut();
+        match candidates.find(|candidate| candidate.backend == backend) {
+            Some(candidate) => candidate.verdict = Verdict::Tried,
+            None => self.stands(backend, Verdict::Tried),
+        }
     }
 
     /// Records the verdict on a backend.
@@ -270,14 +290,19 @@ impl Decision {
 
     /// Records that a backend was chosen; its try begins.
     pub fn chosen(&mut self, backend: BackendId, rule: Rule) {
+        let mut is_known = false;
         for candidate in self.candidates.iter_mut() {
             if candidate.backend == backend {
                 candidate.verdict = Verdict::Chosen;
+                is_known = true;
             } else if candidate.verdict == Verdict::Chosen {
                 // It was chosen in an earlier choice, and this one did not look at the others
                 // again.
                 candidate.verdict = Verdict::Tried;
             }
+        }
+        if !is_known {
+            self.stands(backend, Verdict::Chosen);
         }
         self.tries.push(Try {
             backend,
@@ -444,7 +469,7 @@ impl<T: Copy + Default, const N: usize> Default for Few<T, N> {
     }
 }
 
-impl<T, const N: usize> Few<T, N> {
+impl<T: Copy, const N: usize> Few<T, N> {
     fn push(&mut self, value: T) {
         match self.kept.get_mut(usize::from(self.length)) {
             Some(place) => {
@@ -453,6 +478,14 @@ impl<T, const N: usize> Few<T, N> {
             }
             None => self.more = self.more.saturating_add(1),
         }
+    }
+
+    /// Takes these in place of all; only the first `N`.
+    fn set(&mut self, values: &[T]) {
+        let length = values.len().min(N);
+        self.kept[..length].copy_from_slice(&values[..length]);
+        self.length = u8::try_from(length).unwrap_or(0);
+        self.more = 0;
     }
 
     fn get(&self) -> (&[T], usize) {
@@ -584,7 +617,7 @@ mod tests {
         decision.stands(BACKENDS[1], Verdict::Down);
         decision.chosen(BACKENDS[0], Rule::default());
         decision.outcome(Outcome::ConnectFailed, Duration::from_millis(2));
-        decision.begin_choice();
+        decision.begin_choice(&[]);
         for (backend, verdict) in [
             Verdict::Tried,
             Verdict::Down,

@@ -1,0 +1,92 @@
+//! A set of backends in groups of equal weight, for the methods that need no turns: in a group no
+//! order, or that of a heap.
+
+use crate::pool::chooser::Seat;
+
+/// The groups of one set.
+#[derive(Debug, Default)]
+pub(in crate::pool) struct Groups {
+    pub(in crate::pool) groups: Vec<Group>,
+    /// The sum of the members' weights.
+    pub(in crate::pool) total: u64,
+}
+
+/// Members of equal weight.
+#[derive(Debug)]
+pub(in crate::pool) struct Group {
+    pub(in crate::pool) weight: u32,
+    /// By place in the pool.
+    pub(in crate::pool) members: Vec<u32>,
+    /// The hash of each member's name, in the same order: for `source_hash` only.
+    pub(in crate::pool) keys: Vec<u64>,
+    /// For `least_connections`, the turns that are due to the group.
+    pub(in crate::pool) credit: i64,
+}
+
+impl Group {
+    /// The sum of its members' weights.
+    pub(in crate::pool) fn share(&self) -> u64 {
+        u64::from(self.weight) * self.members.len() as u64
+    }
+}
+
+impl Groups {
+    /// Without members; `room` has each weight, and how many members may have it.
+    pub(in crate::pool) fn with_room(
+        room: impl Iterator<Item = (u32, usize)>,
+        with_keys: bool,
+    ) -> Groups {
+        let group = |(weight, room)| Group {
+            weight,
+            members: Vec::with_capacity(room),
+            keys: Vec::with_capacity(if with_keys { room } else { 0 }),
+            credit: 0,
+        };
+        Groups {
+            groups: room.map(group).collect(),
+            total: 0,
+        }
+    }
+
+    /// Adds a member at the end of its group.
+    pub(in crate::pool) fn join(&mut self, place: u32, key: Option<u64>, seats: &mut [Seat]) {
+        let seat = &mut seats[place as usize];
+        let group = &mut self.groups[seat.group as usize];
+        seat.at = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+        group.members.push(place);
+        group.keys.extend(key);
+        self.total += u64::from(group.weight);
+    }
+
+    /// Removes a member; the last one of its group, if it is another, moves to where it was.
+    pub(in crate::pool) fn leave(&mut self, place: u32, seats: &mut [Seat]) {
+        let seat = &seats[place as usize];
+        let (group, at) = (&mut self.groups[seat.group as usize], seat.at);
+        let left = group.members.swap_remove(at as usize);
+        debug_assert_eq!(left, place, "a seat knows where it is in its group");
+        if !group.keys.is_empty() {
+            group.keys.swap_remove(at as usize);
+        }
+        if let Some(&moved) = group.members.get(at as usize) {
+            seats[moved as usize].at = at;
+        }
+        self.total -= u64::from(group.weight);
+    }
+
+    /// All members leave.
+    pub(in crate::pool) fn clear(&mut self) {
+        for group in &mut self.groups {
+            group.members.clear();
+            group.keys.clear();
+        }
+        self.total = 0;
+        self.begin_again();
+    }
+
+    /// Turns between groups begin again: what they are due depends on how many members each has.
+    pub(in crate::pool) fn begin_again(&mut self) {
+        for group in &mut self.groups {
+            group.credit = 0;
+        }
+    }
+}

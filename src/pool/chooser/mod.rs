@@ -1,0 +1,552 @@
+//! The backends that may be chosen, kept in order, so that a choice does not look at all of them.
+//!
+//! A backend is in one of four sets, or in none. Which one changes only when its health, the
+//! operator's decision, its fullness or the time of a trial does, and then [`Chooser::update`]
+//! moves this one backend. A choice is made in the first set that has a member; a backend that the
+//! request has tried leaves its set for the moment. In each set backends of equal weight stand
+//! together, in the order that the method needs: what a choice costs depends on how many weights
+//! there are, not on how many backends.
+//!
+//! Each pool has a chooser, made with all its room by the thread that makes the pool. The pool that
+//! chose last has its own in [`State`](crate::pool::following::State), behind the one lock; when
+//! another one chooses, that takes over what the first knows of each backend (credits, quotas).
+//!
+//! Read next: `pool/chooser/turns.rs`, round robin.
+
+pub(in crate::pool) mod draws;
+mod groups;
+mod loads;
+mod rendezvous;
+pub(in crate::pool) mod turns;
+
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::pool::Tier;
+use crate::pool::backend::Backend;
+use crate::pool::chooser::draws::{Random, better_of_two};
+use crate::pool::chooser::groups::Groups;
+use crate::pool::chooser::loads::{least_loaded, settle};
+use crate::pool::chooser::rendezvous::{Answers, highest_score};
+use crate::pool::chooser::turns::Turns;
+use crate::pool::roster::Tried;
+use crate::pool::settings::Method;
+use crate::pool::standing::Standing;
+use crate::pool::state::{BackendState, NEVER};
+use crate::pool::trace::{CANDIDATES_MAX, Candidate, Decision, Verdict};
+
+/// Where a chooser waits while another pool chooses.
+pub(in crate::pool) type Home = Mutex<Option<Box<Chooser>>>;
+
+/// The backends of one pool, by how they stand.
+#[derive(Debug)]
+pub(in crate::pool) struct Chooser {
+    backends: Arc<[Arc<Backend>]>,
+    method: Method,
+    standing: Standing,
+    pub(in crate::pool) home: Weak<Home>,
+    /// In the order of the backends.
+    seats: Vec<Seat>,
+    /// The members of each set.
+    counts: [usize; 4],
+    /// The sets in turns: all of them, or the last two.
+    turns: [Turns; 4],
+    /// The first two sets, if the method is another one.
+    groups: [Groups; 2],
+    answers: Answers,
+    /// Choices made, by all pools.
+    choices: u64,
+    /// How many pools have taken over.
+    epoch: u32,
+    /// Backends that are healthy and may be used, whether they are full or not.
+    healthy: usize,
+    /// Those that wait for a trial, and when the first of these is due.
+    waiting: Vec<u32>,
+    next_trial_ms: u64,
+    /// How each one stands, if they are few.
+    candidates: Vec<Candidate>,
+    /// How many stand how.
+    stand: [u32; Verdict::COUNT],
+    #[cfg(test)]
+    pub(in crate::pool) looked_at: usize,
+}
+
+/// What is known of one backend.
+#[derive(Debug, Clone)]
+pub(in crate::pool) struct Seat {
+    /// The set that it is in, if the request has not tried it.
+    tier: Tier,
+    verdict: Verdict,
+    /// It counts among the healthy ones.
+    is_healthy: bool,
+    /// It is in the list of those that wait for a trial.
+    waits: bool,
+    /// The number of its weight.
+    group: u32,
+    /// Its turns, in units of 1 / 2^32; while it is in a queue, without what its weight has earned.
+    credit: i64,
+    /// What is left of its quota in that period.
+    quota: u32,
+    period: u32,
+    /// Its place in a group without turns.
+    at: u32,
+    /// Its exchanges, for `least_connections`.
+    load: u32,
+    /// When it was last chosen, likewise.
+    last: u64,
+}
+
+impl Seat {
+    fn new(group: u32) -> Seat {
+        Seat {
+            tier: Tier::Empty,
+            verdict: Verdict::Disabled,
+            is_healthy: false,
+            waits: false,
+            group,
+            credit: 0,
+            quota: 0,
+            period: 0,
+            at: 0,
+            load: 0,
+            last: 0,
+        }
+    }
+
+    fn is_done(&self, period: u32) -> bool {
+        self.period == period && self.quota == 0
+    }
+}
+
+impl Chooser {
+    /// Bytes for each backend, if all have other weights: its seat, entries in both queues of two
+    /// sets or in two groups with their keys, and in the list of those that wait.
+    pub(in crate::pool) const BYTES_EACH: usize = size_of::<Seat>()
+        + 4 * turns::QUEUE_BYTES
+        + 2 * size_of::<groups::Group>()
+        + 2 * (8 + 4)
+        + 2 * (4 + 4)
+        + 4;
+
+    /// Bytes beside the backends.
+    pub(in crate::pool) const BYTES: usize = size_of::<Chooser>() + Answers::BYTES;
+
+    /// For these backends, none of which has joined a set yet.
+    pub(in crate::pool) fn new(
+        backends: Arc<[Arc<Backend>]>,
+        method: Method,
+        standing: Standing,
+        home: Weak<Home>,
+    ) -> Chooser {
+        let heaviest = backends.iter().map(|backend| backend.settings.weight).max();
+        let mut numbers = vec![u32::MAX; heaviest.unwrap_or(0) as usize + 1];
+        // Each weight, and how many backends and backups have it.
+        let mut weights: Vec<(u32, [usize; 2])> = Vec::new();
+        let mut seats = Vec::with_capacity(backends.len());
+        for backend in &*backends {
+            let weight = backend.settings.weight;
+            let number = &mut numbers[weight as usize];
+            if *number == u32::MAX {
+                *number = u32::try_from(weights.len()).unwrap_or(u32::MAX);
+                weights.push((weight, [0, 0]));
+            }
+            weights[*number as usize].1[usize::from(backend.settings.backup)] += 1;
+            seats.push(Seat::new(*number));
+        }
+        let room = |set: usize, is_used: bool| {
+            let used = weights.iter().take_while(move |_| is_used);
+            used.map(move |&(weight, counts)| (weight, counts[set % 2]))
+        };
+        let by_turns = method == Method::RoundRobin;
+        let with_keys = method == Method::SourceHash;
+        let count = backends.len();
+        Chooser {
+            method,
+            standing,
+            home,
+            seats,
+            counts: [0; 4],
+            turns: [0, 1, 2, 3].map(|set| Turns::with_room(room(set, by_turns || set > 1))),
+            groups: [0, 1].map(|set| Groups::with_room(room(set, !by_turns), with_keys)),
+            answers: Answers::new(if with_keys { count } else { 0 }),
+            choices: 0,
+            epoch: 0,
+            healthy: 0,
+            waiting: Vec::with_capacity(count),
+            next_trial_ms: NEVER,
+            candidates: Vec::with_capacity(if count > CANDIDATES_MAX { 0 } else { count }),
+            stand: [0; Verdict::COUNT],
+            #[cfg(test)]
+            looked_at: 0,
+            backends,
+        }
+    }
+
+    /// Whether it is that of the pool with these backends.
+    pub(in crate::pool) fn is_of(&self, backends: &Arc<[Arc<Backend>]>) -> bool {
+        Arc::ptr_eq(&self.backends, backends)
+    }
+
+    /// Goes on where the chooser of another pool stops. Where a set is the same, its period goes on.
+    pub(in crate::pool) fn take_over(&mut self, before: &mut Chooser) {
+        self.epoch = before.epoch.wrapping_add(1);
+        self.choices = before.choices;
+        let counts = std::mem::take(&mut before.counts);
+        before.end(self.epoch);
+        for (turns, before) in self.turns.iter_mut().zip(&before.turns) {
+            turns.follow(before);
+        }
+        let mut is_same = [true; 4];
+        for (place, backend) in (0..).zip(&*Arc::clone(&self.backends)) {
+            let turn = &backend.state.turn;
+            let seat = &mut self.seats[place as usize];
+            turn.seat(place, seat);
+            // What comes up while it is looked at must be told.
+            backend
+                .state
+                .tell_ends(self.method == Method::LeastConnections);
+            self.candidates.extend(
+                (self.backends.len() <= CANDIDATES_MAX).then_some(Candidate {
+                    backend: backend.id,
+                    verdict: Verdict::Disabled,
+                }),
+            );
+            self.stand[Verdict::Disabled as usize] += 1;
+            let tier = self.look(place);
+            if let Some(turns) = self.turns.get_mut(tier as usize) {
+                let seat = &mut self.seats[place as usize];
+                let quota = turn.quota_in(self.epoch, tier as u32, backend.settings.weight);
+                is_same[tier as usize] &= quota.is_some();
+                turns.set_quota_left(seat, quota);
+                seat.tier = tier;
+                self.join(place);
+            }
+        }
+        for set in 0..4 {
+            self.turns[set].go_on(is_same[set] && counts[set] == self.counts[set]);
+        }
+        self.answers.forget();
+    }
+
+    /// Keeps what another chooser is to know of each backend, and empties the sets.
+    fn end(&mut self, epoch: u32) {
+        for turns in &mut self.turns {
+            turns.end(&mut self.seats);
+        }
+        for groups in &mut self.groups {
+            groups.clear();
+        }
+        for (seat, backend) in self.seats.iter_mut().zip(&*self.backends) {
+            let turns = self.turns.get(seat.tier as usize);
+            let quota = turns.and_then(|turns| turns.quota_left(seat));
+            let turn = &backend.state.turn;
+            turn.keep(
+                seat,
+                quota,
+                (epoch, seat.tier as u32, backend.settings.weight),
+            );
+            backend.state.tell_ends(false);
+            *seat = Seat::new(seat.group);
+        }
+        self.healthy = 0;
+        self.waiting.clear();
+        self.next_trial_ms = NEVER;
+        self.candidates.clear();
+        self.stand = [0; Verdict::COUNT];
+    }
+
+    /// Whether any backend is healthy that may be used at all.
+    pub(in crate::pool) fn any_healthy(&self) -> bool {
+        self.healthy > 0
+    }
+
+    /// The method's choice among the backends that were not tried, and the set that it is from.
+    #[inline]
+    pub(in crate::pool) fn pick(
+        &mut self,
+        tried: &Tried,
+        random: &mut Random,
+        client_key: impl FnOnce() -> u64,
+    ) -> Option<(usize, Tier)> {
+        if tried.is_empty() {
+            return self.pick_present(false, random, client_key);
+        }
+        self.without(tried, Chooser::leave);
+        let picked = self.pick_present(true, random, client_key);
+        self.without(tried, Chooser::join);
+        picked
+    }
+
+    /// Those that the request has tried leave their sets, or come back.
+    fn without(&mut self, tried: &Tried, step: fn(&mut Chooser, u32)) {
+        for place in tried.places() {
+            step(self, place);
+            if let Some(turns) = self.turns.get_mut(self.seats[place as usize].tier as usize) {
+                turns.has_changed = true;
+            }
+        }
+    }
+
+    /// The same among all that are present now.
+    fn pick_present(
+        &mut self,
+        is_retry: bool,
+        random: &mut Random,
+        client_key: impl FnOnce() -> u64,
+    ) -> Option<(usize, Tier)> {
+        let set = self.counts.iter().position(|&count| count > 0)?;
+        let tier = [
+            Tier::Healthy,
+            Tier::HealthyBackup,
+            Tier::Unhealthy,
+            Tier::UnhealthyBackup,
+        ][set];
+        // Fail open only when no healthy backend exists, tried or not.
+        if tier >= Tier::Unhealthy && self.any_healthy() {
+            return None;
+        }
+        let method = if tier >= Tier::Unhealthy {
+            Method::RoundRobin
+        } else {
+            self.method
+        };
+        let groups = &mut self.groups[set % 2];
+        let place = match method {
+            Method::RoundRobin => self.turns[set].next(&mut self.seats),
+            Method::LeastConnections => least_loaded(groups, &self.seats),
+            Method::RandomTwo => {
+                let load = |place: u32| self.backends[place as usize].in_flight();
+                better_of_two(random, groups, load)
+            }
+            // What is remembered holds for the whole set.
+            Method::SourceHash if is_retry => highest_score(groups, client_key()),
+            Method::SourceHash => {
+                let is_member = |place: u32| self.seats[place as usize].tier == tier;
+                self.answers.of(client_key(), groups, is_member)
+            }
+        };
+        #[cfg(test)]
+        {
+            let runs = std::mem::take(&mut self.answers.runs);
+            self.looked_at += 1 + runs * self.counts[set];
+        }
+        Some((place as usize, tier))
+    }
+
+    /// Whether a backend was passed over because it was tried.
+    pub(in crate::pool) fn any_tried(&self, tried: &Tried) -> bool {
+        let mut places = tried.places();
+        places.any(|place| self.seats[place as usize].verdict.may_be_tried())
+    }
+
+    /// An exchange has taken a place at this backend.
+    #[inline]
+    pub(in crate::pool) fn took(&mut self, place: usize) {
+        let backend = &self.backends[place];
+        let is_trial = backend.trial_at_ms() != NEVER;
+        if is_trial {
+            // This exchange is the trial; the next one has to wait again.
+            backend.set_trial(self.standing.next_trial_ms(backend));
+        }
+        let is_full = backend.is_full();
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        if self.method == Method::LeastConnections {
+            self.choices += 1;
+            self.seats[place as usize].last = self.choices;
+            self.weigh(place);
+        }
+        if is_trial || is_full {
+            self.update(place);
+        }
+    }
+
+    /// An exchange of this backend has ended, and it wants to tell.
+    pub(in crate::pool) fn ended(&mut self, state: &BackendState) {
+        if let Some(place) = self.place(state) {
+            if self.seats[place as usize].verdict == Verdict::Full {
+                self.update(place);
+            } else if self.method == Method::LeastConnections {
+                self.weigh(place);
+            }
+        }
+    }
+
+    /// Something about this backend has changed.
+    pub(in crate::pool) fn changed(&mut self, state: &BackendState) {
+        if let Some(place) = self.place(state) {
+            self.update(place);
+        }
+    }
+
+    /// Items for which there is room.
+    #[cfg(test)]
+    pub(in crate::pool) fn room(&self) -> usize {
+        let turns: usize = self.turns.iter().map(Turns::room).sum();
+        turns + self.seats.capacity() + self.waiting.capacity() + self.candidates.capacity()
+    }
+
+    /// Where a backend stands, if it is in the pool that chooses.
+    fn place(&self, state: &BackendState) -> Option<u32> {
+        let place = state.turn.place();
+        let backend = self.backends.get(place as usize)?;
+        (backend.id == state.id).then_some(place)
+    }
+
+    /// Lets those be tried whose time has come.
+    #[inline]
+    pub(in crate::pool) fn look_at_trials(&mut self) {
+        if self.next_trial_ms != NEVER && self.next_trial_ms <= self.standing.now_ms() {
+            self.begin_trials();
+        }
+    }
+
+    #[cold]
+    fn begin_trials(&mut self) {
+        self.next_trial_ms = NEVER;
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|&place| {
+            self.update(place);
+            let seat = &mut self.seats[place as usize];
+            let at_ms = self.backends[place as usize].trial_at_ms();
+            seat.waits = seat.verdict == Verdict::Down && at_ms != NEVER;
+            seat.waits
+        });
+        self.waiting = waiting;
+    }
+
+    /// Looks at a backend again, and moves it where it belongs now.
+    fn update(&mut self, place: u32) {
+        let before = self.seats[place as usize].tier;
+        let tier = self.look(place);
+        if tier == before {
+            return;
+        }
+        self.leave(place);
+        self.seats[place as usize].tier = tier;
+        for set in [before, tier] {
+            if let Some(turns) = self.turns.get_mut(set as usize) {
+                turns.has_changed = true;
+            }
+            if let Some(groups) = self.groups.get_mut(set as usize) {
+                groups.begin_again();
+            }
+        }
+        if let Some(turns) = self.turns.get(tier as usize) {
+            turns.set_quota_left(&mut self.seats[place as usize], None);
+            self.answers.forget();
+        }
+        self.join(place);
+    }
+
+    /// Looks at a backend, and notes everything but its set, which it returns.
+    fn look(&mut self, place: u32) -> Tier {
+        #[cfg(test)]
+        {
+            self.looked_at += 1;
+        }
+        let backend = &self.backends[place as usize];
+        let state = &*backend.state;
+        let is_healthy = state.is_healthy();
+        let mut verdict = self.standing.verdict(backend, is_healthy);
+        let told_always = self.method == Method::LeastConnections;
+        if verdict == Verdict::Full && !told_always {
+            state.tell_ends(true);
+            // One may have ended just before it was to be told.
+            verdict = self.standing.verdict(backend, is_healthy);
+        }
+        if verdict != Verdict::Full && !told_always {
+            state.tell_ends(false);
+        }
+        let seat = &mut self.seats[place as usize];
+        let counts = is_healthy && verdict.may_be_tried();
+        self.healthy += usize::from(counts);
+        self.healthy -= usize::from(seat.is_healthy);
+        seat.is_healthy = counts;
+        self.stand[seat.verdict as usize] -= 1;
+        self.stand[verdict as usize] += 1;
+        seat.verdict = verdict;
+        if let Some(candidate) = self.candidates.get_mut(place as usize) {
+            candidate.verdict = verdict;
+        }
+        let trial_at_ms = state.trial_at_ms();
+        if verdict == Verdict::Down && trial_at_ms != NEVER {
+            self.next_trial_ms = self.next_trial_ms.min(trial_at_ms);
+            if !seat.waits {
+                seat.waits = true;
+                self.waiting.push(place);
+            }
+        }
+        Tier::of(verdict, backend.settings.backup).unwrap_or(Tier::Empty)
+    }
+
+    /// Puts a backend into its set, if it is in one.
+    fn join(&mut self, place: u32) {
+        let tier = self.seats[place as usize].tier;
+        let Some(count) = self.counts.get_mut(tier as usize) else {
+            return;
+        };
+        *count += 1;
+        if self.is_by_turns(tier) {
+            return self.turns[tier as usize].join(place, &mut self.seats);
+        }
+        let key = self.backends[place as usize].name_key;
+        let key = (self.method == Method::SourceHash).then_some(key);
+        self.groups[tier as usize].join(place, key, &mut self.seats);
+        if self.method == Method::LeastConnections {
+            self.weigh(place);
+        }
+    }
+
+    /// Takes a backend out of its set, if it is in one.
+    fn leave(&mut self, place: u32) {
+        let Seat {
+            tier, group, at, ..
+        } = self.seats[place as usize];
+        let Some(count) = self.counts.get_mut(tier as usize) else {
+            return;
+        };
+        *count -= 1;
+        if self.is_by_turns(tier) {
+            return self.turns[tier as usize].leave(place, &mut self.seats);
+        }
+        let groups = &mut self.groups[tier as usize];
+        groups.leave(place, &mut self.seats);
+        if self.method == Method::LeastConnections {
+            let members = &mut groups.groups[group as usize].members;
+            if (at as usize) < members.len() {
+                settle(members, at as usize, &mut self.seats);
+            }
+        }
+    }
+
+    /// Notes how many exchanges a backend has, for `least_connections`.
+    fn weigh(&mut self, place: u32) {
+        let load = self.backends[place as usize].in_flight();
+        let seat = &mut self.seats[place as usize];
+        seat.load = u32::try_from(load).unwrap_or(u32::MAX);
+        let (group, at) = (seat.group as usize, seat.at as usize);
+        if let Some(groups) = self.groups.get_mut(seat.tier as usize) {
+            settle(&mut groups.groups[group].members, at, &mut self.seats);
+        }
+    }
+
+    fn is_by_turns(&self, tier: Tier) -> bool {
+        tier >= Tier::Unhealthy || self.method == Method::RoundRobin
+    }
+
+    /// Records how the backends stand.
+    pub(in crate::pool) fn record(&self, tried: &Tried, decision: &mut Decision) {
+        decision.begin_choice(&self.candidates);
+        if tried.is_empty() {
+            return;
+        }
+        for place in tried.places() {
+            let seat = &self.seats[place as usize];
+            if seat.verdict.may_be_tried() {
+                decision.tried(self.backends[place as usize].id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,508 @@
+//! The chooser beside a plain model: a walk over all backends at each choice, which is how the pool
+//! once chose.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::net::lock::lock;
+use crate::pool::backend::InFlight;
+use crate::pool::hash::{log2, mix};
+use crate::pool::persist;
+use crate::pool::settings::{BackendSettings, Kind};
+use crate::pool::state::Operator;
+use crate::pool::tests::{backends, balance, down, health, hits, selection, tried, up};
+use crate::pool::{Choice, Pool, Selection};
+
+const METHODS: [Method; 4] = [
+    Method::RoundRobin,
+    Method::LeastConnections,
+    Method::RandomTwo,
+    Method::SourceHash,
+];
+
+fn pool_of(method: Method, weights: &[u32]) -> Pool {
+    let mut list = backends(weights.len());
+    for (backend, &weight) in list.iter_mut().zip(weights) {
+        backend.weight = weight;
+    }
+    Pool::new(list, &balance(method), &health(Kind::Tcp))
+}
+
+/// The backend of the next request, whose exchange goes on.
+fn take(pool: &Pool, before: &[usize], client: u32) -> Option<InFlight> {
+    let selection = Selection {
+        client: std::net::Ipv4Addr::from_bits(client).into(),
+        ..selection()
+    };
+    match pool.choose(&selection, &mut tried(pool, before), None) {
+        Choice::Backend { in_flight, .. } => Some(in_flight),
+        Choice::Unavailable | Choice::Exhausted => None,
+    }
+}
+
+/// What may be chosen: those of the first group that has any that were not tried.
+fn eligible(pool: &Pool, before: &[usize]) -> Vec<usize> {
+    let usable = |b: &&Arc<Backend>| b.operator() == Operator::Enabled && b.settings.weight > 0;
+    let any_healthy = pool
+        .backends()
+        .iter()
+        .filter(usable)
+        .any(|b| b.is_healthy());
+    let groups = [(true, false), (true, true), (false, false), (false, true)];
+    let groups = groups.map(|(healthy, backup)| -> Vec<usize> {
+        let all = pool.backends().iter().filter(usable);
+        all.filter(|b| !b.is_full() && !before.contains(&b.index))
+            .filter(|b| b.is_healthy() == healthy && b.settings.backup == backup)
+            .filter(|_| healthy || !any_healthy)
+            .map(|b| b.index)
+            .collect()
+    });
+    groups
+        .into_iter()
+        .find(|group| !group.is_empty())
+        .unwrap_or_default()
+}
+
+/// The score by pairs, for each client anew.
+fn highest_score_of_all(pool: &Pool, places: &[usize], client: u32) -> usize {
+    let client = persist::client_key(std::net::Ipv4Addr::from_bits(client).into());
+    let score = |place: usize| {
+        let backend = &pool.backends()[place];
+        let hash = mix(client.wrapping_add(backend.name_key));
+        (
+            hash,
+            (64 << 32) - log2(hash.max(1)),
+            u64::from(backend.settings.weight),
+        )
+    };
+    let better = |best: usize, this: usize| {
+        let ((a, x, w), (b, y, v)) = (score(this), score(best));
+        if x * v < y * w || x * v == y * w && a > b {
+            this
+        } else {
+            best
+        }
+    };
+    places.iter().copied().reduce(better).unwrap()
+}
+
+/// Whether `least_connections` may choose this one: of its weight none has fewer, and in proportion
+/// to weight none would have as few with one more.
+fn is_least_loaded(pool: &Pool, places: &[usize], chosen: usize) -> bool {
+    let of = |place: usize| {
+        let backend = &pool.backends()[place];
+        (
+            backend.in_flight() as u64,
+            u64::from(backend.settings.weight),
+        )
+    };
+    let (load, weight) = of(chosen);
+    places
+        .iter()
+        .map(|&place| of(place))
+        .all(|(other, its_weight)| {
+            load * its_weight < (other + 1) * weight && (weight != its_weight || load <= other)
+        })
+}
+
+/// What befalls the backends of one pool.
+#[derive(Debug, Clone)]
+enum Change {
+    Down(usize),
+    Up(usize),
+    Operator(usize, u8),
+    /// Requests that have tried these, and whose exchanges go on.
+    Hold(usize, u16),
+    /// So many of the first of them end.
+    End(usize),
+    /// Requests whose exchanges end at once.
+    Turns(usize),
+    /// The same backends, but these weights are turned by so many places.
+    Publish(usize),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        3 => any::<usize>().prop_map(Change::Down),
+        3 => any::<usize>().prop_map(Change::Up),
+        2 => (any::<usize>(), 0..3u8).prop_map(|(at, operator)| Change::Operator(at, operator)),
+        4 => (1..8usize, any::<u16>()).prop_map(|(n, tried)| Change::Hold(n, tried)),
+        3 => (1..8usize).prop_map(Change::End),
+        3 => (1..20usize).prop_map(Change::Turns),
+        1 => (0..3usize).prop_map(Change::Publish),
+    ];
+    prop::collection::vec(change, 1..80)
+}
+
+fn list() -> impl Strategy<Value = Vec<(u32, bool, Option<usize>)>> {
+    let weight = prop_oneof![4 => 1..4u32, 1 => 0..1001u32];
+    let one = (
+        weight,
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.3, 1..4usize),
+    );
+    prop::collection::vec(one, 1..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn each_choice_is_one_that_a_walk_over_all_backends_allows(
+        kinds in list(), changes in changes(), method in 0..4usize
+    ) {
+        let method = METHODS[method];
+        let mut settings: Vec<BackendSettings> = backends(kinds.len());
+        for (backend, &(weight, backup, max_connections)) in settings.iter_mut().zip(&kinds) {
+            *backend = BackendSettings { weight, backup, max_connections, ..backend.clone() };
+        }
+        let mut pool = Pool::new(settings.clone(), &balance(method), &health(Kind::Tcp));
+        let count = kinds.len();
+        let mut held = VecDeque::new();
+        let mut client = 0;
+        let mut choose = |pool: &Pool, mask: u16| {
+            client = (client + 1) % 40;
+            let before: Vec<usize> = (0..count).filter(|place| *place < 16 && mask >> place & 1 == 1).collect();
+            let may = eligible(pool, &before);
+            let least: Vec<bool> = (0..count).map(|place| is_least_loaded(pool, &may, place)).collect();
+            let chosen = take(pool, &before, client);
+            let Some(chosen) = chosen else {
+                prop_assert!(may.is_empty());
+                return Ok(None);
+            };
+            prop_assert!(may.contains(&chosen.index), "{} of {may:?}", chosen.index);
+            let fails_open = !chosen.is_healthy();
+            match method {
+                Method::LeastConnections if !fails_open => prop_assert!(least[chosen.index]),
+                Method::SourceHash if !fails_open =>
+                    prop_assert_eq!(chosen.index, highest_score_of_all(pool, &may, client)),
+                _ => {}
+            }
+            Ok(Some(chosen))
+        };
+        for change in &changes {
+            match *change {
+                Change::Down(at) => down(&pool, at % count),
+                Change::Up(at) => up(&pool, at % count),
+                Change::Operator(at, which) => {
+                    let all = [Operator::Enabled, Operator::Draining, Operator::Disabled];
+                    pool.backends()[at % count].set_operator(all[usize::from(which)]);
+                }
+                Change::Hold(number, mask) => for _ in 0..number {
+                    held.extend(choose(&pool, mask)?);
+                },
+                Change::End(number) => drop(held.drain(..number.min(held.len()))),
+                Change::Turns(number) => for _ in 0..number {
+                    drop(choose(&pool, 0)?);
+                },
+                Change::Publish(by) => {
+                    let weights: Vec<u32> = settings.iter().map(|one| one.weight).collect();
+                    for (place, one) in settings.iter_mut().enumerate() {
+                        one.weight = weights[(place + by) % count];
+                    }
+                    pool = Pool::following(Some(&pool), settings.clone(), &balance(method), &health(Kind::Tcp));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn turns_are_those_of_plain_smooth_round_robin_while_the_set_stays(
+        weights in prop::collection::vec(1..1001u32, 1..40), turns in 1..400usize
+    ) {
+        let pool = pool_of(Method::RoundRobin, &weights);
+        let total: i64 = weights.iter().map(|&weight| i64::from(weight)).sum();
+        let mut credits = vec![0; weights.len()];
+        for turn in 0..turns {
+            for (credit, &weight) in credits.iter_mut().zip(&weights) {
+                *credit += i64::from(weight);
+            }
+            let best = (0..weights.len()).rev().max_by_key(|&place| credits[place]).unwrap();
+            credits[best] -= total;
+            prop_assert_eq!(hits(&pool, 1), [best], "at turn {}", turn);
+        }
+    }
+
+    #[test]
+    fn retries_take_nothing_from_the_fairness_of_turns(
+        weights in prop::collection::vec(1..10u32, 2..8), failing in any::<u8>(), requests in 1..1000usize
+    ) {
+        // Some backends refuse each request, which goes on to the next; none of them goes down.
+        let pool = pool_of(Method::RoundRobin, &weights);
+        let refuses = |place: usize| place > 0 && failing >> place & 1 == 1;
+        let mut owed = vec![0f64; weights.len()];
+        for _ in 0..requests {
+            let mut before = Vec::new();
+            loop {
+                let left = || (0..weights.len()).filter(|place| !before.contains(place));
+                let total: f64 = left().map(|place| f64::from(weights[place])).sum();
+                for place in left() {
+                    owed[place] += f64::from(weights[place]) / total;
+                }
+                let chosen = take(&pool, &before, 0).unwrap().index;
+                owed[chosen] -= 1.0;
+                if !refuses(chosen) {
+                    break;
+                }
+                before.push(chosen);
+            }
+            prop_assert!(owed.iter().all(|owed| owed.abs() <= 2.0), "{:?}", owed);
+        }
+    }
+}
+
+/// Sends `requests` with `held` exchanges in flight at once, the oldest ending first.
+fn spread(method: Method, weights: &[u32], held: usize, requests: u32) -> Vec<usize> {
+    let pool = pool_of(method, weights);
+    let mut open = VecDeque::new();
+    let mut hits = vec![0; weights.len()];
+    for request in 0..requests {
+        if open.len() > held {
+            open.pop_front();
+        }
+        let chosen = take(&pool, &[], request).unwrap();
+        hits[chosen.index] += 1;
+        open.push_back(chosen);
+    }
+    hits
+}
+
+fn due(weights: &[u32], requests: usize) -> impl Iterator<Item = usize> {
+    let total: u32 = weights.iter().sum();
+    weights
+        .iter()
+        .map(move |&weight| requests * weight as usize / total as usize)
+}
+
+#[test]
+fn unequal_weights_are_interleaved_and_not_bursts() {
+    let pool = pool_of(Method::RoundRobin, &[5, 1, 1]);
+    let order = [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0];
+    assert_eq!(hits(&pool, 14), order);
+}
+
+#[test]
+fn a_dead_backends_share_spreads_evenly_and_not_on_its_neighbour() {
+    let pool = pool_of(Method::RoundRobin, &[1; 5]);
+    let mut served = [0; 5];
+    for request in 0..4000 {
+        if request == 3 {
+            down(&pool, 2);
+        }
+        served[hits(&pool, 1)[0]] += 1;
+    }
+    assert!(served[2] <= 1);
+    for index in [0, 1, 3, 4] {
+        assert!((999..=1000).contains(&served[index]), "{served:?}");
+    }
+}
+
+#[test]
+fn a_backend_that_comes_back_gets_its_turns_and_no_burst() {
+    let pool = pool_of(Method::RoundRobin, &[1; 4]);
+    hits(&pool, 2);
+    down(&pool, 1);
+    hits(&pool, 999);
+    up(&pool, 1);
+    let first = hits(&pool, 4);
+    let mut sorted = first.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, [0, 1, 2, 3]);
+    for _ in 0..1000 {
+        assert_eq!(hits(&pool, 4), first);
+    }
+}
+
+#[test]
+fn a_backend_that_flaps_at_every_turn_gives_its_neighbour_no_double_traffic() {
+    let pool = pool_of(Method::RoundRobin, &[1; 4]);
+    let mut served = [0i32; 4];
+    for request in 0..3000 {
+        // Down whenever a fixed order would have hit it.
+        if request % 3 == 1 {
+            down(&pool, 1);
+        } else {
+            up(&pool, 1);
+        }
+        served[hits(&pool, 1)[0]] += 1;
+    }
+    // Due: 1/4 of 2000 turns for the flapping one, and for the others as much and a third of the
+    // rest.
+    for (index, due) in [833, 500, 833, 833].into_iter().enumerate() {
+        assert!((served[index] - due).abs() <= 2, "{served:?}");
+    }
+}
+
+#[test]
+fn a_backend_that_is_full_at_every_other_turn_ends_no_period_of_the_others_unfairly() {
+    let mut list = backends(5);
+    list[4].max_connections = Some(1);
+    let pool = Pool::new(list, &balance(Method::RoundRobin), &health(Kind::Tcp));
+    let mut served = [0; 5];
+    let mut held = None;
+    for request in 0..5000 {
+        let chosen = take(&pool, &[], 0).unwrap();
+        served[chosen.index] += 1;
+        match chosen.index {
+            4 => held = Some(chosen),
+            _ if request % 2 == 0 => drop(held.take()),
+            _ => {}
+        }
+    }
+    assert!(
+        served[..4]
+            .iter()
+            .all(|count| usize::abs_diff(*count, served[0]) <= 2),
+        "{served:?}"
+    );
+    assert!(served[4] > 500, "{served:?}");
+}
+
+#[test]
+fn least_connections_of_an_idle_pool_goes_in_turns() {
+    assert_eq!(
+        spread(Method::LeastConnections, &[1; 4], 0, 4000),
+        [1000; 4]
+    );
+    assert_eq!(
+        spread(Method::LeastConnections, &[1, 3], 0, 4000),
+        [1000, 3000]
+    );
+    assert_eq!(
+        hits(&pool_of(Method::LeastConnections, &[1; 4]), 6),
+        [0, 1, 2, 3, 0, 1]
+    );
+}
+
+#[test]
+fn least_connections_keeps_what_is_in_flight_in_proportion_to_weight() {
+    let sets = [
+        (&[1, 3][..], 39),
+        (&[1, 3], 1),
+        (&[1, 1000], 1),
+        (&[10, 20, 30], 59),
+        (&[2, 2, 5, 5, 5], 37),
+    ];
+    for (weights, held) in sets {
+        let hits = spread(Method::LeastConnections, weights, held, 6000);
+        for (hits, due) in hits.into_iter().zip(due(weights, 6000)) {
+            // With few in flight the shares cannot be met exactly.
+            assert!(
+                hits.abs_diff(due) <= due / 4 + 60,
+                "{weights:?}, {held} held: {hits} of {due}"
+            );
+        }
+    }
+}
+
+#[test]
+fn least_connections_gives_a_slow_backend_less() {
+    let pool = pool_of(Method::LeastConnections, &[1; 3]);
+    let mut held: Vec<InFlight> = (0..15).filter_map(|_| take(&pool, &[], 0)).collect();
+    held.retain(|held| held.index == 0);
+    assert!(hits(&pool, 20).iter().all(|&place| place != 0));
+    drop(held);
+    assert!(hits(&pool, 20).contains(&0), "what ends is known at once");
+}
+
+#[test]
+fn random_two_honours_weights_idle_or_busy() {
+    for held in [0, 1, 15, 63] {
+        for weights in [&[1, 1, 1, 1][..], &[1, 3], &[1, 2, 5], &[2, 1, 2, 1, 3]] {
+            let hits = spread(Method::RandomTwo, weights, held, 20_000);
+            for (hits, due) in hits.into_iter().zip(due(weights, 20_000)) {
+                // Five standard deviations of a fair draw are 350; load shifts the odds between
+                // light and heavy a little.
+                assert!(
+                    hits.abs_diff(due) <= due / 6 + 350,
+                    "{weights:?}, {held} held: {hits} of {due}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn random_two_avoids_the_busier_one() {
+    let pool = pool_of(Method::RandomTwo, &[1, 1]);
+    let held = take(&pool, &[], 0).unwrap();
+    assert!(hits(&pool, 100).iter().all(|&place| place != held.index));
+    let other = 1 - held.index;
+    assert_eq!(
+        take(&pool, &[other], 0).map(|one| one.index),
+        Some(held.index),
+        "it alone is left"
+    );
+}
+
+#[test]
+fn source_hash_spreads_clients_by_weight() {
+    for weights in [&[1, 1, 1, 1][..], &[1, 3], &[1, 2, 5], &[1, 999]] {
+        let hits = spread(Method::SourceHash, weights, 0, 40_000);
+        for (hits, due) in hits.into_iter().zip(due(weights, 40_000)) {
+            // Fixed keys: the result is the same in each run.
+            assert!(hits.abs_diff(due) <= 500, "{weights:?}: {hits} of {due}");
+        }
+    }
+}
+
+#[test]
+fn what_a_hash_remembers_of_clients_ends_when_a_backend_joins() {
+    let pool = pool_of(Method::SourceHash, &[3; 40]);
+    let answers = || -> Vec<usize> {
+        let all = (0..2000)
+            .chain(0..2000)
+            .map(|client| take(&pool, &[], client).unwrap().index);
+        all.collect()
+    };
+    let expected = |places: &[usize]| -> Vec<usize> {
+        let all = (0..2000).chain(0..2000);
+        all.map(|client| highest_score_of_all(&pool, places, client))
+            .collect()
+    };
+    let all: Vec<usize> = (0..40).collect();
+    assert_eq!(answers(), expected(&all));
+    down(&pool, 7);
+    assert_eq!(answers(), expected(&[&all[..7], &all[8..]].concat()));
+    up(&pool, 7);
+    assert_eq!(answers(), expected(&all));
+}
+
+/// How many backends a choice looks at, on average of many.
+fn looks(pool: &Pool, requests: usize, before: &[usize]) -> usize {
+    let looked_at = || lock(&pool.shared.state).chooser.looked_at;
+    take(pool, before, 0);
+    let begun = looked_at();
+    for _ in 0..requests {
+        take(pool, before, 0);
+    }
+    (looked_at() - begun).div_ceil(requests)
+}
+
+#[test]
+fn a_choice_looks_at_as_many_of_ten_thousand_backends_as_of_four() {
+    for method in METHODS {
+        for size in [4, 1000, 10_000] {
+            let mut list: Vec<BackendSettings> = (0..size)
+                .map(|n| BackendSettings {
+                    max_connections: (method != Method::SourceHash).then_some(1),
+                    ..crate::pool::backend::tests::settings(&n.to_string())
+                })
+                .collect();
+            list[1].backup = true;
+            let pool = Pool::new(list, &balance(method), &health(Kind::Tcp));
+            // Each fills a backend, so it is looked at when a place is taken and given back.
+            assert!(looks(&pool, 500, &[]) <= 3, "{method:?} of {size}");
+            down(&pool, 0);
+            assert!(looks(&pool, 500, &[]) <= 3, "{method:?} of {size}");
+            if method != Method::SourceHash {
+                assert!(
+                    looks(&pool, 500, &[2]) <= 3,
+                    "{method:?} of {size}, once more"
+                );
+            }
+        }
+    }
+}

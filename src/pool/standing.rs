@@ -1,0 +1,85 @@
+//! How a backend stands for requests that come now, and when one that is down may be tried.
+//!
+//! The chooser asks when something about the backend has changed, a walk through the list asks for
+//! each backend.
+
+use std::time::{Duration, Instant};
+
+use crate::pool::backend::Backend;
+use crate::pool::health::{Check, Rules};
+use crate::pool::settings::HealthCheckSettings;
+use crate::pool::state::{NEVER, Operator};
+use crate::pool::trace::Verdict;
+
+/// The settings of one pool that matter here, and its clock.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct Standing {
+    rules: Rules,
+    down_interval: Duration,
+    started: Instant,
+}
+
+impl Standing {
+    /// `started` is the same for all pools that follow each other.
+    pub(in crate::pool) fn new(health: &HealthCheckSettings, started: Instant) -> Standing {
+        Standing {
+            rules: Rules::new(health),
+            down_interval: health.down_interval,
+            started,
+        }
+    }
+
+    /// A backend that is not checked follows the rules of `none`.
+    pub(in crate::pool) fn rules(&self, backend: &Backend) -> Rules {
+        if backend.settings.check {
+            return self.rules;
+        }
+        Rules {
+            check: Check::None,
+            ..self.rules
+        }
+    }
+
+    pub(in crate::pool) fn now_ms(&self) -> u64 {
+        millis(self.started.elapsed())
+    }
+
+    /// How a backend stands for a request that has not tried it.
+    pub(in crate::pool) fn verdict(&self, backend: &Backend, is_healthy: bool) -> Verdict {
+        match backend.operator() {
+            Operator::Draining => Verdict::Draining,
+            Operator::Disabled => Verdict::Disabled,
+            Operator::Enabled if backend.settings.weight == 0 => Verdict::Weightless,
+            Operator::Enabled if backend.is_full() => Verdict::Full,
+            Operator::Enabled if !is_healthy && !self.may_be_tried(backend) => Verdict::Down,
+            Operator::Enabled if backend.settings.backup => Verdict::Backup,
+            Operator::Enabled => Verdict::Eligible,
+        }
+    }
+
+    /// Whether an exchange may try a backend that is down, because no check would find out.
+    fn may_be_tried(&self, backend: &Backend) -> bool {
+        let at_ms = backend.trial_at_ms();
+        if at_ms != NEVER {
+            return self.now_ms() >= at_ms;
+        }
+        if self.rules(backend).check == Check::None {
+            // It went down in a pool whose checks covered it; here no check will bring it up.
+            backend.set_trial(self.next_trial_ms(backend));
+        }
+        false
+    }
+
+    /// With `none`, an exchange may try after `down_interval`; else after the next check that
+    /// allows it.
+    pub(in crate::pool) fn next_trial_ms(&self, backend: &Backend) -> u64 {
+        match self.rules(backend).check {
+            Check::None => self.now_ms() + millis(self.down_interval),
+            Check::Tcp | Check::Http | Check::Icmp => NEVER,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
