@@ -121,6 +121,24 @@ mod tests {
     }
 
     #[test]
+    fn of_many_backends_the_others_are_counted_by_how_they_stand() {
+        let mut backends: Vec<_> = (0..40).map(|n| settings(&format!("b{n}"))).collect();
+        backends[2].weight = 0;
+        backends[39].backup = true;
+        let lines = explain(
+            &backends,
+            &balance(Method::RoundRobin),
+            &health(Kind::Tcp),
+            3,
+        );
+        assert_eq!(
+            lines[0],
+            "1  b0: its turn; others: 37 eligible, 1 backup, 1 weight 0"
+        );
+        assert!(lines[2].starts_with("3  b3: "), "{}", lines[2]);
+    }
+
+    #[test]
     fn a_pool_that_takes_nothing_says_so() {
         let mut backends = vec![settings("a")];
         backends[0].disabled = true;

@@ -226,6 +226,9 @@ impl Pool {
         };
         let backend = &self.backends[index];
         let in_flight = InFlight::take(backend);
+        if let Some(decision) = record.as_deref_mut() {
+            state.chooser.show(index, decision);
+        }
         state.chooser.took(index);
         drop(state);
         drop(gone);

@@ -94,8 +94,9 @@ impl Tried {
         let words = std::iter::once(self.first).chain(self.rest.iter().copied());
         (0..).step_by(64).zip(words).flat_map(|(first, mut word)| {
             std::iter::from_fn(move || {
-                let bit = word.checked_ilog2()?;
-                word ^= 1 << bit;
+                let bit = word.trailing_zeros();
+                // None for a word that is 0.
+                word &= word.checked_sub(1)?;
                 Some(first + bit)
             })
         })

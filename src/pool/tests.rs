@@ -805,6 +805,33 @@ fn the_record_says_why_each_was_passed_over() {
     assert_eq!(decision.tries().0[0].rule, Rule::Method(Method::RoundRobin));
 }
 
+#[test]
+fn of_many_backends_the_record_has_the_chosen_the_tried_and_how_many_others_stood_how() {
+    use Verdict::{Chosen, Down, Eligible, Tried};
+
+    let pool = pool(50);
+    down(&pool, 3);
+    down(&pool, 4);
+    let mut decision = Decision::default();
+    let mut before = tried(&pool, &[0, 3]);
+    let choice = pool.choose(&selection(), &mut before, Some(&mut decision));
+    let Choice::Backend { in_flight, .. } = choice else {
+        panic!("{choice:?}");
+    };
+    let id = |place: usize| pool.backends()[place].id;
+    let (candidates, more) = decision.candidates();
+    let shown: Vec<_> = candidates.iter().map(|c| (c.backend, c.verdict)).collect();
+    assert_eq!(
+        shown,
+        [(id(0), Tried), (id(3), Tried), (in_flight.id, Chosen)]
+    );
+    assert_eq!(more, 47);
+    assert_eq!(
+        decision.others().collect::<Vec<_>>(),
+        [(Eligible, 46), (Down, 1)]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

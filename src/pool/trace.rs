@@ -47,8 +47,21 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All of them.
+    pub const ALL: [Verdict; Verdict::COUNT] = [
+        Verdict::Eligible,
+        Verdict::Chosen,
+        Verdict::Tried,
+        Verdict::Full,
+        Verdict::Down,
+        Verdict::Backup,
+        Verdict::Weightless,
+        Verdict::Draining,
+        Verdict::Disabled,
+    ];
+
     /// How many there are.
-    pub(crate) const COUNT: usize = 9;
+    pub const COUNT: usize = 9;
 
     /// Whether it is for the state of the backend only, which a request may use.
     pub(in crate::pool) fn may_be_tried(self) -> bool {
@@ -233,6 +246,8 @@ pub struct Decision {
     request_id: Brief<36>,
     request_line: Brief<64>,
     candidates: Few<Candidate, CANDIDATES_MAX>,
+    /// Of the backends that are not among the candidates.
+    others: [u32; Verdict::COUNT],
     tries: Few<Try, TRIES_MAX>,
     stages_us: [u32; Stage::ALL.len()],
     /// A bit for each stage that was reached.
@@ -263,23 +278,41 @@ impl Decision {
         self.reason = None;
         self.request_id.length = 0;
         self.request_line.length = 0;
-        self.candidates.clear();
+        self.begin_choice(&[]);
         self.tries.clear();
         self.stages_us = Default::default();
         self.stages_reached = 0;
     }
 
-    /// Begins another choice: how each backend stands if there are few, or none.
+    /// Begins another choice, with how each backend stands if there are few.
     pub fn begin_choice(&mut self, candidates: &[Candidate]) {
         self.candidates.set(candidates);
+        self.others = [0; Verdict::COUNT];
+    }
+
+    /// Begins another choice among many backends, of which so many stand how.
+    pub fn begin_choice_of_many(&mut self, stand: &[u32; Verdict::COUNT]) {
+        self.candidates.clear();
+        self.others = *stand;
+    }
+
+    /// Shows one of many backends, which is counted as standing like this.
+    pub fn shows(&mut self, backend: BackendId, stands: Verdict) {
+        let mut known = self.candidates.get().0.iter();
+        if known.all(|candidate| candidate.backend != backend)
+            && usize::from(self.candidates.length) < CANDIDATES_MAX
+        {
+            self.stands(backend, stands);
+            let count = &mut self.others[stands as usize];
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// Records that a backend is passed over because it was tried.
     pub fn tried(&mut self, backend: BackendId) {
         let mut candidates = self.candidates.iter_mut();
-        match candidates.find(|candidate| candidate.backend == backend) {
-            Some(candidate) => candidate.verdict = Verdict::Tried,
-            None => self.stands(backend, Verdict::Tried),
+        if let Some(candidate) = candidates.find(|candidate| candidate.backend == backend) {
+            candidate.verdict = Verdict::Tried;
         }
     }
 
@@ -290,19 +323,14 @@ impl Decision {
 
     /// Records that a backend was chosen; its try begins.
     pub fn chosen(&mut self, backend: BackendId, rule: Rule) {
-        let mut is_known = false;
         for candidate in self.candidates.iter_mut() {
             if candidate.backend == backend {
                 candidate.verdict = Verdict::Chosen;
-                is_known = true;
             } else if candidate.verdict == Verdict::Chosen {
                 // It was chosen in an earlier choice, and this one did not look at the others
                 // again.
                 candidate.verdict = Verdict::Tried;
             }
-        }
-        if !is_known {
-            self.stands(backend, Verdict::Chosen);
         }
         self.tries.push(Try {
             backend,
@@ -360,7 +388,16 @@ impl Decision {
 
     /// The verdicts of the last choice, and how many more there were.
     pub fn candidates(&self) -> (&[Candidate], usize) {
-        self.candidates.get()
+        let (candidates, more) = self.candidates.get();
+        let others: u32 = self.others.iter().sum();
+        (candidates, more + others as usize)
+    }
+
+    /// How many of the backends that are not among the candidates stood how at the last choice;
+    /// those beyond the first few that were tried count as they stood without that.
+    pub fn others(&self) -> impl Iterator<Item = (Verdict, u32)> {
+        let counts = Verdict::ALL.into_iter().zip(self.others);
+        counts.filter(|(_, count)| *count > 0)
     }
 
     /// The tries, and how many more there were.
@@ -380,7 +417,7 @@ impl Decision {
             }
             None => text.push_str("no backend"),
         }
-        let (candidates, more) = self.candidates();
+        let (candidates, _) = self.candidates();
         let mut before = "; passed over: ";
         for candidate in candidates {
             if !matches!(candidate.verdict, Verdict::Chosen | Verdict::Eligible) {
@@ -394,8 +431,10 @@ impl Decision {
                 before = ", ";
             }
         }
-        if more > 0 {
-            let _ = write!(text, "; {more} more backends are not shown");
+        before = "; others: ";
+        for (verdict, count) in self.others() {
+            let _ = write!(text, "{before}{count} {}", verdict.text());
+            before = ", ";
         }
         text
     }

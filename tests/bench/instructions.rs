@@ -253,9 +253,9 @@ fn choose(method: Method, size: usize, strangers: bool, times: usize) {
     };
     let mut tried = Tried::default();
     let mut decision = Decision::default();
-    for number in 0..times {
+    for (number, _) in (0..).zip(0..times) {
         if strangers {
-            selection.client = Ipv4Addr::from_bits(number as u32).into();
+            selection.client = Ipv4Addr::from_bits(number).into();
         }
         tried.clear();
         let choice = pool.choose(

@@ -535,15 +535,28 @@ impl Chooser {
 
     /// Records how the backends stand.
     pub(in crate::pool) fn record(&self, tried: &Tried, decision: &mut Decision) {
-        decision.begin_choice(&self.candidates);
+        if self.candidates.is_empty() {
+            decision.begin_choice_of_many(&self.stand);
+        } else {
+            decision.begin_choice(&self.candidates);
+        }
         if tried.is_empty() {
             return;
         }
         for place in tried.places() {
             let seat = &self.seats[place as usize];
             if seat.verdict.may_be_tried() {
-                decision.tried(self.backends[place as usize].id);
+                let backend = self.backends[place as usize].id;
+                self.show(place as usize, decision);
+                decision.tried(backend);
             }
+        }
+    }
+
+    /// Makes sure that a backend is among those recorded.
+    pub(in crate::pool) fn show(&self, place: usize, decision: &mut Decision) {
+        if self.candidates.is_empty() {
+            decision.shows(self.backends[place].id, self.seats[place].verdict);
         }
     }
 }

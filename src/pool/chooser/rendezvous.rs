@@ -23,7 +23,7 @@ const REMEMBERED_FROM: usize = 17;
 /// The last answers, by client.
 #[derive(Debug)]
 pub(in crate::pool) struct Answers {
-    answers: Vec<Answer>,
+    by_client: Vec<Answer>,
     /// How many times a backend has joined a set.
     joined: u32,
     /// How often all members were looked at.
@@ -50,7 +50,7 @@ impl Answers {
             ANSWERS
         };
         Answers {
-            answers: vec![Answer::default(); number],
+            by_client: vec![Answer::default(); number],
             // What no answer has yet.
             joined: 1,
             #[cfg(test)]
@@ -62,7 +62,7 @@ impl Answers {
     pub(in crate::pool) fn forget(&mut self) {
         self.joined = self.joined.wrapping_add(1);
         if self.joined == 0 {
-            self.answers.fill(Answer::default());
+            self.by_client.fill(Answer::default());
             self.joined = 1;
         }
     }
@@ -77,7 +77,7 @@ impl Answers {
     ) -> u32 {
         // The client's key is a hash itself.
         let at = usize::try_from(client_key % ANSWERS as u64).unwrap_or(0);
-        let Some(known) = self.answers.get_mut(at) else {
+        let Some(known) = self.by_client.get_mut(at) else {
             return highest_score(groups, client_key);
         };
         if known.client_key == client_key && known.joined == self.joined && is_member(known.place) {

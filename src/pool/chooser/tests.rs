@@ -71,15 +71,13 @@ fn highest_score_of_all(pool: &Pool, places: &[usize], client: u32) -> usize {
     let score = |place: usize| {
         let backend = &pool.backends()[place];
         let hash = mix(client.wrapping_add(backend.name_key));
-        (
-            hash,
-            (64 << 32) - log2(hash.max(1)),
-            u64::from(backend.settings.weight),
-        )
+        let minus_log = (64 << 32) - log2(hash.max(1));
+        (minus_log, u64::from(backend.settings.weight), hash)
     };
     let better = |best: usize, this: usize| {
-        let ((a, x, w), (b, y, v)) = (score(this), score(best));
-        if x * v < y * w || x * v == y * w && a > b {
+        let (one, other) = (score(this), score(best));
+        let (x, y) = (one.0 * other.1, other.0 * one.1);
+        if x < y || x == y && one.2 > other.2 {
             this
         } else {
             best
