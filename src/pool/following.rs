@@ -181,6 +181,7 @@ impl Pool {
     }
 
     /// Makes room for all that choices among its backends need.
+    #[inline(never)]
     pub(in crate::pool) fn new_chooser(&self) -> Box<Chooser> {
         let (backends, home) = (Arc::clone(&self.backends), Arc::downgrade(&self.home));
         Box::new(Chooser::new(backends, self.method, self.standing, home))

@@ -278,6 +278,7 @@ impl BackendState {
     }
 
     /// Tells the chooser that this backend has changed; under no lock of its own.
+    #[inline(never)]
     fn tell_change(&self) {
         if let Some(shared) = self.shared.upgrade() {
             lock(&shared.state).chooser.changed(self);
@@ -357,9 +358,14 @@ impl BackendState {
         // In one order with `tell_ends`: either the chooser sees the new number, or this tells.
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "each place is given back once");
-        if self.tells_ends.load(Ordering::SeqCst)
-            && let Some(shared) = self.shared.upgrade()
-        {
+        if self.tells_ends.load(Ordering::SeqCst) {
+            self.tell_end();
+        }
+    }
+
+    #[inline(never)]
+    fn tell_end(&self) {
+        if let Some(shared) = self.shared.upgrade() {
             lock(&shared.state).chooser.ended(self);
         }
     }

@@ -1,7 +1,7 @@
 //! A set of backends in groups of equal weight, for the methods that need no turns: in a group no
 //! order, or that of a heap.
 
-use crate::pool::chooser::Seat;
+use crate::pool::chooser::{Room, Seat};
 
 /// The groups of one set.
 #[derive(Debug, Default)]
@@ -31,21 +31,20 @@ impl Group {
 }
 
 impl Groups {
-    /// Without members; `room` has each weight, and how many members may have it.
-    pub(in crate::pool) fn with_room(
-        room: impl Iterator<Item = (u32, usize)>,
-        with_keys: bool,
-    ) -> Groups {
-        let group = |(weight, room)| Group {
-            weight,
-            members: Vec::with_capacity(room),
-            keys: Vec::with_capacity(if with_keys { room } else { 0 }),
-            credit: 0,
-        };
-        Groups {
-            groups: room.map(group).collect(),
-            total: 0,
+    /// Without members, and with room for as many of each weight as are of this kind.
+    #[inline(never)]
+    pub(in crate::pool) fn with_room(weights: &[Room], kind: usize, with_keys: bool) -> Groups {
+        let mut groups = Groups::default();
+        groups.groups.reserve_exact(weights.len());
+        for (weight, counts) in weights {
+            groups.groups.push(Group {
+                weight: *weight,
+                members: Vec::with_capacity(counts[kind]),
+                keys: Vec::with_capacity(if with_keys { counts[kind] } else { 0 }),
+                credit: 0,
+            });
         }
+        groups
     }
 
     /// Adds a member at the end of its group.

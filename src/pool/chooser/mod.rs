@@ -34,6 +34,9 @@ use crate::pool::standing::Standing;
 use crate::pool::state::{BackendState, NEVER};
 use crate::pool::trace::{CANDIDATES_MAX, Candidate, Decision, Verdict};
 
+/// A weight, and how many backends and how many backups have it.
+pub(in crate::pool) type Room = (u32, [usize; 2]);
+
 /// Where a chooser waits while another pool chooses.
 pub(in crate::pool) type Home = Mutex<Option<Box<Chooser>>>;
 
@@ -139,8 +142,7 @@ impl Chooser {
     ) -> Chooser {
         let heaviest = backends.iter().map(|backend| backend.settings.weight).max();
         let mut numbers = vec![u32::MAX; heaviest.unwrap_or(0) as usize + 1];
-        // Each weight, and how many backends and backups have it.
-        let mut weights: Vec<(u32, [usize; 2])> = Vec::new();
+        let mut weights: Vec<Room> = Vec::new();
         let mut seats = Vec::with_capacity(backends.len());
         for backend in &*backends {
             let weight = backend.settings.weight;
@@ -152,11 +154,11 @@ impl Chooser {
             weights[*number as usize].1[usize::from(backend.settings.backup)] += 1;
             seats.push(Seat::new(*number));
         }
-        let room = |set: usize, is_used: bool| {
-            let used = weights.iter().take_while(move |_| is_used);
-            used.map(move |&(weight, counts)| (weight, counts[set % 2]))
+        let (in_turns, in_groups) = if method == Method::RoundRobin {
+            (&*weights, &[][..])
+        } else {
+            (&[][..], &*weights)
         };
-        let by_turns = method == Method::RoundRobin;
         let with_keys = method == Method::SourceHash;
         let count = backends.len();
         Chooser {
@@ -165,8 +167,9 @@ impl Chooser {
             home,
             seats,
             counts: [0; 4],
-            turns: [0, 1, 2, 3].map(|set| Turns::with_room(room(set, by_turns || set > 1))),
-            groups: [0, 1].map(|set| Groups::with_room(room(set, !by_turns), with_keys)),
+            turns: [(0, in_turns), (1, in_turns), (0, &*weights), (1, &*weights)]
+                .map(|(kind, weights)| Turns::with_room(weights, kind)),
+            groups: [0, 1].map(|kind| Groups::with_room(in_groups, kind, with_keys)),
             answers: Answers::new(if with_keys { count } else { 0 }),
             choices: 0,
             epoch: 0,
@@ -228,6 +231,7 @@ impl Chooser {
     }
 
     /// Keeps what another chooser is to know of each backend, and empties the sets.
+    #[inline(never)]
     fn end(&mut self, epoch: u32) {
         for turns in &mut self.turns {
             turns.end(&mut self.seats);
@@ -287,6 +291,7 @@ impl Chooser {
     }
 
     /// The same among all that are present now.
+    #[inline(never)]
     fn pick_present(
         &mut self,
         is_retry: bool,
@@ -438,6 +443,7 @@ impl Chooser {
     }
 
     /// Looks at a backend, and notes everything but its set, which it returns.
+    #[inline(never)]
     fn look(&mut self, place: u32) -> Tier {
         #[cfg(test)]
         {
@@ -479,6 +485,7 @@ impl Chooser {
     }
 
     /// Puts a backend into its set, if it is in one.
+    #[inline(never)]
     fn join(&mut self, place: u32) {
         let tier = self.seats[place as usize].tier;
         let Some(count) = self.counts.get_mut(tier as usize) else {
@@ -497,6 +504,7 @@ impl Chooser {
     }
 
     /// Takes a backend out of its set, if it is in one.
+    #[inline(never)]
     fn leave(&mut self, place: u32) {
         let Seat {
             tier, group, at, ..

@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::net::atomic::AtomicU64;
-use crate::pool::chooser::Seat;
+use crate::pool::chooser::{Room, Seat};
 
 /// A turn, in the unit of credits.
 const ONE: i64 = 1 << 32;
@@ -154,18 +154,20 @@ impl Earned {
 }
 
 impl Turns {
-    /// Without members; `room` has each weight, and how many members may have it.
-    pub(in crate::pool) fn with_room(room: impl Iterator<Item = (u32, usize)>) -> Turns {
-        let queue = |(weight, room)| Queue {
-            weight,
-            quota: 0,
-            ready: VecDeque::with_capacity(room),
-            done: VecDeque::with_capacity(room),
-        };
-        Turns {
-            queues: room.map(queue).collect(),
-            ..Turns::default()
+    /// Without members, and with room for as many of each weight as are of this kind.
+    #[inline(never)]
+    pub(in crate::pool) fn with_room(weights: &[Room], kind: usize) -> Turns {
+        let mut turns = Turns::default();
+        turns.queues.reserve_exact(weights.len());
+        for (weight, counts) in weights {
+            turns.queues.push(Queue {
+                weight: *weight,
+                quota: 0,
+                ready: VecDeque::with_capacity(counts[kind]),
+                done: VecDeque::with_capacity(counts[kind]),
+            });
         }
+        turns
     }
 
     #[cfg(test)]
@@ -347,15 +349,18 @@ impl Queue {
 /// Puts a member behind those of greater credit, and of equals that stand before it in the list of
 /// backends: most often the end.
 fn insert(list: &mut VecDeque<u32>, place: u32, seats: &[Seat]) {
-    if list
-        .back()
-        .is_none_or(|&last| goes_before(last, place, seats))
-    {
+    let behind = list.back();
+    if behind.is_none_or(|&behind| goes_before(behind, place, seats)) {
         list.push_back(place);
     } else {
-        let at = list.partition_point(|&other| goes_before(other, place, seats));
-        list.insert(at, place);
+        insert_between(list, place, seats);
     }
+}
+
+#[inline(never)]
+fn insert_between(list: &mut VecDeque<u32>, place: u32, seats: &[Seat]) {
+    let at = list.partition_point(|&other| goes_before(other, place, seats));
+    list.insert(at, place);
 }
 
 fn goes_before(one: u32, other: u32, seats: &[Seat]) -> bool {
