@@ -409,6 +409,34 @@ mod tests {
     use crate::live::tests::live_of;
 
     #[test]
+    fn readme_has_a_row_for_each_metric_and_no_other() {
+        let readme = include_str!("../../README.md");
+        let rows: Vec<&str> = readme
+            .lines()
+            .filter(|line| line.starts_with("| `rondo_"))
+            .collect();
+        let missing: Vec<String> = METRICS
+            .iter()
+            .filter(|metric| {
+                let (begin, end) = (
+                    format!("| `{}` | {} | ", metric.name, metric.kind),
+                    format!(" | {} |", metric.help),
+                );
+                let is_its = |row: &&str| row.starts_with(&begin) && row.ends_with(&end);
+                !rows.iter().any(|row| is_its(row))
+            })
+            .map(|metric| {
+                format!(
+                    "| `{}` | {} | | {} |",
+                    metric.name, metric.kind, metric.help
+                )
+            })
+            .collect();
+        assert!(missing.is_empty(), "README lacks:\n{}", missing.join("\n"));
+        assert_eq!(rows.len(), METRICS.len());
+    }
+
+    #[test]
     fn millionths_are_written_as_short_as_they_are() {
         for (number, text) in [
             (0, "0"),
