@@ -423,7 +423,7 @@ mod tests {
                     format!(" | {} |", metric.help),
                 );
                 let is_its = |row: &&str| row.starts_with(&begin) && row.ends_with(&end);
-                !rows.iter().any(|row| is_its(row))
+                !rows.iter().any(is_its)
             })
             .map(|metric| {
                 format!(
