@@ -47,6 +47,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often the listener looks for room again if no worker wakes it.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
+/// How long a stop waits for room for those in the backlog.
+const LAST_ROOM: Duration = Duration::from_secs(1);
+
 /// Opens the listening socket that `proxy` describes.
 pub(crate) fn bind(proxy: &Proxy) -> io::Result<TcpListener> {
     match proxy.address {
@@ -172,9 +175,17 @@ impl Listener {
             self.follower.look();
         }
         // Stops at the first error: closing the socket resets what is left in the backlog.
+        let patience_until = Instant::now() + LAST_ROOM;
         while !self.sockets.is_empty() {
             while self.accept_all().is_ok_and(|count| count > 0) {}
-            self.sockets.remove(0);
+            if !self.admission().has_room()
+                && has_newcomers(&self.sockets[0])
+                && Instant::now() < patience_until
+            {
+                self.make_room();
+            } else {
+                self.sockets.remove(0);
+            }
         }
     }
 

@@ -446,14 +446,14 @@ impl Worker {
 
     /// While the process drains: closes idle connections, and at the end all. True: all is done.
     fn drain(&mut self, all_came: bool) -> bool {
-        let Some((idle_until, until)) = self.drain_times() else {
+        let Some((begun, until)) = self.drain_times() else {
             return false;
         };
         let now = self.context.clock.settled();
-        if idle_until <= now {
-            while let Some((index, _)) = self.idle.longest() {
-                self.close_idle(index, CloseReason::Stopping);
-            }
+        while let Some((index, since)) = self.idle.longest()
+            && idle_until(begun, since) <= now
+        {
+            self.close_or_serve(index);
         }
         if until <= now {
             for key in self.clients.keys() {
@@ -463,7 +463,25 @@ impl Worker {
         all_came && self.clients.is_empty()
     }
 
-    /// While the process drains: until when idle connections are kept, and until when all others.
+    /// Closes an idle connection, unless a request has arrived on it whose event is on the way.
+    #[cold]
+    fn close_or_serve(&mut self, index: u32) {
+        let before = self.idle.longest();
+        if let Some(key) = self.key_of(index)
+            && let Some(client) = self.clients.get_mut(key)
+            && !client.side.connection.is_open_and_empty()
+        {
+            client.side.connection.note(Readiness::IN);
+            self.turn(key, Client::advance);
+            // Else it was less than a request, such as a line end.
+            if self.idle.longest() != before {
+                return;
+            }
+        }
+        self.close_idle(index, CloseReason::Stopping);
+    }
+
+    /// While the process drains: since when, and until when connections are kept that are not idle.
     #[inline(always)]
     fn drain_times(&self) -> Option<(Millis, Millis)> {
         let Snapshot {
@@ -471,24 +489,28 @@ impl Worker {
             draining_since,
             ..
         } = &**self.context.snapshot;
-        let since = self.context.clock.at((*draining_since)?);
-        let drain = config.timeouts.drain;
-        Some((
-            Clock::after(since, drain.min(DRAIN_IDLE)),
-            Clock::after(since, drain),
-        ))
+        let begun = self.context.clock.at((*draining_since)?);
+        Some((begun, Clock::after(begun, config.timeouts.drain)))
     }
 
     /// When `drain` has something to do next, should no event come.
     fn next_of_drain(&self) -> Millis {
-        let clock = &self.context.clock;
-        let Some((idle_until, until)) = self.drain_times() else {
+        let Some((begun, until)) = self.drain_times() else {
             return NEVER;
         };
-        let is_to_come = |time: &Millis| *time > clock.settled();
-        let times = [idle_until, until].into_iter().filter(is_to_come);
-        times.min().unwrap_or(NEVER)
+        let idle = self.idle.longest();
+        let idle_until = idle.map_or(NEVER, |(_, since)| idle_until(begun, since));
+        let times = [idle_until, until].into_iter();
+        times
+            .filter(|time| *time > self.context.clock.settled())
+            .min()
+            .unwrap_or(NEVER)
     }
+}
+
+/// Until when a connection that has been idle `since` is kept by a process that has drained since `begun`.
+fn idle_until(begun: Millis, since: Millis) -> Millis {
+    Clock::after(since.max(begun), DRAIN_IDLE)
 }
 
 #[cfg(test)]

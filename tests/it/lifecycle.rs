@@ -2,7 +2,7 @@
 
 use crate::support::client::get;
 use crate::support::proxy::run_with_config;
-use crate::support::{Addressed, Backend, Client, Origin, Proxy, Refusing, eventually};
+use crate::support::{Addressed, Backend, Client, Holding, Origin, Proxy, Refusing, eventually};
 use rustix::process::Signal;
 use std::fs;
 use std::net::TcpStream;
@@ -118,6 +118,63 @@ fn a_kept_connection_may_bring_one_more_request() {
         if response.says_close() {
             client.expect_closed();
             break;
+        }
+    }
+    assert_eq!(proxy.wait_exit(), 0);
+}
+
+#[test]
+fn a_connection_that_becomes_idle_late_in_the_drain_may_bring_one_more_request_too() {
+    let backend = Backend::start();
+    let mut proxy = Proxy::over(&[&backend]).one_worker().start();
+    // Its head went out before the stop and does not say that the connection ends.
+    let mut client = proxy.client();
+    client.send(get("/"));
+    let mut wire = backend.accept();
+    wire.expect_request();
+    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+    assert!(!client.read_response_head().says_close());
+    let mut idle = proxy.client();
+    proxy.terminate();
+    // The second for those that are idle from the start is over.
+    idle.expect_closed();
+    wire.send("67890");
+    assert_eq!(client.read_exact(10), b"1234567890");
+    client.send(get("/crossing"));
+    let mut wire = backend.accept_or(Some(wire));
+    assert_eq!(wire.serve("one more").target, "/crossing");
+    let response = client.read_response();
+    assert_eq!(
+        (response.text().as_str(), response.says_close()),
+        ("one more", true)
+    );
+    client.expect_closed();
+    assert_eq!(proxy.wait_exit(), 0);
+}
+
+#[test]
+fn at_the_limit_of_connections_the_accept_queue_is_served_too() {
+    let origin = Holding::start("one");
+    let mut proxy = Proxy::over(&[&origin])
+        .set("proxy.max_connections", 1)
+        .one_worker()
+        .start();
+    let mut first = proxy.client();
+    first.send(get("/hold"));
+    eventually("the request is held", || origin.held() == 1);
+    let mut waiting: Vec<Client> = (0..5).map(|_| proxy.client()).collect();
+    for client in &mut waiting {
+        client.send(get("/"));
+    }
+    let begin = Instant::now();
+    proxy.terminate();
+    proxy.wait_for_event(&["stopping"]);
+    origin.release();
+    assert_eq!(first.read_response().status, 200);
+    for mut client in waiting {
+        // It waits a second for room, which a busy machine may use up.
+        if begin.elapsed() < Duration::from_millis(800) {
+            assert_eq!(client.read_response().status, 200);
         }
     }
     assert_eq!(proxy.wait_exit(), 0);
