@@ -140,6 +140,8 @@ fn a_connection_that_becomes_idle_late_in_the_drain_may_bring_one_more_request_t
     idle.expect_closed();
     wire.send("67890");
     assert_eq!(client.read_exact(10), b"1234567890");
+    // Once its line is written the worker has looked for idle connections.
+    proxy.wait_for_access("GET / ");
     client.send(get("/crossing"));
     let mut wire = backend.accept_or(Some(wire));
     assert_eq!(wire.serve("one more").target, "/crossing");
