@@ -36,7 +36,10 @@ impl Answer {
     }
 
     #[inline(never)]
-    pub(crate) fn json(status: u16, document: String) -> Answer {
+    pub(crate) fn json(status: u16, mut document: String) -> Answer {
+        if !document.ends_with('\n') {
+            document.push('\n');
+        }
         Answer::new(status, "application/json", document)
     }
 

@@ -121,10 +121,10 @@ impl Connection {
         self.socket.into()
     }
 
-    /// The request, if it is read and not answered yet.
-    pub(crate) fn take_request(&mut self) -> Option<Box<Request>> {
+    /// The request, if it is read and not answered yet, and if its answer is short or long ones `may` be made.
+    pub(crate) fn take_request(&mut self, may: bool) -> Option<Box<Request>> {
         match mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Ready(request) => Some(request),
+            Stage::Ready(request) if may || request.wanted.is_short() => Some(request),
             other => {
                 self.stage = other;
                 None

@@ -88,7 +88,7 @@ fn write(decision: &Decision, pool: &Pool, json: &mut Writer) {
     json.text_or_null("client", client.as_deref());
     json.number_or_null("status", decision.status.map(u64::from));
     json.text_or_null("error", error(decision).as_deref());
-    let (candidates, more) = decision.candidates();
+    let (candidates, _) = decision.candidates();
     json.open("candidates", '[');
     for candidate in candidates {
         json.open("", '{');
@@ -98,8 +98,8 @@ fn write(decision: &Decision, pool: &Pool, json: &mut Writer) {
     }
     json.close(']');
     json.open("others", '{');
-    if more > 0 {
-        json.number("not shown", more as u64);
+    for (verdict, count) in decision.others() {
+        json.number(verdict.text(), count.into());
     }
     json.close('}');
     let (tries, more) = decision.tries();

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{DupFlags, dup3, fcntl_dupfd_cloexec};
+use socket2::SockRef;
 
 use crate::admin::connection::Connection;
 use crate::admin::route::{Request, Wanted};
@@ -49,10 +50,12 @@ mod status;
 const CONNECTIONS_MAX: usize = 32;
 /// Connections that wait there.
 const BACKLOG: i32 = 64;
+/// What the kernel holds of an answer, about.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// How long accepting pauses after an error.
 const PAUSE: Duration = Duration::from_millis(100);
-/// While answers of more bytes than this are being written, the next one is not made: so the largest answer is in memory
-/// once, and not once for each connection.
+/// While answers of more bytes than this are being written, the next long one is not made: so the largest is in memory once,
+/// and not once for each connection.
 const ANSWERS_BYTES: usize = 256 * 1024;
 
 /// The most memory that it takes: requests that are read, and the largest answer, while it grows.
@@ -118,6 +121,8 @@ impl Admin {
         }
         let cannot = |error| (wanted, error);
         let socket = listener::listen(wanted, BACKLOG).map_err(cannot)?;
+        // Of what a client does not read the kernel would hold megabytes. Connections inherit it.
+        let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER_BYTES);
         let has_none = lock(&self.0).is_none();
         let running = has_none.then(|| Running::start(live)).transpose();
         Ok(Prepared::Socket(socket, running.map_err(cannot)?))
@@ -217,7 +222,14 @@ impl Interface {
 
     fn run(&mut self) {
         let mut scratch = vec![0; connection::SCRATCH_BYTES];
-        while !self.shared.is_over.load(Ordering::Acquire) {
+        loop {
+            if self.shared.is_over.load(Ordering::Acquire) {
+                // A reload may have ended it that one of its clients waits for.
+                self.socket = None;
+                if self.connections.is_empty() {
+                    return;
+                }
+            }
             self.clock.read();
             let live = self.follower.live();
             let sample_in = self.sampler.sample(live, self.clock.now()) - self.clock.now();
@@ -290,12 +302,12 @@ impl Interface {
         let settings = self.follower.config.admin.clone();
         let now = Instant::now();
         let mut connections = mem::take(&mut self.connections);
-        let mut writing: usize = connections.iter().map(Connection::unwritten).sum();
         for connection in &mut connections {
             connection.go_on(settings.as_ref(), now, scratch);
-            if writing <= ANSWERS_BYTES
-                && let Some(request) = connection.take_request()
-            {
+        }
+        let mut writing: usize = connections.iter().map(Connection::unwritten).sum();
+        for connection in &mut connections {
+            if let Some(request) = connection.take_request(writing <= ANSWERS_BYTES) {
                 self.answer(connection, *request, now);
                 connection.go_on(settings.as_ref(), now, scratch);
                 writing += connection.unwritten();

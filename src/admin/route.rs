@@ -36,6 +36,11 @@ pub(crate) enum Wanted {
 }
 
 impl Wanted {
+    /// Whether the answer is short, or the main thread's.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_for_probers() || matches!(self, Wanted::Change { .. })
+    }
+
     /// Whether it says so little that it needs no token: probers have none.
     pub(crate) fn is_for_probers(&self) -> bool {
         matches!(self, Wanted::Live | Wanted::Ready)

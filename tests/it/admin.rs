@@ -6,9 +6,10 @@ use crate::support::admin::{TOKEN, address, address_of, ask, ask_raw, json};
 use crate::support::client::get as proxied;
 use crate::support::proxy::Plan;
 use crate::support::{
-    Addressed, Client, EDGE_LENGTHS, Holding, Origin, Proxy, Refusing, Response, chunked,
+    Addressed, Client, EDGE_LENGTHS, Holding, Origin, Proxy, Refusing, Response, Wire, chunked,
     eventually,
 };
+use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -480,6 +481,49 @@ fn a_slow_client_is_cut_and_keeps_no_other_waiting() {
         std::thread::sleep(Duration::from_millis(50));
         !slow.try_send([*bytes.next().unwrap()]) || slow.has_ended()
     });
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_and_keeps_no_prober_waiting() {
+    let origin = Origin::start("one");
+    let backend = |number: usize| json_of(&origin, number);
+    let proxy = with_token(&[&origin])
+        .set("backends", (0..2000).map(backend).collect::<Vec<_>>())
+        .start();
+    let admin = address(&proxy);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // So that the kernel takes little of the answer.
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&admin.into()).unwrap();
+    let mut slow = Wire::new(TcpStream::from(socket));
+    let begin = Instant::now();
+    slow.send(request("GET", "/status", &["Host: localhost"]));
+    eventually("its answer has begun", || slow.has_input());
+    // A short answer at once, a long one when the slow client is gone.
+    assert_eq!(ask(admin, "GET", "/ready", "").status, 200);
+    assert_eq!(ask(admin, "GET", "/status", "").status, 200);
+    assert!(begin.elapsed() >= DEADLINE, "{:?}", begin.elapsed());
+    let (bytes, _) = slow.read_until_gone();
+    assert!(bytes.len() < 900_000, "{}", bytes.len());
+}
+
+fn json_of(origin: &Origin, number: usize) -> serde_json::Value {
+    serde_json::json!({ "url": origin.url(), "name": format!("backend-{number}") })
+}
+
+#[test]
+fn a_reload_that_ends_the_interface_is_answered_by_it() {
+    let origin = Origin::start("one");
+    let proxy = with_token(&[&origin]).start();
+    let admin = address(&proxy);
+    let config = format!(
+        r#"{{"proxy": {{"port": 0, "address": "127.0.0.1", "workers": 2}}, "backends": [{{"url": "{}"}}], "health_check": {{"kind": "none"}}}}"#,
+        origin.url()
+    );
+    proxy.replace_file("config.json", &config);
+    let response = ask(admin, "POST", "/reload", "");
+    assert_eq!(response.status, 200, "{response:?}");
+    eventually("it is closed", || TcpStream::connect(admin).is_err());
 }
 
 #[test]

@@ -350,6 +350,25 @@ fn the_decisions_have_the_documented_keys_and_are_selected() {
 }
 
 #[test]
+fn of_many_backends_the_decisions_count_those_that_they_do_not_name() {
+    let origin = Origin::start("one");
+    let backend = |number: usize| json!({ "url": origin.url(), "name": format!("backend-{number}"), "weight": u8::from(number > 4) });
+    let proxy = plan(&[&origin])
+        .set("backends", (0..40).map(backend).collect::<Vec<_>>())
+        .start();
+    let admin = address(&proxy);
+    proxy.client().get("/");
+    eventually("it is recorded", || get(admin, "/decisions") != json!([]));
+    let decision = &get(admin, "/decisions")[0];
+    let candidates = decision["candidates"].as_array().unwrap();
+    assert!(candidates.len() <= 16, "{decision}");
+    let others = decision["others"].as_object().unwrap();
+    let others: u64 = others.values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(candidates.len() as u64 + others, 40, "{decision}");
+    assert_eq!(decision["others"]["weight 0"], 5, "{decision}");
+}
+
+#[test]
 fn the_configuration_is_whole_but_for_the_token() {
     let origin = Origin::start("one");
     let proxy = plan(&[&origin])
