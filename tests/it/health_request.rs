@@ -1,7 +1,9 @@
 //! `--health URL`: one GET with an answer in time, or a line that says why not.
 
+use crate::support::client::get;
 use crate::support::{
-    Addressed, Backend, Finished, Holding, Origin, Proxy, Refusing, Unreachable, run,
+    Addressed, Backend, Finished, Holding, Origin, Proxy, Refusing, Unreachable, admin, eventually,
+    run,
 };
 use std::time::{Duration, Instant};
 
@@ -132,4 +134,25 @@ fn the_request_is_as_any_client_would_send_it() {
     assert_eq!(request.fields.one("connection"), Some("close"));
     wire.answer("well");
     assert_eq!(asking.join().unwrap().code, 0);
+}
+
+#[test]
+fn it_tells_a_container_whether_the_process_lives_and_is_ready() {
+    let origin = Holding::start("one");
+    let proxy = Proxy::over(&[&origin])
+        .set("admin.address", "127.0.0.1:0")
+        .set("timeouts.drain_delay", "60s")
+        .start();
+    let admin = admin::address(&proxy);
+    let [live, ready] = ["live", "ready"].map(|path| format!("http://{admin}/{path}"));
+    for url in [&live, &ready] {
+        assert_eq!(health(url).code, 0);
+    }
+    let mut client = proxy.client();
+    client.send(get("/hold"));
+    eventually("the request is held", || origin.held() == 1);
+    proxy.terminate();
+    proxy.wait_for_event(&["stopping"]);
+    assert_eq!(health(&live).code, 0);
+    expect_failure(&ready, 1, "answered 503");
 }
