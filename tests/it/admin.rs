@@ -572,17 +572,21 @@ fn it_answers_at_the_limit_of_connections_with_every_worker_busy() {
 fn it_answers_when_traffic_has_taken_every_descriptor() {
     let origin = Holding::start("one");
     let proxy = with_token(&[&origin])
-        .set("proxy.max_connections", 1000)
         .set("timeouts.client_idle", "1h")
-        .descriptors_max(200)
+        .set("timeouts.client_head", "1h")
+        .set("timeouts.response_head", "1h")
         .start();
     let admin = address(&proxy);
-    // Each takes two descriptors, until there are none.
-    let mut clients: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
-    for client in &mut clients {
+    // From here on it gets no new number for a descriptor, and clients take those that are left.
+    let highest = proxy.descriptors().into_iter().max().unwrap();
+    let before = proxy.limit_descriptors(Some(highest + 1));
+    let mut clients = Vec::new();
+    eventually("all are taken", || {
+        let mut client = proxy.client();
         client.try_send(proxied("/hold"));
-    }
-    proxy.wait_for_access("we were short of descriptors");
+        clients.push(client);
+        proxy.events_with(&["accepting pauses"]) > 0
+    });
     for _ in 0..5 {
         // More at once than there are descriptors held: the rest waits.
         let mut asking: Vec<Client> = (0..20).map(|_| Client::connect_to(admin)).collect();
@@ -593,6 +597,7 @@ fn it_answers_when_traffic_has_taken_every_descriptor() {
             assert_eq!(client.read_response().status, 200);
         }
     }
+    proxy.limit_descriptors(before);
     origin.release();
 }
 

@@ -275,6 +275,14 @@ impl Proxy {
             .expect("a number follows")
     }
 
+    /// The numbers of the open descriptors.
+    pub(crate) fn descriptors(&self) -> Vec<u64> {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("the process runs")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     pub(crate) fn open_fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .expect("the process runs")
