@@ -43,8 +43,10 @@ pub(crate) struct BackendConnections {
     idle: Vec<IdleList>,
     /// Idle connections to removed backends, not yet closed.
     leaving: Vec<Key>,
-    /// No idle connection expires before this. It may be too early, since lending does not move it.
-    next_expiry: Millis,
+    /// The ends of the list of all idle connections of backends that are here, in the order in which
+    /// they expire: the next one is found however many backends there are.
+    oldest: Option<Key>,
+    newest: Option<Key>,
     /// How many idle connections there may be beyond one for each client.
     idle_max: usize,
     /// How many connections there may be, idle and lent.
@@ -60,7 +62,18 @@ enum Place {
         /// Released when the connection is closed or lent.
         place: IdlePlace,
         connection: Connection,
+        link: Link,
     },
+}
+
+/// Where an idle connection stands among all of them.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    expires: Millis,
+    older: Option<Key>,
+    newer: Option<Key>,
+    /// Where the list of its backend was when it was parked.
+    list: usize,
 }
 
 /// The idle connections to one backend, longest idle first.
@@ -90,7 +103,8 @@ impl BackendConnections {
             places: Slab::default(),
             idle: Vec::new(),
             leaving: Vec::new(),
-            next_expiry: NEVER,
+            oldest: None,
+            newest: None,
             idle_max: 0,
             max: 0,
         };
@@ -117,13 +131,13 @@ impl BackendConnections {
         for list in before {
             match pool.place(list.backend) {
                 Some(place) => self.idle[place] = list,
-                None => self
-                    .leaving
-                    .extend(list.connections.iter().map(|idle| idle.key)),
+                None => {
+                    for idle in list.connections {
+                        self.unlink(idle.key);
+                        self.leaving.push(idle.key);
+                    }
+                }
             }
-        }
-        if !self.leaving.is_empty() {
-            self.next_expiry = 0;
         }
     }
 
@@ -136,15 +150,67 @@ impl BackendConnections {
 
     /// Closes the connection that has been idle longest, if there is an idle one.
     fn close_oldest(&mut self) -> bool {
-        let oldest = || {
-            let lists = self.idle.iter_mut().map(|list| &mut list.connections);
-            let oldest = lists
-                .filter(|connections| !connections.is_empty())
-                .min_by_key(|connections| connections.front().map(|oldest| oldest.expires));
-            Some(oldest?.pop_front()?.key)
+        match self.leaving.pop() {
+            Some(key) => self.places.remove(key).is_some(),
+            None => self.oldest.is_some_and(|key| self.close_idle(key)),
+        }
+    }
+
+    /// Closes an idle connection of a backend that is here.
+    fn close_idle(&mut self, key: Key) -> bool {
+        let Some(Place::Idle { place, link, .. }) = self.places.get_mut(key) else {
+            return false;
         };
-        let closed = self.leaving.pop().or_else(oldest);
-        closed.is_some_and(|key| self.places.remove(key).is_some())
+        let (backend, list) = (place.backend(), link.list);
+        self.unlink(key);
+        if let Some(list) = self.list(backend, list) {
+            // The one that expires next most often is the first.
+            match list.front() {
+                Some(first) if first.key == key => drop(list.pop_front()),
+                _ => list.retain(|idle| idle.key != key),
+            }
+        }
+        self.places.remove(key).is_some()
+    }
+
+    fn link(&mut self, key: Key) -> Option<&mut Link> {
+        match self.places.get_mut(key)? {
+            Place::Idle { link, .. } => Some(link),
+            Place::Lent { .. } => None,
+        }
+    }
+
+    /// Adds an idle connection to the list of all. It expires last, but where the time-out has
+    /// become shorter.
+    fn add_link(&mut self, key: Key, expires: Millis) {
+        let (mut older, mut newer) = (self.newest, None);
+        while let Some(before) = older
+            && let Some(link) = self.link(before)
+            && link.expires > expires
+        {
+            (older, newer) = (link.older, Some(before));
+        }
+        self.join_links(older, Some(key));
+        self.join_links(Some(key), newer);
+    }
+
+    /// Takes an idle connection out of the list of all.
+    fn unlink(&mut self, key: Key) {
+        if let Some(&mut Link { older, newer, .. }) = self.link(key) {
+            self.join_links(older, newer);
+        }
+    }
+
+    /// Makes one the neighbour of the other, or the end of the list.
+    fn join_links(&mut self, older: Option<Key>, newer: Option<Key>) {
+        match older.and_then(|key| self.link(key)) {
+            Some(link) => link.newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer.and_then(|key| self.link(key)) {
+            Some(link) => link.older = older,
+            None => self.newest = older,
+        }
     }
 
     /// How many connections there are, idle and lent.
@@ -215,10 +281,11 @@ impl BackendConnections {
         client: Key,
         now: Millis,
     ) -> Option<BackendConnection> {
-        let idle = self.list(backend)?;
+        let idle = self.list(backend.id, backend.index)?;
         // The newest expires last.
         idle.back().filter(|newest| newest.expires > now)?;
         let Idle { key, .. } = idle.pop_back()?;
+        self.unlink(key);
         let place = self
             .places
             .get_mut(key)
@@ -234,16 +301,12 @@ impl BackendConnections {
     }
 
     /// The idle connections to a backend, unless it has been removed.
-    fn list(&mut self, backend: &Backend) -> Option<&mut VecDeque<Idle>> {
+    fn list(&mut self, backend: BackendId, guess: usize) -> Option<&mut VecDeque<Idle>> {
         // Most often the pool from which it was chosen is the live one, and its place there the
         // same; otherwise search.
-        let guess = self.idle.get(backend.index);
-        let at = match guess {
-            Some(list) if list.backend == backend.id => backend.index,
-            _ => self
-                .idle
-                .iter()
-                .position(|list| list.backend == backend.id)?,
+        let at = match self.idle.get(guess) {
+            Some(list) if list.backend == backend => guess,
+            _ => self.idle.iter().position(|list| list.backend == backend)?,
         };
         Some(&mut self.idle[at].connections)
     }
@@ -257,7 +320,7 @@ impl BackendConnections {
         idle_max: usize,
         expires: Millis,
     ) {
-        let Some(idle) = self.list(backend) else {
+        let Some(idle) = self.list(backend.id, backend.index) else {
             return self.close(lent);
         };
         let Some(idle_place) = backend.state().reserve_idle(idle_max) else {
@@ -274,8 +337,14 @@ impl BackendConnections {
         *place = Place::Idle {
             place: idle_place,
             connection,
+            link: Link {
+                expires,
+                older: None,
+                newer: None,
+                list: backend.index,
+            },
         };
-        self.next_expiry = self.next_expiry.min(expires);
+        self.add_link(key, expires);
     }
 
     /// Closes a lent connection.
@@ -292,14 +361,15 @@ impl BackendConnections {
     pub(crate) fn note(&mut self, key: Key, readiness: Readiness) -> Option<Key> {
         match self.places.get_mut(key)? {
             Place::Lent { client } => Some(*client),
-            Place::Idle { place, .. } => {
+            Place::Idle { place, link, .. } => {
                 if readiness != Readiness::OUT {
-                    let backend = place.backend();
-                    match self.idle.iter_mut().find(|list| list.backend == backend) {
-                        Some(list) => list.connections.retain(|idle| idle.key != key),
-                        None => self.leaving.retain(|leaving| *leaving != key),
+                    let (backend, list) = (place.backend(), link.list);
+                    if self.list(backend, list).is_some() {
+                        self.close_idle(key);
+                    } else {
+                        self.leaving.retain(|leaving| *leaving != key);
+                        self.places.remove(key);
                     }
-                    self.places.remove(key);
                 }
                 None
             }
@@ -309,36 +379,33 @@ impl BackendConnections {
     /// Closes connections that have been idle too long, and some of those whose backend has been
     /// removed.
     pub(crate) fn expire(&mut self, now: Millis) {
-        if self.next_expiry > now {
-            return;
-        }
-        let stay = self.leaving.len().saturating_sub(CLOSED_AT_ONCE_MAX);
-        for key in self.leaving.drain(stay..) {
-            self.places.remove(key);
-        }
-        for IdleList { connections, .. } in &mut self.idle {
-            while connections
-                .front()
-                .is_some_and(|oldest| oldest.expires <= now)
-            {
-                let expired = connections
-                    .pop_front()
-                    .expect("its front was just looked at");
-                self.places.remove(expired.key);
+        if self.leaving.capacity() > 0 {
+            let stay = self.leaving.len().saturating_sub(CLOSED_AT_ONCE_MAX);
+            for key in self.leaving.drain(stay..) {
+                self.places.remove(key);
+            }
+            if self.leaving.is_empty() {
+                self.leaving = Vec::new();
             }
         }
-        let oldest = self.idle.iter().filter_map(|list| list.connections.front());
-        self.next_expiry = oldest.map(|idle| idle.expires).min().unwrap_or(NEVER);
-        if self.leaving.is_empty() {
-            self.leaving = Vec::new();
-        } else {
-            self.next_expiry = now;
+        while let Some(oldest) = self.oldest
+            && let Some(link) = self.link(oldest)
+            && link.expires <= now
+        {
+            self.close_idle(oldest);
         }
     }
 
-    /// When `expire` has something to do next, or earlier.
+    /// When `expire` has something to do next.
     pub(crate) fn next_expiry(&self) -> Millis {
-        self.next_expiry
+        if !self.leaving.is_empty() {
+            return 0;
+        }
+        let oldest = self.oldest.map(|oldest| oldest.index);
+        match oldest.and_then(|oldest| self.places.at(oldest)) {
+            Some((_, Place::Idle { link, .. })) => link.expires,
+            _ => NEVER,
+        }
     }
 }
 
@@ -393,15 +460,30 @@ mod tests {
 
         /// Keeps so many idle connections to the backend at a place.
         fn park(&mut self, place: usize, count: usize) -> Vec<Key> {
-            (0..count)
-                .map(|_| {
-                    let lent = self.open();
-                    let key = lent.key;
-                    let backend = &self.pool.backends()[place];
-                    self.connections.park(lent, backend, MANY, LATER);
-                    key
-                })
-                .collect()
+            (0..count).map(|_| self.park_until(place, LATER)).collect()
+        }
+
+        fn park_until(&mut self, place: usize, expires: Millis) -> Key {
+            let lent = self.open();
+            let key = lent.key;
+            let backend = &self.pool.backends()[place];
+            self.connections.park(lent, backend, MANY, expires);
+            key
+        }
+
+        /// The idle connections of all backends, the one that expires first at the front.
+        fn in_order(&mut self) -> Vec<Key> {
+            let mut next = self.connections.oldest;
+            let mut keys = Vec::new();
+            let mut older = None;
+            while let Some(key) = next {
+                let link = *self.connections.link(key).unwrap();
+                assert_eq!(std::mem::replace(&mut older, Some(key)), link.older);
+                keys.push(key);
+                next = link.newer;
+            }
+            assert_eq!(self.connections.newest, older);
+            keys
         }
     }
 
@@ -449,6 +531,35 @@ mod tests {
         assert_eq!(bench.connections.next_expiry(), LATER);
         bench.connections.expire(LATER);
         assert_eq!((kept.idle(), bench.connections.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_connection_that_expires_next_is_known_whichever_backend_it_is_to() {
+        let mut bench = Bench::of(&["a", "b", "c"]);
+        let [a, b, c] = [(0, 30), (1, 40), (2, 50)].map(|(at, time)| bench.park_until(at, time));
+        // By settings under which they are kept for a shorter time.
+        let [early, later] = [(1, 35), (0, 35)].map(|(at, time)| bench.park_until(at, time));
+        assert_eq!(bench.in_order(), [a, early, later, b, c]);
+        assert_eq!(bench.connections.next_expiry(), 30);
+        let lent = bench
+            .connections
+            .take_idle(&bench.pool.backends()[2], CLIENT, 0);
+        assert_eq!(lent.map(|lent| lent.key), Some(c));
+        bench.connections.expire(30);
+        assert_eq!(bench.in_order(), [early, later, b]);
+        let before = bench.follow(&["b", "a"]);
+        assert_eq!(bench.connections.note(later, Readiness::IN), None);
+        assert_eq!(bench.in_order(), [early, b]);
+        assert!(bench.connections.close_oldest());
+        assert_eq!(bench.connections.next_expiry(), 40);
+        let d = bench.park_until(1, 60);
+        assert_eq!(bench.in_order(), [b, d]);
+        bench.follow(&["a"]);
+        assert_eq!(bench.in_order(), [d], "what leaves is in the list no more");
+        bench.connections.expire(100);
+        assert_eq!((bench.in_order(), bench.connections.len()), (vec![], 1));
+        assert!(before.backends().iter().all(|backend| backend.idle() == 0));
+        assert_eq!(bench.connections.next_expiry(), NEVER);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::pool::hash::{Key, hash_64, hash_128};
+use crate::pool::hash::{Key, hash_64, hash_128, mix};
 
 // Never change a key: every client of every installation would move to another backend.
 const NAME_KEY: Key = (0x726f_6e64_6f20_6e61, 0x6d65_206b_6579_2031);
@@ -52,14 +52,29 @@ pub(crate) struct Cookies {
     name: String,
     /// By backend.
     values: Vec<[u8; 32]>,
+    /// A hash table of backends by their values: twice as many places as backends, and on.
+    table: Vec<u32>,
 }
+
+/// No backend.
+const NONE: u32 = u32::MAX;
 
 impl Cookies {
     /// For backends of these names.
     pub(crate) fn new<'a>(cookie: &str, backends: impl Iterator<Item = &'a str>) -> Cookies {
+        let values: Vec<[u8; 32]> = backends.map(cookie_value).collect();
+        let mut table = vec![NONE; (2 * values.len() + 1).next_power_of_two()];
+        for (backend, value) in (0..).zip(&values) {
+            let mut at = first_place(value, table.len());
+            while table[at] != NONE {
+                at = (at + 1) % table.len();
+            }
+            table[at] = backend;
+        }
         Cookies {
             name: cookie.to_owned(),
-            values: backends.map(cookie_value).collect(),
+            values,
+            table,
         }
     }
 
@@ -70,7 +85,17 @@ impl Cookies {
 
     /// The backend that a cookie's value binds to.
     pub(crate) fn backend(&self, value: &[u8]) -> Option<usize> {
-        self.values.iter().position(|known| known == value)
+        let value: &[u8; 32] = value.try_into().ok()?;
+        let mut at = first_place(value, self.table.len());
+        // Half of the places are empty, so this ends.
+        while self.table[at] != NONE {
+            let backend = self.table[at] as usize;
+            if self.values[backend] == *value {
+                return Some(backend);
+            }
+            at = (at + 1) % self.table.len();
+        }
+        None
     }
 
     /// The value of the `Set-Cookie` field that binds a client to a backend.
@@ -82,6 +107,15 @@ impl Cookies {
         field.extend_from_slice(SECURE);
         SetCookie(field.into())
     }
+}
+
+/// Where the search for a value begins.
+fn first_place(value: &[u8; 32], places: usize) -> usize {
+    let (words, _) = value.as_chunks::<8>();
+    let hash = words
+        .iter()
+        .fold(0, |hash, word| mix(hash ^ u64::from_le_bytes(*word)));
+    usize::try_from(hash % places as u64).unwrap_or(0)
 }
 
 /// Keeps the cookie from being sent in the clear: right for a client that came by https, useless
@@ -147,6 +181,18 @@ mod tests {
         ];
         for stranger in [&b""[..], b"b", &upper, &cut, &cookie_value("c")] {
             assert_eq!(cookies.backend(stranger), None);
+        }
+    }
+
+    #[test]
+    fn each_of_many_cookies_finds_its_own_backend() {
+        for count in [0, 1, 2, 1000] {
+            let names: Vec<String> = (0..count).map(|n| format!("10.0.0.1:{n}")).collect();
+            let cookies = Cookies::new("rondo", names.iter().map(String::as_str));
+            for (place, name) in names.iter().enumerate() {
+                assert_eq!(cookies.backend(&cookie_value(name)), Some(place));
+            }
+            assert_eq!(cookies.backend(&cookie_value("another")), None);
         }
     }
 
