@@ -9,21 +9,25 @@ import json
 import os
 import re
 import subprocess
+from dataclasses import replace
 
 from kit.client import Client
 from kit.process import Failure, folder
-from peers import RONDO
+from origin import MANY
+from peers import METHODS, RONDO, of_many
 
 FEW, MORE = 1_000, 6_000  # of a part
 WARM, MEASURED = 200, 1_000  # requests to the whole program
+WARM_MANY = 2 * MANY  # each backend has an idle connection then
 ALLOCATING = {"malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "memalign"}
 # Between an allocation and who wanted it.
 DULL = re.compile(r"__rustc::|alloc::raw_vec|<alloc::raw_vec|" + "|".join(ALLOCATING))
 REQUESTS = {
-    "GET, 128 bytes": ("/128", 0),
-    "GET, 16 KiB": ("/16k", 0),
-    "GET, chunked 16 KiB": ("/chunked", 0),
-    "POST, 16 KiB": ("/upload", 16 << 10),
+    "GET, 128 bytes": ("/128", 0, RONDO),
+    "GET, 16 KiB": ("/16k", 0, RONDO),
+    "GET, chunked 16 KiB": ("/chunked", 0, RONDO),
+    "POST, 16 KiB": ("/upload", 16 << 10, RONDO),
+    **{f"GET, 128 bytes, {method}, {MANY:,} backends": ("/128", 0, replace(of_many(RONDO), method=method)) for method in METHODS},
 }
 
 
@@ -46,9 +50,10 @@ def allocations(root, origin):
     """For each kind of request on one kept connection: what the whole of rondo allocates, and who asks for it."""
     program = built(root, ["build", "--release", "--bin", "rondo"], "rondo")
     found = {}
-    for name, (path, upload_bytes) in REQUESTS.items():
-        few, more = (profile(serve(program, origin, path, upload_bytes, count))
-                     for count in (WARM, WARM + MEASURED))
+    for name, (path, upload_bytes, peer) in REQUESTS.items():
+        warm = WARM_MANY if peer.many else WARM
+        few, more = (profile(serve(program, origin, peer, path, upload_bytes, count))
+                     for count in (warm, warm + MEASURED))
         callers = more.callers - few.callers
         found[name] = {
             "allocations": (more.allocations - few.allocations) / MEASURED,
@@ -89,10 +94,10 @@ def valgrind(out):
             *(f"--separate-callers7={name}" for name in sorted(ALLOCATING)), f"--callgrind-out-file={out}"]
 
 
-def serve(program, origin, path, upload_bytes, requests):
+def serve(program, origin, peer, path, upload_bytes, requests):
     """Runs rondo under callgrind, sends it so many requests on one connection, stops it."""
     out = str(folder() / "callgrind.out")
-    server = RONDO.start(program, origin, wrap=valgrind(out))
+    server = peer.start(program, origin, wrap=valgrind(out))
     # A short Host, so that counts of today compare with those of before.
     client = Client(server.port, timeout_s=60, host="bench")
     for _ in range(requests):

@@ -24,6 +24,7 @@ PAIRS = (
     ("rondo", "nginx 64k"), ("rondo", "nginx, log in blocks"), ("rondo", "nginx stream 64k"),
     ("rondo", "haproxy"), ("rondo", "haproxy splice"), ("rondo x2", "haproxy x2"),
     ("rondo", "pen"),
+    ("rondo, 1000", "rondo"), ("nginx, 1000", "nginx"), ("haproxy, 1000", "haproxy"),
     ("rondo", "rondo, none idle"), ("rondo x2", "rondo"),
     ("nginx again", "nginx"), ("nginx stream again", "nginx stream"),
 )

@@ -17,6 +17,7 @@ from kit.nginx import nginx
 from kit.process import descriptors, folder, free_port
 
 PORTS = 4
+MANY = 1000  # backends of the scenarios about choosing: as many addresses of the loopback network
 SMALL = ("rondo " * 22)[:128]
 # Text that no server-side include is hidden in and that does not repeat in step with a proxy's buffer.
 BLOCK = "".join(f"{n:07d} " for n in range(2048))
@@ -70,10 +71,16 @@ class Origin:
             (www / path[1:]).write_text(BLOCK * (SIZES[path] // len(BLOCK)))
         self.ports = [free_port() for _ in range(PORTS)]
         self._blackhole, blackhole_port = hold_blackhole()
-        listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in self.ports)
+        port = free_port()
+        self._many = [f"127.1.{n // 250}.{n % 250 + 1}:{port}" for n in range(MANY)]
+        listen = " ".join(f"listen {address} backlog=4096;" for address in [*self.backends(), *self._many])
         main = MAIN.format(descriptors=descriptors(), connections=descriptors() - 100)
         http = HTTP.format(www=www, listen=listen, small=SMALL, blackhole=blackhole_port)
         self.server = nginx("origin", self.ports[0], main, http)
+
+    def backends(self, many=False):
+        """Where it listens: as four backends or as many."""
+        return self._many if many else [f"127.0.0.1:{port}" for port in self.ports]
 
     @staticmethod
     def body_of(path):

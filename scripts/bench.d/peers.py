@@ -20,6 +20,15 @@ from kit.rondo import Rondo
 KEPT = 1100  # connections to the origin each proxy may keep: more than any load has at once
 
 
+# A balancing method in each one's words.
+METHODS = {
+    "round_robin": {"nginx": "", "haproxy": "roundrobin"},
+    "least_connections": {"nginx": "least_conn;", "haproxy": "leastconn"},
+    "random_two": {"nginx": "random two least_conn;", "haproxy": "random(2)"},
+    "source_hash": {"nginx": "hash $remote_addr consistent;", "haproxy": "source\n    hash-type consistent"},
+}
+
+
 class Unsupported(Exception):
     """This proxy cannot take part in the scenario; the text says why."""
 
@@ -37,6 +46,8 @@ class Peer:
     tcp: bool = False  # relay bytes
     log: bool = False  # access log to a file
     idle: int = 0  # connections that do nothing, beside the load
+    many: bool = False  # a thousand backends instead of four
+    method: str = "round_robin"  # how it chooses a backend
 
     def start(self, program, origin, wrap=()):
         log_path = fresh_path(f"{self.kind}.log") if self.log else None
@@ -53,7 +64,7 @@ def room(peer):
 def start_nginx(peer, _program, origin, log_path, _wrap):
     port = free_port()
     log = "off" if not log_path else f"{log_path} combined" + (" buffer=64k flush=100ms" if peer.buffered_log else "")
-    servers = " ".join(f"server 127.0.0.1:{p};" for p in origin.ports)
+    servers = METHODS[peer.method]["nginx"] + " ".join(f"server {a};" for a in origin.backends(peer.many))
     # Two workers share one port best with a queue each.
     listen = f"listen 127.0.0.1:{port} backlog=4096{' reuseport' if peer.workers > 1 else ''};"
     large = """
@@ -96,8 +107,8 @@ events {{ worker_connections {2 * room(peer)}; }}
 
 def start_haproxy(peer, _program, origin, log_path, _wrap):
     port = free_port()
-    servers = "\n    ".join(f"server origin{n} 127.0.0.1:{p} pool-max-conn {KEPT} pool-purge-delay 1h"
-                            for n, p in enumerate(origin.ports))
+    servers = "\n    ".join(f"server origin{n} {address} pool-max-conn {KEPT} pool-purge-delay 1h"
+                            for n, address in enumerate(origin.backends(peer.many)))
     http = "mode http\n    http-reuse always\n    option forwardfor" + ("\n    option httplog" if log_path else "")
     splice = "\n    option splice-request\n    option splice-response" if peer.splice else ""
     # It counts two descriptors for each connection, refuses to start when that is over the limit, and drops idle
@@ -116,7 +127,7 @@ defaults
     timeout client 1h
     timeout server 1h
     timeout http-keep-alive 1h
-    balance roundrobin
+    balance {METHODS[peer.method]["haproxy"]}
 listen proxy
     bind 127.0.0.1:{port}
     backlog 4096
@@ -128,13 +139,14 @@ listen proxy
 def start_pen(peer, _program, origin, _log_path, _wrap):
     port = free_port()
     # -r: round robin without remembering clients.
-    servers = [f"127.0.0.1:{p}" for p in origin.ports]
+    servers = origin.backends()
     return Server(peer.name, ["pen", "-f", "-r", "-x", "2000", "-q", "4096", f"127.0.0.1:{port}", *servers], port)
 
 
 def start_rondo(peer, program, origin, log_path, wrap):
     proxy = {"workers": peer.workers, "max_connections": room(peer), "access_log": peer.log, "mode": "tcp" if peer.tcp else "http"}
-    return Rondo([{"url": f"http://127.0.0.1:{p}/"} for p in origin.ports], program, peer.name, wrap, log_path, proxy=proxy,
+    backends = [{"url": f"http://{address}/"} for address in origin.backends(peer.many)]
+    return Rondo(backends, program, peer.name, wrap, log_path, proxy=proxy, balance={"method": peer.method},
                  timeouts={"client_idle": "1h", "backend_idle": "1h"}, limits={"idle_backend_connections": KEPT})
 
 
@@ -151,3 +163,7 @@ RONDO = Peer("rondo", "rondo")
 
 def two_workers(peer):
     return replace(peer, name=f"{peer.name} x2", workers=2)
+
+
+def of_many(peer):
+    return replace(peer, name=f"{peer.name}, 1000", many=True)

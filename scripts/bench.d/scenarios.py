@@ -6,7 +6,8 @@ the name `... again`: how far it is from 1 is the noise of the machine. Read nex
 
 from dataclasses import dataclass, replace
 
-from peers import (HAPROXY, HAPROXY_SPLICE, NGINX, NGINX_AGAIN, NGINX_LARGE, PEN, RONDO, Peer, two_workers)
+from peers import (HAPROXY, HAPROXY_SPLICE, METHODS, NGINX, NGINX_AGAIN, NGINX_LARGE, PEN, RONDO, Peer, of_many,
+                   two_workers)
 
 IDLE = 10_000
 USUAL = (NGINX, NGINX_AGAIN, HAPROXY, PEN, RONDO)
@@ -39,6 +40,14 @@ def logging(peer):
     return replace(peer, log=True)
 
 
+def choosing(method):
+    """What a choice costs among four backends and among a thousand."""
+    proxies = [replace(peer, method=method) for peer in (NGINX, HAPROXY, RONDO)]
+    peers = [choice for proxy in proxies for choice in (proxy, of_many(proxy))]
+    title = f"{method} among 4 and among 1,000 backends, 64 connections"
+    return Scenario(f"choose-{method}", title, tuple(peers))
+
+
 SCENARIOS = (
     Scenario("keep-1", "keep-alive, 1 connection, 128-byte answers", USUAL, connections=1),
     Scenario("keep-8", "keep-alive, 8 connections, 128-byte answers", USUAL, connections=8),
@@ -64,4 +73,5 @@ SCENARIOS = (
     Scenario("tcp-64", "TCP mode: 64 connections, 128-byte answers", TCP, smoke=True),
     Scenario("tcp-close", "TCP mode: one connection per request, 64 at once", TCP, close=True),
     Scenario("tcp-1m", "TCP mode: 1 MiB answers, 16 connections", TCP_BULK, path="/1m", connections=16, bulk=True),
+    *map(choosing, METHODS),
 )
