@@ -478,7 +478,7 @@ mod tests {
             let mut older = None;
             while let Some(key) = next {
                 let link = *self.connections.link(key).unwrap();
-                assert_eq!(std::mem::replace(&mut older, Some(key)), link.older);
+                assert_eq!(older.replace(key), link.older);
                 keys.push(key);
                 next = link.newer;
             }

@@ -382,6 +382,12 @@ impl Chooser {
         }
     }
 
+    /// How many backends it takes for standing like this.
+    #[cfg(test)]
+    pub(in crate::pool) fn number(&self, verdict: Verdict) -> u32 {
+        self.stand[verdict as usize]
+    }
+
     /// Items for which there is room.
     #[cfg(test)]
     pub(in crate::pool) fn room(&self) -> usize {
