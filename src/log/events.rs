@@ -252,8 +252,11 @@ impl<W: Write> Work<W> {
 
     fn report(&mut self) {
         let count = self.lost.swap(0, Ordering::Relaxed);
-        let text = format_args!("{count} events are lost: standard error did not take them");
-        let line = self.style.line(Level::Warn, module_path!(), &text);
+        let line = self.style.line(
+            Level::Warn,
+            module_path!(),
+            &format_args!("{count} events are lost: standard error did not take them"),
+        );
         if !self.output.write(line.as_bytes()).is_empty() {
             self.lost.fetch_add(count, Ordering::Relaxed);
         }
