@@ -4,7 +4,7 @@
 //! All are cheap: event lines are limited for each backend, and the times are those of the worker's
 //! batches of events, so none is asked of the kernel.
 //!
-//! Read next: `log/line.rs`, the access line; `pool/trace.rs`, the record of decisions.
+//! Read next: `log/line.rs`, the access line; `pool/trace/mod.rs`, the record of decisions.
 
 use std::fmt;
 use std::net::IpAddr;

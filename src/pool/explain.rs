@@ -1,7 +1,7 @@
 //! `--check --explain N`: the next choices under a configuration, to show what a method does.
 //!
 //! A real [`Pool`] makes the choices, with every backend healthy, and each is shown from the record
-//! that every exchange keeps (`pool/trace.rs`); nothing here knows a method.
+//! that every exchange keeps (`pool/trace/mod.rs`); nothing here knows a method.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,212 +1,20 @@
-//! Why each exchange went to its backend: a bounded record in small codes.
+//! The record of one exchange.
 //!
-//! The pool records how it chose, the exchange how each try ended; both only store numbers in a
-//! fixed place. The reader makes text of them. A [`Decision`] belongs to one exchange; each worker
-//! keeps its last ones in a [`Decisions`] ring, which is locked only for a copy.
-//!
-//! Read next: `pool/mod.rs`, which decides what is recorded here.
+//! It is begun over and over in the same place and holds no more than that place: what does not fit
+//! is counted or cut.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::net::lock::lock;
-use crate::pool::settings::Method;
 use crate::pool::state::BackendId;
+use crate::pool::trace::codes::{Outcome, Rule, Stage, Verdict};
+use crate::pool::trace::few::{Brief, Few};
 
 /// Candidates recorded of one choice.
 pub const CANDIDATES_MAX: usize = 16;
 /// Tries recorded of one exchange.
 pub const TRIES_MAX: usize = 8;
-/// Exchanges recorded in each ring.
-pub const DECISIONS_MAX: usize = 256;
-
-/// How a backend stood at the last choice of an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Verdict {
-    /// It could have been chosen.
-    #[default]
-    Eligible,
-    /// It was chosen.
-    Chosen,
-    /// It was tried already.
-    Tried,
-    /// It had as many exchanges as it may have.
-    Full,
-    /// It is down.
-    Down,
-    /// It is a backup, and other backends are up.
-    Backup,
-    /// Its weight is 0.
-    Weightless,
-    /// An operator drains it.
-    Draining,
-    /// An operator disabled it.
-    Disabled,
-}
-
-impl Verdict {
-    /// All of them.
-    pub const ALL: [Verdict; Verdict::COUNT] = [
-        Verdict::Eligible,
-        Verdict::Chosen,
-        Verdict::Tried,
-        Verdict::Full,
-        Verdict::Down,
-        Verdict::Backup,
-        Verdict::Weightless,
-        Verdict::Draining,
-        Verdict::Disabled,
-    ];
-
-    /// How many there are.
-    pub const COUNT: usize = 9;
-
-    /// Whether it is for the state of the backend only, which a request may use.
-    pub(in crate::pool) fn may_be_tried(self) -> bool {
-        !matches!(
-            self,
-            Verdict::Weightless | Verdict::Draining | Verdict::Disabled
-        )
-    }
-
-    /// For a reader.
-    pub fn text(self) -> &'static str {
-        match self {
-            Verdict::Eligible => "eligible",
-            Verdict::Chosen => "chosen",
-            Verdict::Tried => "tried already",
-            Verdict::Full => "full",
-            Verdict::Down => "down",
-            Verdict::Backup => "backup",
-            Verdict::Weightless => "weight 0",
-            Verdict::Draining => "draining",
-            Verdict::Disabled => "disabled",
-        }
-    }
-}
-
-/// The rule by which a backend was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// The balancing method.
-    Method(Method),
-    /// The client's cookie is bound to it.
-    Cookie,
-    /// No backend was healthy: the unhealthy ones in turn.
-    FailOpen,
-    /// The same backend again, on a fresh connection.
-    SameAgain,
-    /// Many had failed: the next backend in the list.
-    NextInList,
-}
-
-impl Default for Rule {
-    fn default() -> Rule {
-        Rule::Method(Method::RoundRobin)
-    }
-}
-
-impl Rule {
-    /// For a reader.
-    pub fn text(self) -> &'static str {
-        match self {
-            Rule::Method(method) => method.reason(),
-            Rule::Cookie => "the client's cookie",
-            Rule::FailOpen => "none is healthy: each in turn",
-            Rule::SameAgain => "the same again, on a fresh connection",
-            Rule::NextInList => "many failed: the next in the list",
-        }
-    }
-}
-
-/// How a try ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Outcome {
-    /// Nothing yet.
-    #[default]
-    Pending,
-    /// A response head with this status arrived.
-    Answered(u16),
-    /// It refused the connection or was unreachable.
-    ConnectFailed,
-    /// The connection was not opened in time.
-    ConnectTimedOut,
-    /// A fresh connection ended before a response head.
-    Died,
-    /// A reused connection had been closed.
-    ReusedEnded,
-    /// No response head in time.
-    HeadTimedOut,
-    /// Its response head cannot be forwarded; [`Decision::reason`] says why.
-    RefusedHead,
-    /// What came instead of a response head is no HTTP.
-    NotHttp,
-    /// Its response broke off after it had begun.
-    BrokeOff,
-    /// The client was gone first.
-    ClientGone,
-    /// This process was short of descriptors, ports or memory.
-    OurShortage,
-}
-
-impl Outcome {
-    /// For a reader; a status is to be added to `Answered`.
-    pub fn text(self) -> &'static str {
-        match self {
-            Outcome::Pending => "no outcome yet",
-            Outcome::Answered(_) => "answered",
-            Outcome::ConnectFailed => "connect failed",
-            Outcome::ConnectTimedOut => "connect timed out",
-            Outcome::Died => "ended before it answered",
-            Outcome::ReusedEnded => "the reused connection had ended",
-            Outcome::HeadTimedOut => "no response head in time",
-            Outcome::RefusedHead => "its response head cannot be forwarded",
-            Outcome::NotHttp => "its answer is not HTTP",
-            Outcome::BrokeOff => "its answer broke off",
-            Outcome::ClientGone => "the client was gone",
-            Outcome::OurShortage => "we were short of descriptors, ports or memory",
-        }
-    }
-}
-
-/// The stages whose time is recorded, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// From the request's first byte to the end of its head.
-    RequestHead,
-    /// From the first choice to a connection that carried the request.
-    Connecting,
-    /// From there to the response head.
-    ResponseHead,
-    /// From there to the end of the response.
-    ResponseBody,
-    /// All of it.
-    Total,
-}
-
-impl Stage {
-    /// All of them.
-    pub const ALL: [Stage; 5] = [
-        Stage::RequestHead,
-        Stage::Connecting,
-        Stage::ResponseHead,
-        Stage::ResponseBody,
-        Stage::Total,
-    ];
-
-    /// For a reader.
-    pub fn text(self) -> &'static str {
-        match self {
-            Stage::RequestHead => "request head",
-            Stage::Connecting => "connecting",
-            Stage::ResponseHead => "response head",
-            Stage::ResponseBody => "response body",
-            Stage::Total => "total",
-        }
-    }
-}
 
 /// A backend at the last choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -440,137 +248,8 @@ impl Decision {
     }
 }
 
-/// The last exchanges of one worker.
-#[derive(Debug, Default)]
-pub struct Decisions(Mutex<Ring>);
-
-#[derive(Debug)]
-struct Ring {
-    kept: Vec<Decision>,
-    /// The oldest, once the ring is full.
-    next: usize,
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Ring {
-            // Allocated at the start: a later allocation that stays would keep the memory below it
-            // from being given back.
-            kept: Vec::with_capacity(DECISIONS_MAX),
-            next: 0,
-        }
-    }
-}
-
-impl Decisions {
-    /// Bytes of a ring.
-    pub(crate) const BYTES: usize = DECISIONS_MAX * size_of::<Decision>();
-
-    /// Adds a record; the oldest goes when there are [`DECISIONS_MAX`].
-    pub fn push(&self, decision: &Decision) {
-        let mut ring = lock(&self.0);
-        if ring.kept.len() < DECISIONS_MAX {
-            ring.kept.push(*decision);
-            return;
-        }
-        let next = ring.next;
-        ring.kept[next] = *decision;
-        ring.next = (next + 1) % DECISIONS_MAX;
-    }
-
-    /// A copy, the oldest first.
-    pub fn snapshot(&self) -> Vec<Decision> {
-        let ring = lock(&self.0);
-        let (newer, older) = ring.kept.split_at(ring.next);
-        [older, newer].concat()
-    }
-}
-
 fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
-}
-
-/// Up to `N` values in place, and a count of those beyond.
-#[derive(Debug, Clone, Copy)]
-struct Few<T, const N: usize> {
-    kept: [T; N],
-    length: u8,
-    more: u16,
-}
-
-impl<T: Copy + Default, const N: usize> Default for Few<T, N> {
-    fn default() -> Self {
-        Few {
-            kept: [T::default(); N],
-            length: 0,
-            more: 0,
-        }
-    }
-}
-
-impl<T: Copy, const N: usize> Few<T, N> {
-    fn push(&mut self, value: T) {
-        match self.kept.get_mut(usize::from(self.length)) {
-            Some(place) => {
-                *place = value;
-                self.length += 1;
-            }
-            None => self.more = self.more.saturating_add(1),
-        }
-    }
-
-    /// Takes these in place of all; only the first `N`.
-    fn set(&mut self, values: &[T]) {
-        let length = values.len().min(N);
-        self.kept[..length].copy_from_slice(&values[..length]);
-        self.length = u8::try_from(length).unwrap_or(0);
-        self.more = 0;
-    }
-
-    fn get(&self) -> (&[T], usize) {
-        (
-            &self.kept[..usize::from(self.length)],
-            usize::from(self.more),
-        )
-    }
-
-    fn iter_mut(&mut self) -> std::slice::IterMut<'_, T> {
-        self.kept[..usize::from(self.length)].iter_mut()
-    }
-
-    fn clear(&mut self) {
-        self.length = 0;
-        self.more = 0;
-    }
-}
-
-/// The first `N` bytes of a text.
-#[derive(Debug, Clone, Copy)]
-struct Brief<const N: usize> {
-    bytes: [u8; N],
-    length: u8,
-}
-
-impl<const N: usize> Default for Brief<N> {
-    fn default() -> Self {
-        Brief {
-            bytes: [0; N],
-            length: 0,
-        }
-    }
-}
-
-impl<const N: usize> Brief<N> {
-    fn set(&mut self, bytes: &[u8]) {
-        const { assert!(N <= 255, "the length is one byte") };
-        let length = bytes.len().min(N);
-        self.bytes[..length].copy_from_slice(&bytes[..length]);
-        self.length = u8::try_from(length).unwrap_or(0);
-    }
-
-    fn get(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
-    }
 }
 
 #[cfg(test)]
@@ -587,34 +266,6 @@ mod tests {
         let mut decision = Decision::default();
         decision.begin(1, IpAddr::from([192, 0, 2, 1]), b"id", b"GET / HTTP/1.1");
         decision
-    }
-
-    #[test]
-    fn the_ring_keeps_the_last_ones_oldest_first() {
-        let decisions = Decisions::default();
-        assert!(decisions.snapshot().is_empty());
-        for kept in [
-            1,
-            DECISIONS_MAX - 1,
-            DECISIONS_MAX,
-            DECISIONS_MAX + 1,
-            3 * DECISIONS_MAX + 7,
-        ] {
-            let decisions = Decisions::default();
-            for at_unix_ms in 0..kept as u64 {
-                decisions.push(&Decision {
-                    at_unix_ms,
-                    ..Decision::default()
-                });
-            }
-            let times: Vec<u64> = decisions
-                .snapshot()
-                .iter()
-                .map(|decision| decision.at_unix_ms)
-                .collect();
-            let first = kept.saturating_sub(DECISIONS_MAX) as u64;
-            assert_eq!(times, (first..kept as u64).collect::<Vec<_>>());
-        }
     }
 
     #[test]
@@ -688,14 +339,5 @@ mod tests {
         }
         decision.begin(2, IpAddr::from([192, 0, 2, 1]), b"", b"");
         assert_eq!(decision.stage_us(Stage::Total), 0);
-    }
-
-    #[test]
-    fn a_ring_stays_small() {
-        assert!(
-            size_of::<Decision>() * DECISIONS_MAX <= 128 * 1024,
-            "{} bytes each",
-            size_of::<Decision>()
-        );
     }
 }
