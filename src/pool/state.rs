@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use crate::log::limit::LineLimit;
 use crate::net::atomic::AtomicU64;
 use crate::net::lock::{lock, read, write};
-use crate::pool::chooser::turns::Turn;
+use crate::pool::chooser::kept::Kept;
 use crate::pool::following::Shared;
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::reasons::{Checked, Since};
@@ -68,7 +68,7 @@ pub struct BackendState {
     /// When one exchange may try it although it is down; `NEVER` if only checks decide.
     trial_at_ms: AtomicU64,
     pub(in crate::pool) attempts: Attempts,
-    pub(in crate::pool) turn: Turn,
+    pub(in crate::pool) kept: Kept,
     /// The pools that it is in, one of which chooses and must hear of changes.
     pub(in crate::pool) shared: Weak<Shared>,
     /// Whether the chooser must hear when an exchange ends.
@@ -130,7 +130,7 @@ impl BackendState {
             idle: AtomicUsize::new(0),
             trial_at_ms: AtomicU64::new(NEVER),
             attempts: Attempts::default(),
-            turn: Turn::default(),
+            kept: Kept::default(),
             shared: Weak::new(),
             tells_ends: AtomicBool::new(false),
             needs_lookup: url.host.looked_up().is_some(),

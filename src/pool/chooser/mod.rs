@@ -15,9 +15,10 @@
 
 pub(in crate::pool) mod draws;
 mod groups;
+pub(in crate::pool) mod kept;
 mod loads;
 mod rendezvous;
-pub(in crate::pool) mod turns;
+mod turns;
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -200,9 +201,9 @@ impl Chooser {
         }
         let mut is_same = [true; 4];
         for (place, backend) in (0..).zip(&*Arc::clone(&self.backends)) {
-            let turn = &backend.state.turn;
+            let kept = &backend.state.kept;
             let seat = &mut self.seats[place as usize];
-            turn.seat(place, seat);
+            kept.seat(place, seat);
             // What comes up while it is looked at must be told.
             backend
                 .state
@@ -217,7 +218,7 @@ impl Chooser {
             let tier = self.look(place);
             if let Some(turns) = self.turns.get_mut(tier as usize) {
                 let seat = &mut self.seats[place as usize];
-                let quota = turn.quota_in(self.epoch, tier as u32, backend.settings.weight);
+                let quota = kept.quota_in(self.epoch, tier as u32, backend.settings.weight);
                 is_same[tier as usize] &= quota.is_some();
                 turns.set_quota_left(seat, quota);
                 seat.tier = tier;
@@ -242,11 +243,11 @@ impl Chooser {
         for (seat, backend) in self.seats.iter_mut().zip(&*self.backends) {
             let turns = self.turns.get(seat.tier as usize);
             let quota = turns.and_then(|turns| turns.quota_left(seat));
-            let turn = &backend.state.turn;
-            turn.keep(
+            let kept = &backend.state.kept;
+            kept.keep(
                 seat,
                 quota,
-                (epoch, seat.tier as u32, backend.settings.weight),
+                [epoch, seat.tier as u32, backend.settings.weight],
             );
             backend.state.tell_ends(false);
             *seat = Seat::new(seat.group);
@@ -397,7 +398,7 @@ impl Chooser {
 
     /// Where a backend stands, if it is in the pool that chooses.
     fn place(&self, state: &BackendState) -> Option<u32> {
-        let place = state.turn.place();
+        let place = state.kept.place();
         let backend = self.backends.get(place as usize)?;
         (backend.id == state.id).then_some(place)
     }

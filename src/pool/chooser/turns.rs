@@ -22,60 +22,11 @@
 //! other methods: `loads.rs`, `draws.rs`, `rendezvous.rs`.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::net::atomic::AtomicU64;
 use crate::pool::chooser::{Room, Seat};
 
 /// A turn, in the unit of credits.
 const ONE: i64 = 1 << 32;
-
-/// What outlives the chooser of one pool: written when another pool takes over, under their lock.
-#[derive(Debug, Default)]
-pub(in crate::pool) struct Turn {
-    /// An i64, in units of 1 / `ONE` of a turn.
-    credit: AtomicU64,
-    /// When it was last chosen, as a number of choices.
-    last: AtomicU64,
-    /// What is left of its quota in this period; `u32::MAX` if it has had no turn in it.
-    quota: AtomicU32,
-    /// The epoch that ended the chooser, its set there, and its weight.
-    was_in: [AtomicU32; 3],
-    /// Its place in the pool that chooses, or in the last one with it that did.
-    place: AtomicU32,
-}
-
-impl Turn {
-    /// The place that [`Turn::seat`] was given.
-    pub(in crate::pool) fn place(&self) -> u32 {
-        self.place.load(Relaxed)
-    }
-
-    /// Begins a seat with what is known.
-    pub(in crate::pool) fn seat(&self, place: u32, seat: &mut Seat) {
-        self.place.store(place, Relaxed);
-        seat.credit = self.credit.load(Relaxed).cast_signed();
-        seat.last = self.last.load(Relaxed);
-    }
-
-    /// Keeps what is to be known of a seat that ends.
-    pub(in crate::pool) fn keep(&self, seat: &Seat, quota: Option<u32>, was_in: (u32, u32, u32)) {
-        self.credit.store(seat.credit.cast_unsigned(), Relaxed);
-        self.last.store(seat.last, Relaxed);
-        self.quota.store(quota.unwrap_or(u32::MAX), Relaxed);
-        for (place, number) in self.was_in.iter().zip([was_in.0, was_in.1, was_in.2]) {
-            place.store(number, Relaxed);
-        }
-    }
-
-    /// The quota that was kept, if it was in the same set with the same weight just before.
-    pub(in crate::pool) fn quota_in(&self, epoch: u32, set: u32, weight: u32) -> Option<u32> {
-        let was_in = self.was_in.iter().map(|number| number.load(Relaxed));
-        was_in
-            .eq([epoch, set, weight])
-            .then(|| self.quota.load(Relaxed))
-    }
-}
 
 /// The turns of one set of backends.
 #[derive(Debug, Default)]
