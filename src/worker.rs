@@ -35,7 +35,8 @@ const STALL_MIN: Duration = Duration::from_millis(500);
 /// turn.
 const ROOM_TRIES_MAX: usize = 64;
 
-/// How long an idle connection is kept open while the process drains, in case a request is on its way.
+/// How long an idle connection is kept open while the process drains, in case a request is on its
+/// way.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
 /// How long memory must have been unused before it is given back.
@@ -199,8 +200,8 @@ impl Worker {
                 Err(all_came) => return all_came,
             }
         }
-        // There may be more, or the end, which has woken the worker already. The sockets just registered are writable: their events end
-        // the next wait at once.
+        // There may be more, or the end, which has woken the worker already. The sockets just
+        // registered are writable: their events end the next wait at once.
         false
     }
 
@@ -508,7 +509,8 @@ impl Worker {
     }
 }
 
-/// Until when a connection that has been idle `since` is kept by a process that has drained since `begun`.
+/// Until when a connection that has been idle `since` is kept by a process that has drained since
+/// `begun`.
 fn idle_until(begun: Millis, since: Millis) -> Millis {
     Clock::after(since.max(begun), DRAIN_IDLE)
 }
@@ -527,8 +529,8 @@ mod tests {
     use crate::log::access::AccessLog;
     use crate::net::mailbox::{MailboxSender, mailbox};
 
-    /// A worker whose turns the test takes, over a backend that refuses every connection: each request gets a 502, and
-    /// its connection is kept.
+    /// A worker whose turns the test takes, over a backend that refuses every connection: each
+    /// request gets a 502, and its connection is kept.
     struct Fixture {
         worker: Worker,
         listener: MailboxSender,
@@ -607,7 +609,7 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
     #[test]
-    fn an_end_behind_as_many_connections_as_are_taken_at_once_is_seen_without_another_bell() {
+    fn an_end_behind_as_many_connections_as_are_taken_at_once_is_seen_without_another_wake_up() {
         let Fixture {
             mut worker,
             listener,

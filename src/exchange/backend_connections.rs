@@ -43,8 +43,8 @@ pub(crate) struct BackendConnections {
     idle: Vec<IdleList>,
     /// Idle connections to removed backends, not yet closed.
     leaving: Vec<Key>,
-    /// The ends of the list of all idle connections of backends that are here, in the order in which
-    /// they expire: the next one is found however many backends there are.
+    /// The ends of the list of all idle connections of backends that are here, in the order in
+    /// which they expire: the next one is found however many backends there are.
     oldest: Option<Key>,
     newest: Option<Key>,
     /// How many idle connections there may be beyond one for each client.

@@ -1,5 +1,5 @@
-//! What is logged of an exchange: its access line, its record of decisions, and an event line if a
-//! backend or a shortage on our side made it fail.
+//! What is logged and counted of an exchange: its access line, its record of decisions, its part in
+//! the metrics, and an event line if a backend or a shortage on our side made it fail.
 //!
 //! All are cheap: event lines are limited for each backend, and the times are those of the worker's
 //! batches of events, so none is asked of the kernel.

@@ -111,7 +111,8 @@ impl Framing {
 
     /// The steps of RFC 9112 6.3, for framing that passed [`Framing::check`].
     pub(crate) fn body(&self, message: Message) -> Body {
-        // 1. A response to HEAD, and 1xx, 204 and 304, end with their head, whatever their fields say.
+        // 1. A response to HEAD, and 1xx, 204 and 304, end with their head, whatever their fields
+        //    say.
         if let Message::Response {
             status,
             request_is_head,
@@ -122,7 +123,8 @@ impl Framing {
         }
         // 2. A 2xx response to CONNECT begins a tunnel: CONNECT is never forwarded.
         // 3. Transfer-Encoding with Content-Length: refused by `check`.
-        // 4. Transfer-Encoding: the final coding is chunked, else `check` refused it, in responses too.
+        // 4. Transfer-Encoding: the final coding is chunked, else `check` refused it, in responses
+        //    too.
         if self.coding == Coding::Chunked {
             return Body::Chunked;
         }

@@ -1,8 +1,8 @@
 //! How many client connections are open, and what happens at the limit.
 //!
-//! Only the listener admits. At the limit it says that it waits for room; a worker that closes a connection wakes it.
-//! To close an idle connection for it, a worker must first take this wish, so that no more connections are closed
-//! than the listener still has a use for.
+//! Only the listener admits. At the limit it says that it waits for room; a worker that closes a
+//! connection wakes it. To close an idle connection for it, a worker must first take this wish, so
+//! that no more connections are closed than the listener still has a use for.
 //!
 //! Read next: `listener.rs`, which waits; `worker.rs`, `make_room`.
 
@@ -12,11 +12,12 @@ use std::time::Duration;
 use crate::net::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::net::waker::Waker;
 
-/// For how long a connection that has had no answer must have been idle to make room: its first request may be on its
-/// way.
+/// For how long a connection that has had no answer must have been idle to make room: its first
+/// request may be on its way.
 pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
-/// The same for one that has had an answer. A client that goes on at once would otherwise often meet the close.
+/// The same for one that has had an answer. A client that goes on at once would otherwise often
+/// meet the close.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// The number of open client connections, and the listener that may be waiting for it to fall.
@@ -50,7 +51,8 @@ impl Admission {
         self.max.store(max, Ordering::SeqCst);
     }
 
-    /// Whether another connection may be accepted. Only the listener adds, so the answer holds, until the limit changes.
+    /// Whether another connection may be accepted. Only the listener adds, so the answer holds,
+    /// until the limit changes.
     pub(crate) fn has_room(&self) -> bool {
         self.count.load(Ordering::SeqCst) < self.max.load(Ordering::SeqCst)
     }
@@ -84,8 +86,8 @@ impl Admission {
         }
     }
 
-    /// Lets the listener wait for room, unless there is some by now. `ask` asks a worker for it, and says for how long to
-    /// wait at most.
+    /// Lets the listener wait for room, unless there is some by now. `ask` asks a worker for it,
+    /// and says for how long to wait at most.
     pub(crate) fn wait_for_room(&self, ask: impl FnOnce() -> Duration) {
         self.want_room();
         // After the wish: a connection that closes after this look wakes the listener.
@@ -115,7 +117,8 @@ impl Admission {
         self.room_wanted.load(Ordering::SeqCst)
     }
 
-    /// Takes the listener's wish for room. False: it has none any more, or another worker has taken it.
+    /// Takes the listener's wish for room. False: it has none any more, or another worker has taken
+    /// it.
     fn take_wish_for_room(&self) -> bool {
         self.is_room_wanted() && self.room_wanted.swap(false, Ordering::SeqCst)
     }

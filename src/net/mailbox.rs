@@ -43,8 +43,8 @@ pub(crate) struct Mailbox {
     room_asked: AtomicBool,
 }
 
-/// A moment on the workers' clock, or none. Its low 32 bits are enough: they turn over after 49 days, and no connection
-/// is idle for more than one.
+/// A moment on the workers' clock, or none. Its low 32 bits are enough: they turn over after 49
+/// days, and no connection is idle for more than one.
 #[derive(Debug)]
 struct Since(AtomicU32);
 
@@ -117,8 +117,8 @@ pub(crate) fn mailbox() -> io::Result<(Arc<Mailbox>, MailboxSender)> {
 }
 
 impl MailboxSender {
-    /// Hands a connection over; `wake` must follow. Waits while the mailbox is full: a worker takes connections over
-    /// before everything else.
+    /// Hands a connection over; `wake` must follow. Waits while the mailbox is full: a worker takes
+    /// connections over before everything else.
     pub(crate) fn send(&self, accepted: Accepted) {
         self.mailbox.load.fetch_add(1, Ordering::Relaxed);
         if let Err(TrySendError::Full(accepted)) = self.sender.try_send(accepted) {
@@ -143,7 +143,8 @@ impl MailboxSender {
         self.mailbox.load.load(Ordering::Relaxed)
     }
 
-    /// For how many milliseconds the worker's client that would make room has been idle, if one may make room now.
+    /// For how many milliseconds the worker's client that would make room has been idle, if one may
+    /// make room now.
     pub(crate) fn idle_ms(&self, now: Millis) -> Option<u32> {
         let idle = self.idle(now).into_iter().flatten();
         idle.filter(|(age, wait)| age >= wait)
@@ -159,7 +160,8 @@ impl MailboxSender {
             .min()
     }
 
-    /// Of each kind, for how long the longest idle client has been idle, and for how long it must be.
+    /// Of each kind, for how long the longest idle client has been idle, and for how long it must
+    /// be.
     fn idle(&self, now: Millis) -> [Option<(Duration, Duration)>; 2] {
         let Mailbox {
             answered_since,
@@ -183,8 +185,8 @@ impl Mailbox {
     /// What a full one takes; the channel has a number beside each connection.
     pub(crate) const BYTES: usize = WAITING_MAX * (size_of::<Accepted>() + size_of::<usize>());
 
-    /// Lets the worker wait for its waker and its sockets. `wait` is told whether it may sleep: neither with work left nor
-    /// with a connection to take over.
+    /// Lets the worker wait for its waker and its sockets. `wait` is told whether it may sleep:
+    /// neither with work left nor with a connection to take over.
     pub(crate) fn rest<T>(&self, has_work: bool, wait: impl FnOnce(bool) -> T) -> T {
         let may_sleep = !has_work && self.fall_asleep();
         let waited = wait(may_sleep);
@@ -204,8 +206,8 @@ impl Mailbox {
         self.sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// The next connection. `Err(true)`: none will come any more. This end wakes the worker once; a worker that has not seen an `Err`
-    /// since then must not sleep.
+    /// The next connection. `Err(true)`: none will come any more. This end wakes the worker once; a
+    /// worker that has not seen an `Err` since then must not sleep.
     pub(crate) fn receive(&self) -> Result<Accepted, bool> {
         self.receiver
             .try_recv()
@@ -217,8 +219,8 @@ impl Mailbox {
         self.load.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Tells the listener since when the longest idle clients have been idle: of those that have had an answer, and of
-    /// those that have not; `NEVER` where there is none.
+    /// Tells the listener since when the longest idle clients have been idle: of those that have
+    /// had an answer, and of those that have not; `NEVER` where there is none.
     pub(crate) fn publish_idle(&self, answered: Millis, silent: Millis) {
         self.answered_since.set(answered);
         self.silent_since.set(silent);

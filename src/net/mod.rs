@@ -1,9 +1,11 @@
 //! Sockets, waiting and handing over: what knows no HTTP.
 //!
-//! `connection` is a socket with its buffers, `poller` the one place where a worker waits, `clock` and `timers` its
-//! time, `mailbox` and `waker` how a connection reaches it, `admission` how many may be open, `published` how a thread learns
-//! of a change, `sync` what these are made of. `slab`, `idle_list` and `pipes` are a worker's tables, `room` is how a buffer grows; `proxy_protocol` is a header in front of everything, `errno`
-//! sorts the kernel's errors, `lock` takes a lock, `thread` starts a thread, `atomic` is what a small processor lacks.
+//! `connection` is a socket with its buffers, `poller` the one place where a worker waits, `clock`
+//! and `timers` its time, `mailbox` and `waker` how a connection reaches it, `admission` how many
+//! may be open, `published` how a thread learns of a change, `sync` what these are made of. `slab`,
+//! `idle_list` and `pipes` are a worker's tables, `room` is how a buffer grows; `proxy_protocol` is
+//! a header in front of everything, `errno` sorts the kernel's errors, `lock` takes a lock,
+//! `thread` starts a thread, `atomic` is what a small processor lacks.
 
 pub(crate) mod admission;
 pub(crate) mod atomic;

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn each_ring_ends_a_wait_without_a_silence_in_between() {
+    fn each_wake_up_ends_a_wait_though_none_is_cleared_in_between() {
         let waker = Waker::new().unwrap();
         let mut events = Events::default();
         let poller = Poller::new(&waker).unwrap();

@@ -1,5 +1,6 @@
-//! A value that one thread replaces and others go by: they look with one atomic load where they begin their next round,
-//! take the lock only when there is another one, and are woken when there is.
+//! A value that one thread replaces and other threads follow: each looks with one atomic load where
+//! its next round begins, takes the lock only when there is another value, and is woken when there
+//! is.
 //!
 //! Read next: `live.rs`, what is published.
 
@@ -34,17 +35,17 @@ impl<T> Published<T> {
         lock(&self.current).clone()
     }
 
-    /// Makes `next` the value that is live and wakes those who follow.
+    /// Makes `next` the value that is live and wakes the threads that follow.
     pub(crate) fn publish(&self, next: T) {
         let next = Arc::new(next);
         let mut current = lock(&self.current);
         let last = std::mem::replace(&mut *current, next);
-        // After the value: one who sees the number finds at least that value under the lock.
+        // After the value: a thread that sees the number finds at least that value under the lock.
         self.generation.fetch_add(1, Ordering::Release);
         drop(current);
         // It may be the last one that has it, and frees what it holds.
         drop(last);
-        // After the number: one who is woken must see it.
+        // After the number: a thread that is woken must see it.
         lock(&self.followers).iter().for_each(|waker| waker.wake());
     }
 }
@@ -64,7 +65,7 @@ impl<T> View<T> {
         View::unwoken(published)
     }
 
-    /// The same for one who is woken in another way.
+    /// The same for a thread that is woken in another way.
     pub(crate) fn unwoken(published: &Published<T>) -> Self {
         let current = lock(&published.current);
         let (seen, value) = (
@@ -75,8 +76,8 @@ impl<T> View<T> {
         Self { seen, value }
     }
 
-    /// Goes by the newest value from now on; says whether it is another one. To be asked after the waker is cleared and
-    /// before the thread waits for it.
+    /// Takes up the newest value; returns whether it is another one. To be called after the waker
+    /// is cleared and before the thread waits for it.
     pub(crate) fn look(&mut self, published: &Published<T>) -> bool {
         if published.generation.load(Ordering::Acquire) == self.seen {
             return false;
@@ -89,7 +90,7 @@ impl<T> View<T> {
         true
     }
 
-    /// The value itself, for one who keeps it.
+    /// The value itself, for a thread that keeps it.
     pub(crate) fn value(&self) -> &Arc<T> {
         &self.value
     }

@@ -9,8 +9,8 @@ const NONE: u32 = u32::MAX;
 /// Timers, at most one for each client connection: a binary heap that knows the place of each.
 ///
 /// Renewing a deadline is the common case and costs nothing here: a connection whose deadline moves
-/// *away* keeps its timer, which expires too early, meets the later deadline and is set again. Only a
-/// deadline that comes *nearer* moves the timer.
+/// *away* keeps its timer, which expires too early, meets the later deadline and is set again. Only
+/// a deadline that comes *nearer* moves the timer.
 ///
 /// A tree would do as well, but its many small nodes would keep the memory between them from being
 /// given back.

@@ -1,7 +1,8 @@
 //! Wakes one sleeping thread: an eventfd, so that the thread can wait for it beside its sockets.
 //!
-//! A wake-up never blocks, and several add up to one: the thread that is woken looks at everything that may have changed. The workers
-//! own one each (in their mailboxes), and so do the listener, the checker and the resolver.
+//! A wake-up never blocks, and several add up to one: the thread that is woken looks at everything
+//! that may have changed. Each worker owns one (in its mailbox), and so do the listener, the
+//! checker and the resolver.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,7 +50,8 @@ impl AsFd for Waker {
     }
 }
 
-/// A duration as `poll` takes it, rounded up to the next millisecond so that a deadline has passed when it returns.
+/// A duration as `poll` takes it, rounded up to the next millisecond so that a deadline has passed
+/// when it returns.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     let ms = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     Timespec {

@@ -1,20 +1,21 @@
 //! Which backend takes a request, and whether it may.
 //!
-//! [`Pool::choose`] asks the chooser for one that the request has not tried; [`Pool::report`] takes what an
-//! exchange saw of a backend, [`Pool::probed`] what a check found. The balancing state is behind
-//! one `Mutex`, held for one choice and nothing else; each backend's health is behind its own
-//! `RwLock`. Under a lock nothing is logged, allocated or written to a socket.
+//! [`Pool::choose`] asks the chooser for one that the request has not tried; [`Pool::report`] takes
+//! what an exchange saw of a backend, [`Pool::probed`] what a check found. The balancing state is
+//! behind one `Mutex`, held for a choice or for what changes the next one; each backend's health is
+//! behind its own `RwLock`. Under a lock nothing is logged, allocated or written to a socket.
 //!
 //! A pool never changes; another configuration is another pool, which follows the one before it
 //! ([`Pool::following`]), and both may be in use at the same time. A backend is identified by its
 //! name and address: its state, and what the balancer remembers of it, passes from pool to pool.
 //! Its place in the list has a meaning inside one pool only.
 //!
-//! Read next: `pool/chooser/mod.rs`, how the backends are kept in order. Beside it: `backend.rs` and `state.rs` (one backend:
-//! what belongs to one pool, and what lives on), `health.rs` (rise and fall), `roster.rs` (which
-//! backends a request has tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and
-//! hashing), `explain.rs` (choices shown); `checker.rs` and `resolver.rs` are the threads that feed
-//! the pool.
+//! Read next: `pool/chooser/mod.rs`, how the backends are kept in order. Beside it: `backend.rs`
+//! and `state.rs` (one backend: what belongs to one pool, and what lives on), `standing.rs` (how it
+//! stands for a request), `health.rs` (rise and fall), `roster.rs` (which backends a request has
+//! tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and hashing), `share.rs`
+//! (which share each is meant to get), `trace/mod.rs` (the record of a choice), `explain.rs`
+//! (choices shown); `checker.rs` and `resolver.rs` are the threads that feed the pool.
 
 pub mod backend;
 mod chooser;

@@ -1,7 +1,7 @@
 //! Since when a backend is in its state, why, and what its last check found: for people to read.
 //!
-//! Written only when a state changes or a check ends. The texts are bounded and lie in place, so that
-//! nothing is allocated under a lock.
+//! Written only when a state changes or a check ends. The texts are bounded and lie in place, so
+//! that nothing is allocated under a lock.
 //!
 //! Read next: `pool/state.rs`, which keeps these.
 

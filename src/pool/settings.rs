@@ -59,7 +59,8 @@ pub struct BackendSettings {
     pub send_proxy_protocol: bool,
     /// Start as disabled (`IsDead`).
     pub disabled: bool,
-    /// It is one of the addresses of its entry's host name, each a backend; or the entry itself, while none is known.
+    /// It is one of the addresses of its entry's host name, each a backend; or the entry itself,
+    /// while none is known.
     pub each_address: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Which part of the new requests each backend is meant to get: its part of the weight of those that take requests.
+//! Which part of the new requests each backend is meant to get: its part of the weight of those
+//! that take requests.
 //!
 //! Full backends count: they take requests again a moment later.
 

@@ -6,8 +6,8 @@
 //! exchange reads often is an atomic or a read lock; what changes seldom is written only when it
 //! changes.
 //!
-//! Read next: `pool/chooser/mod.rs`, how one backend is picked. What belongs to one configuration is in
-//! `pool/backend.rs`.
+//! Read next: `pool/chooser/mod.rs`, how one backend is picked. What belongs to one configuration
+//! is in `pool/backend.rs`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -370,7 +370,8 @@ impl BackendState {
         }
     }
 
-    /// Whether the chooser is to hear when an exchange ends; it must look at `in_flight` after this.
+    /// Whether the chooser is to hear when an exchange ends; it must look at `in_flight` after
+    /// this.
     pub(in crate::pool) fn tell_ends(&self, tells: bool) {
         if self.tells_ends.load(Ordering::Relaxed) != tells {
             self.tells_ends.store(tells, Ordering::SeqCst);

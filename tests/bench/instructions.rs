@@ -1,8 +1,10 @@
-//! The parts that every request passes through, each run a given number of times: `instructions NAME TIMES`.
+//! The parts that every request passes through, each run a given number of times: `instructions
+//! NAME TIMES`.
 //!
-//! It measures nothing itself. `scripts/bench --instructions` runs it under callgrind with two numbers and takes the
-//! difference, which is the same on every run and every machine of a kind, however busy. Without arguments
-//! (`cargo bench`) it names the parts and runs each a few times, to show that they work.
+//! It measures nothing itself. `scripts/bench --instructions` runs it under callgrind with two
+//! numbers and takes the difference, which is the same on every run and every machine of a kind,
+//! however busy. Without arguments (`cargo bench`) it names the parts and runs each a few times, to
+//! show that they work.
 
 #![allow(missing_docs)]
 

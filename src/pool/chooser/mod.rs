@@ -190,7 +190,8 @@ impl Chooser {
         Arc::ptr_eq(&self.backends, backends)
     }
 
-    /// Goes on where the chooser of another pool stops. Where a set is the same, its period goes on.
+    /// Goes on where the chooser of another pool stops. Where a set is the same, its period goes
+    /// on.
     pub(in crate::pool) fn take_over(&mut self, before: &mut Chooser) {
         self.epoch = before.epoch.wrapping_add(1);
         self.choices = before.choices;

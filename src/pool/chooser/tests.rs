@@ -65,7 +65,7 @@ fn eligible(pool: &Pool, before: &[usize]) -> Vec<usize> {
         .unwrap_or_default()
 }
 
-/// The score by pairs, for each client anew.
+/// The best score, found by comparing all of them pair by pair.
 fn highest_score_of_all(pool: &Pool, places: &[usize], client: u32) -> usize {
     let client = persist::client_key(std::net::Ipv4Addr::from_bits(client).into());
     let score = |place: usize| {

@@ -1,4 +1,5 @@
-//! A few values, and the beginning of a text, in a fixed place: what does not fit is counted or cut.
+//! A few values, and the beginning of a text, in a fixed place: what does not fit is counted or
+//! cut.
 
 /// Up to `N` values in place, and a count of those beyond.
 #[derive(Debug, Clone, Copy)]
