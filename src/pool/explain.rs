@@ -6,9 +6,9 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::pool::settings::BackendSettings;
-use crate::pool::settings::HealthCheckSettings;
-use crate::pool::settings::{BalanceSettings, Method, Persistence};
+use crate::pool::settings::{
+    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
+};
 use crate::pool::trace::Decision;
 use crate::pool::{Choice, Pool, Selection, Tried};
 

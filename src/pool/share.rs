@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::pool::backend::Backend;
+use crate::pool::moved::rounded;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::Operator;
 use crate::pool::{Pool, Tier};
@@ -69,7 +70,7 @@ fn shares(stands: Vec<(Tier, u64)>) -> Vec<u32> {
     let total = weights.map(|(_, weight)| weight).sum::<u64>().max(1);
     let share = |(tier, weight)| {
         let part = if takes(tier) { weight } else { 0 };
-        u32::try_from((2 * part * ALL + total) / (2 * total)).unwrap_or(0)
+        u32::try_from(rounded(part * ALL, total)).unwrap_or(0)
     };
     stands.into_iter().map(share).collect()
 }

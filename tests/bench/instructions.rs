@@ -1,5 +1,5 @@
-//! The parts that every request passes through, each run a given number of times: `instructions
-//! NAME TIMES`.
+//! The parts that every request passes through, each run a given number of times:
+//! `instructions NAME TIMES`.
 //!
 //! It measures nothing itself. `scripts/bench --instructions` runs it under callgrind with two
 //! numbers and takes the difference, which is the same on every run and every machine of a kind,

@@ -125,7 +125,7 @@ impl Decision {
     }
 
     /// Records the verdict on a backend.
-    pub fn stands(&mut self, backend: BackendId, verdict: Verdict) {
+    fn stands(&mut self, backend: BackendId, verdict: Verdict) {
         self.candidates.push(Candidate { backend, verdict });
     }
 
