@@ -1,7 +1,8 @@
 //! Sending: the request is rewritten and sent to the backend, with the part of its body that has
 //! come; and all of this undone for another try.
 //!
-//! Read next: `exchange/forwarding.rs`, which carries the rest in both directions.
+//! Read next: `exchange/forwarding.rs`, which begins with this and carries the rest in both
+//! directions.
 
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Request};
