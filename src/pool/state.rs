@@ -220,7 +220,7 @@ impl BackendState {
 
     /// Whether a check was asked for since the last call.
     pub fn take_check_wish(&self) -> bool {
-        self.check_wanted.swap(false, Ordering::AcqRel)
+        self.check_wanted.load(Ordering::Acquire) && self.check_wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Whether rise and fall say that it is up.
