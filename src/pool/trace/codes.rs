@@ -119,7 +119,7 @@ pub enum Outcome {
     ReusedEnded,
     /// No response head in time.
     HeadTimedOut,
-    /// Its response head cannot be forwarded; [`Decision::reason`] says why.
+    /// Its response head cannot be forwarded; the reason of the record says why.
     RefusedHead,
     /// What came instead of a response head is no HTTP.
     NotHttp,
