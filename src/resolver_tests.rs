@@ -12,7 +12,8 @@ use crate::pool::tests::{LONG, balance, health, until};
 
 type Answer = io::Result<Vec<IpAddr>>;
 
-/// A name server in the test's hands: it says what is asked, and the test says when and what is answered.
+/// A name server in the test's hands: it says what is asked, and the test says when and what is
+/// answered.
 struct NameServer {
     queries: Receiver<(String, Sender<Answer>)>,
     /// Those that are asked and not answered.
@@ -162,6 +163,8 @@ fn a_name_is_looked_up_once_for_all_its_backends() {
 fn a_name_waits_for_no_other_name() {
     let pool = pool(&["silent.example", "mute.example", "a.example"]);
     let (mut server, _resolver) = start(&pool);
+    // The others are asked first, and never answered.
+    server.count_silent(3);
     for number in 1..10 {
         let address = format!("192.0.2.{number}");
         server.answers("a.example", Ok(&[&address]));
@@ -179,7 +182,8 @@ fn more_silent_names_than_lookups_do_not_keep_a_good_name_waiting() {
     let pool = pool(&hosts);
     let (mut server, _resolver) = start(&pool);
     server.count_silent(LOOKUPS_MAX);
-    // The C library gives up: each lookup that ends lets the next name in, and those that failed go to the back.
+    // The C library gives up: each lookup that ends lets the next name in, and those that failed go
+    // to the back.
     for host in &hosts[..5] {
         server.answers(host, failed());
     }
@@ -309,14 +313,16 @@ impl Main {
         names.collect()
     }
 
+    fn backend(&self, name: &str) -> Arc<Backend> {
+        let snapshot = self.live.current();
+        let mut backends = snapshot.pool.backends().iter();
+        Arc::clone(backends.find(|backend| &*backend.name == name).unwrap())
+    }
+
     /// Has the name looked up again because of a backend, which is down then or not, and answered.
-    fn answers(&mut self, failed: &str, is_down: bool, addresses: io::Result<&[&str]>) {
+    fn answers(&mut self, name: &str, is_down: bool, addresses: io::Result<&[&str]>) {
         let pool = Arc::clone(&self.live.current().pool);
-        let backend = pool
-            .backends()
-            .iter()
-            .find(|it| &*it.name == failed)
-            .unwrap();
+        let backend = &self.backend(name);
         pool.report(backend, Event::ConnectFailed, &"connect to it refused");
         self.server.is_asked_something();
         // Not before it is asked: then what was answered before is taken.
@@ -328,21 +334,11 @@ impl Main {
     }
 
     /// There were no news of the last answer: it was taken when the next lookup begins.
-    fn expect_no_news(&mut self, failed: &str) {
-        let pool = Arc::clone(&self.live.current().pool);
-        let backend = pool
-            .backends()
-            .iter()
-            .find(|it| &*it.name == failed)
-            .unwrap();
-        let is_down = !backend.is_healthy();
-        self.answers(failed, is_down, failed_lookup());
+    fn expect_no_news(&mut self, name: &str) {
+        let is_down = !self.backend(name).is_healthy();
+        self.answers(name, is_down, failed());
         assert_eq!(self.live.take_news(), []);
     }
-}
-
-fn failed_lookup() -> io::Result<&'static [&'static str]> {
-    failed()
 }
 
 const WEB: &str = r#"{"url": "http://web", "name": "web", "each_address": true}"#;

@@ -174,10 +174,10 @@ fn at_the_limit_of_connections_the_accept_queue_is_served_too() {
     origin.release();
     assert_eq!(first.read_response().status, 200);
     for mut client in waiting {
-        // It waits a second for room, which a busy machine may use up.
-        if begin.elapsed() < Duration::from_millis(800) {
-            assert_eq!(client.read_response().status, 200);
-        }
+        let (answer, _) = client.read_until_gone();
+        // Room is waited for a second, which a busy machine may use up.
+        let is_late = begin.elapsed() >= Duration::from_secs(1);
+        assert!(answer.starts_with(b"HTTP/1.1 200 ") || is_late);
     }
     assert_eq!(proxy.wait_exit(), 0);
 }
@@ -436,7 +436,7 @@ fn a_full_access_log_pipe_neither_ends_nor_blocks_it() {
         proxy.rss_kib()
     );
     proxy.terminate();
-    // The client does not read: rondo gives up on the rest, within its time, and ends cleanly.
+    // The pipe is not read: rondo gives up on the rest, within its time, and ends cleanly.
     assert_eq!(proxy.wait_exit(), 0);
     drop(reader);
 }

@@ -34,6 +34,9 @@ fn only_these(backends: &[&dyn Addressed], keys: &[(&str, &str)]) -> Proxy {
     plan.start()
 }
 
+/// Where something must not time out: a limit, a pause far shorter than it, and how many pauses are longer than it.
+const STEADY: (&str, Duration, usize) = ("6s", Duration::from_millis(200), 32);
+
 /// Timers may be coarse; early by more than this is wrong.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -143,15 +146,18 @@ fn a_body_that_stops_gets_408_at_client_body() {
 #[test]
 fn a_slow_body_that_makes_progress_is_served() {
     let backend = Backend::start();
-    let proxy = only(&[&backend], "client_body", "1500ms");
+    let (limit, pause, pauses) = STEADY;
+    let proxy = only(&[&backend], "client_body", limit);
     let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n");
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {pauses}\r\n\r\n"
+    ));
     let mut wire = backend.accept();
     wire.expect_request_head();
-    for _ in 0..30 {
+    for _ in 0..pauses {
         client.send("x");
         assert_eq!(wire.read_exact(1), b"x");
-        sleep(Duration::from_millis(80));
+        sleep(pause);
     }
     wire.answer("patient");
     assert_eq!(client.read_response().text(), "patient");
@@ -284,15 +290,18 @@ fn a_dribbled_response_head_is_504_at_response_head_in_total() {
 #[test]
 fn the_time_for_an_answer_begins_when_the_request_is_sent() {
     let backend = Backend::start();
-    let proxy = only(&[&backend], "response_head", "1s");
+    let (limit, pause, pauses) = STEADY;
+    let proxy = only(&[&backend], "response_head", limit);
     let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n");
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {pauses}\r\n\r\n"
+    ));
     let mut wire = backend.accept();
     wire.expect_request_head();
-    for _ in 0..20 {
+    for _ in 0..pauses {
         client.send("x");
         wire.read_exact(1);
-        sleep(Duration::from_millis(80));
+        sleep(pause);
     }
     wire.answer("ok");
     assert_eq!(client.read_response().text(), "ok");
@@ -325,17 +334,20 @@ fn a_response_body_that_stops_is_cut_at_response_body() {
 #[test]
 fn a_slow_response_body_that_makes_progress_is_served() {
     let backend = Backend::start();
-    let proxy = only(&[&backend], "response_body", "1500ms");
+    let (limit, pause, pauses) = STEADY;
+    let proxy = only(&[&backend], "response_body", limit);
     let mut client = proxy.client();
     client.send(get("/"));
     let mut wire = backend.accept();
     wire.expect_request();
-    wire.send("HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n");
+    wire.send(format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {pauses}\r\n\r\n"
+    ));
     client.read_response_head();
-    for _ in 0..30 {
+    for _ in 0..pauses {
         wire.send("x");
         assert_eq!(client.read_exact(1), b"x");
-        sleep(Duration::from_millis(80));
+        sleep(pause);
     }
     assert!(!client.has_input());
 }
