@@ -1,7 +1,6 @@
 """The program itself for scripts/browser: rondo over three applications, one of which ends and comes back."""
 
 import json
-import re
 
 from kit import process
 from kit.origin import Origin
@@ -24,7 +23,7 @@ class Real:
         self.applications = [Origin(f"app-{number}") for number in (1, 2, 3)]
         self.path = process.write("browser.json", self.text(self.applications))
         self.rondo = Rondo(program=self.program, path=self.path)
-        (self.url,) = re.findall(r"admin interface on (\S+)", self.rondo.errors())
+        self.url = f"http://127.0.0.1:{self.rondo.admin_port()}/"
         self.through = f"http://127.0.0.1:{self.rondo.port}/"
         return self
 

@@ -44,6 +44,9 @@ class Rondo(Server):
         if ended is not None:
             raise Failure(f"{self.name} ended by itself, with status {ended}\n{self.errors()}")
 
+    def admin_port(self):
+        return int(re.search(r"admin interface on http://\S+:(\d+)/", self.errors())[1])
+
     def events(self):
         """The lines that it logged."""
         return Path(self.errors_path).read_text(encoding="utf-8", errors="replace").splitlines()
