@@ -78,19 +78,23 @@ pub fn run() -> Result<(), DemoError> {
     let (mut port, mut admin_port) = (PORT, ADMIN_PORT);
     let server = loop {
         let config = configuration(port, admin_port, &origins);
-        match Server::start(config, None, commands.clone()) {
-            // A taken port is replaced by a free one.
-            Err(StartError::Listen(key, _, error))
-                if error.kind() == io::ErrorKind::AddrInUse && port.max(admin_port) > 0 =>
-            {
-                let taken = if key == "admin.address" {
+        let error = match Server::start(config, None, commands.clone()) {
+            Ok(server) => break server,
+            Err(error) => error,
+        };
+        let wanted = match &error {
+            StartError::Listen(key, _, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if *key == "admin.address" {
                     &mut admin_port
                 } else {
                     &mut port
-                };
-                *taken = 0;
+                }
             }
-            started => break started.map_err(DemoError::Server)?,
+            _ => return Err(DemoError::Server(error)),
+        };
+        // A taken port is replaced by a free one, once.
+        if std::mem::take(wanted) == 0 {
+            return Err(DemoError::Server(error));
         }
     };
     let address = server.local_address();
