@@ -58,7 +58,7 @@ const METRICS: &[Metric] = &[
         name: "rondo_start_time_seconds",
         kind: "gauge",
         help: "When the process started, in seconds since 1970.",
-        write: |scrape, out| out.millionths(&[], scrape.live.unix_ms(0).saturating_mul(1000)),
+        write: |scrape, out| out.millionths("", &[], scrape.live.unix_ms(0).saturating_mul(1000)),
     },
     Metric {
         name: "rondo_resident_memory_bytes",
@@ -299,8 +299,8 @@ impl Lines<'_> {
         }
     }
 
-    fn millionths(&mut self, labels: Labels<'_>, value: u64) {
-        self.begin("", labels, None);
+    fn millionths(&mut self, suffix: &str, labels: Labels<'_>, value: u64) {
+        self.begin(suffix, labels, None);
         write_millionths(value, self.out);
         self.out.push(b'\n');
     }
@@ -323,9 +323,7 @@ impl Lines<'_> {
             }
         }
         self.line("_bucket", labels, Some(("le", "+Inf")), below);
-        self.begin("_sum", labels, None);
-        write_millionths(durations.sum_us, self.out);
-        self.out.push(b'\n');
+        self.millionths("_sum", labels, durations.sum_us);
         self.line("_count", labels, None, below);
     }
 }

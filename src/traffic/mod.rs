@@ -2,8 +2,8 @@
 //!
 //! A worker has a [`WorkerTraffic`], and of each backend a [`Traffic`] of its own. A [`Counter`] has
 //! one writer, so that counting is an ordinary addition: no lock, no locked instruction, and no
-//! cache line that another worker writes. Whoever wants the sums reads the counters of all workers
-//! ([`Totals`], [`ProcessTotals`]); a sum may be a request ahead of another that was read before it.
+//! cache line that another worker writes. A sum is made when it is asked for, from the counters of
+//! all workers ([`Totals`], [`ProcessTotals`]); it may be a request ahead of one made before it.
 //!
 //! What counts as what is said in `admin/documents.md`, "Traffic"; where it is counted, in
 //! `exchange/record.rs`.
@@ -291,8 +291,8 @@ impl ProcessTotals {
     pub(crate) fn add(&mut self, worker: &WorkerTraffic) {
         self.all.add(&worker.all);
         worker.duration.add_to(&mut self.duration);
-        let (accepted, mut open) = (worker.accepted.get(), worker.accepted.get());
-        self.accepted += accepted;
+        let mut open = worker.accepted.get();
+        self.accepted += open;
         for (sum, count) in self.closed.iter_mut().zip(&worker.closed) {
             *sum += count.get();
             open = open.saturating_sub(count.get());
