@@ -4,8 +4,7 @@
 //! while more are due, backends that are up come first, then those that have waited longest. The
 //! first round is at once; after it the checks are spread over the interval in the order of the
 //! backends. A backend that goes down under an exchange is checked `down_interval` later, one that
-//! dies under an exchange at once: the pool wakes it. What a check sends is in
-//! `checks/probe.rs`, what its verdict means in `pool/health.rs`.
+//! dies under an exchange at once: the pool wakes this thread.
 //!
 //! Read next: `checks/probe.rs`, one check; `pool/health.rs`, what its verdict means.
 
@@ -153,7 +152,7 @@ impl Rounds {
             self.settings.clone_from(settings);
             self.slots
                 .iter_mut()
-                .for_each(|slot| slot.plan_anew(settings, due));
+                .for_each(|slot| slot.replan(settings, due));
         }
     }
 
@@ -248,7 +247,7 @@ impl Rounds {
 impl Slot {
     /// Ends a check that runs under settings no longer in force, and brings forward what was
     /// planned by them.
-    fn plan_anew(&mut self, settings: &HealthCheckSettings, now: Instant) {
+    fn replan(&mut self, settings: &HealthCheckSettings, now: Instant) {
         if self.probe.take().is_some() {
             self.due = now;
         }

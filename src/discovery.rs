@@ -1,8 +1,8 @@
 //! The thread that looks at the list of `discovery.file`, every second and by content.
 //!
-//! It is always there, follows the live snapshot, and sleeps where no list is named. A list that is wrong changes nothing
-//! and is logged once; half a list is a wrong one, as no bracket closes it. What a good one says is news for the main thread
-//! (`live.rs`), as is what `resolver.rs` finds.
+//! It always runs, follows the live snapshot, and sleeps where no list is named. A list that is wrong
+//! changes nothing and is logged once; half a list is a wrong one, as no bracket closes it. What a
+//! good one says is news for the main thread (`live.rs`), as is what `resolver.rs` finds.
 //!
 //! Read next: `config/discovery.rs`, how a list is read and what its backends are.
 
@@ -40,7 +40,7 @@ impl Discovery {
             let mut follower = Follower::parking(Arc::clone(&live));
             let mut list = List::default();
             while !is_over.load(Ordering::Acquire) {
-                // The configuration may have other names now, with which the same list is wrong or right.
+                // With the names of another configuration the same list may be wrong, or right.
                 let is_another = follower.look();
                 let Some(file) = follower.config.discovery.file() else {
                     list = List::default();
@@ -84,8 +84,8 @@ struct List {
 }
 
 impl List {
-    /// Looks at the list that is in `file` now; tells what is new: entries, or an error. Where the content is as it was there
-    /// is nothing new, unless it `is_another` one by the configuration around it.
+    /// Looks at the list that is in `file` now, and returns what is new: entries, or an error. The
+    /// same content is nothing new, unless the configuration around it `is_another`.
     fn look(
         &mut self,
         file: &Path,
@@ -132,7 +132,8 @@ mod tests {
         Path::new("list.json")
     }
 
-    /// Looks at a list with this text, beside a configuration with a backend `own`; gives the names, or what is wrong.
+    /// Looks at a list with this text, beside a configuration with a backend `own`; returns the
+    /// names, or what is wrong.
     fn look(list: &mut List, text: &str, is_another: bool) -> Option<Result<String, String>> {
         let text = text.as_bytes().to_vec();
         look_at(list, Ok(text), is_another)

@@ -31,8 +31,8 @@
 //!
 //! # Threads
 //!
-//! A kind of thread is a file at the top with its loop, and a folder is a part that holds no thread; but for `admin`, a
-//! thread that is a part of its own.
+//! Each kind of thread is a file at the top with its loop; a folder is a part that holds no thread.
+//! The one exception is `admin`, a folder with its thread.
 //!
 //! | thread | file | what it does |
 //! |---|---|---|

@@ -1,4 +1,5 @@
-//! The thread that turns backends' names into addresses, so that no other thread waits for a name server.
+//! The thread that turns backends' names into addresses, so that no other thread waits for a name
+//! server.
 //!
 //! It looks every name up at start, every 30 s and after a failed connect, each name once for all
 //! its backends, and puts the addresses into the backends. A failed lookup changes nothing but the
@@ -7,7 +8,7 @@
 //!
 //! Where each address of a name is a backend of its own (`each_address`), what a lookup finds is
 //! news for the main thread, which publishes the backends. An answer in another order is none. Some
-//! name servers answer with a few of many addresses; so an address that an answer lacks stays, until
+//! name servers answer with a few of many addresses; so an address that an answer lacks stays until
 //! its backend is down or three answers in a row lack it.
 //!
 //! A lookup blocks its thread for as long as the C library likes (5 to 40 s if the name server is
@@ -329,10 +330,12 @@ impl Name {
         if !self.is_each_address_a_backend() {
             return None;
         }
-        let is_at = |backend: &&Arc<Backend>, at: IpAddr| matches!(&backend.settings.url.host, Host::Member { address, .. } if *address == at);
         let backends = &self.backends;
-        let is_down = |address| {
-            let mut at = backends.iter().filter(|backend| is_at(backend, address));
+        let is_down = |wanted: IpAddr| {
+            let mut at = backends.iter().filter(|backend| {
+                let host = &backend.settings.url.host;
+                matches!(host, Host::Member { address, .. } if *address == wanted)
+            });
             at.clone().count() > 0 && at.all(|backend| !backend.is_healthy())
         };
         self.members.take(answer, published, is_down);
@@ -370,13 +373,14 @@ impl Name {
     }
 }
 
-/// The addresses of a name of which each is a backend, sorted, and how many answers in a row lack each.
+/// The addresses of a name of which each is a backend, sorted, and how many answers in a row lack
+/// each.
 #[derive(Default)]
 struct Members(Vec<(IpAddr, u32)>);
 
 impl Members {
-    /// Takes an answer. What is `published` is known from before; an address that `is_down` goes as soon as one answer lacks
-    /// it.
+    /// Takes an answer. What is `published` is known from before; an address that `is_down` goes as
+    /// soon as one answer lacks it.
     fn take(&mut self, answer: &[IpAddr], published: &[IpAddr], is_down: impl Fn(IpAddr) -> bool) {
         for address in published {
             self.add(*address);
