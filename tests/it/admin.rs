@@ -2,7 +2,7 @@
 //!
 //! What its documents say is in `admin_documents.rs`, what it changes in `admin_changes.rs`.
 
-use crate::support::admin::{TOKEN, address, address_of, ask, ask_raw, json};
+use crate::support::admin::{DEADLINE, TOKEN, address, address_of, ask, ask_raw, json};
 use crate::support::client::get as proxied;
 use crate::support::proxy::Plan;
 use crate::support::{
@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 
 /// Clients that the interface serves at once.
 const CONNECTIONS_MAX: usize = 32;
-/// How long it waits for a client.
-const DEADLINE: Duration = Duration::from_secs(2);
 
 fn plan(backends: &[&dyn Addressed]) -> Plan {
     Proxy::over(backends).set("admin.address", "127.0.0.1:0")
@@ -97,9 +95,7 @@ fn a_stop_makes_it_unready_at_once_and_it_answers_until_the_end() {
         .set("timeouts.drain", "60s")
         .start();
     let admin = address(&proxy);
-    let mut client = proxy.client();
-    client.send(proxied("/hold"));
-    eventually("the request is held", || origin.held() == 1);
+    let mut client = proxy.hold(|| origin.held());
     proxy.terminate();
     eventually("it is not ready", || {
         ask(admin, "GET", "/ready", "").status == 503
@@ -453,7 +449,6 @@ fn a_slow_client_is_cut_and_keeps_no_other_waiting() {
     let origin = Origin::start("one");
     let proxy = with_token(&[&origin]).start();
     let admin = address(&proxy);
-    let begin = Instant::now();
     let parts = [
         "GET /live HTTP/1.1\r\nHost:".to_owned(),
         String::new(),
@@ -462,15 +457,18 @@ fn a_slow_client_is_cut_and_keeps_no_other_waiting() {
         ),
     ];
     for part in parts {
-        let mut slow = Client::connect_to(admin);
-        slow.send(&part);
-        assert_eq!(ask(admin, "GET", "/live", "").status, 200);
-        slow.expect_gone();
-        assert!(
-            begin.elapsed() >= DEADLINE,
-            "cut after {:?}",
-            begin.elapsed()
-        );
+        // On a slow machine it may be cut before the other has asked: then it proves nothing, and the next one may.
+        eventually("another is answered while it waits", || {
+            let begin = Instant::now();
+            let mut slow = Client::connect_to(admin);
+            slow.send(&part);
+            assert_eq!(ask(admin, "GET", "/live", "").status, 200);
+            let waits = !slow.has_ended();
+            slow.expect_gone();
+            let took = begin.elapsed();
+            assert!(took >= DEADLINE, "cut after {took:?}");
+            waits
+        });
     }
     // One byte at a time is no way around it.
     let mut slow = Client::connect_to(admin);

@@ -2,12 +2,11 @@
 //! answered.
 
 use crate::support::admin::{TOKEN, address, ask, json as document};
-use crate::support::client::get;
+use crate::support::load::under_load;
 use crate::support::proxy::Plan;
-use crate::support::{Addressed, Client, Holding, Origin, Proxy, Response, eventually};
+use crate::support::{Addressed, Client, Holding, Origin, Proxy, Response};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Over these backends, each called by its letter: `a`, `b` and so on.
 fn plan(backends: &[&dyn Addressed]) -> Plan {
@@ -62,9 +61,7 @@ fn a_drained_backend_finishes_what_it_has_and_it_is_said_once() {
     let (held, other) = (Holding::start("held"), Origin::start("other"));
     let proxy = plan(&[&held, &other]).one_worker().start();
     let admin = address(&proxy);
-    let mut client = proxy.client();
-    client.send(get("/hold"));
-    eventually("the request is held", || held.held() == 1);
+    let mut client = proxy.hold(|| held.held());
     let would = post(admin, "/backends/a/drain?dry_run=1");
     let did = post(admin, "/backends/a/drain");
     for (document, dry_run) in [(&would, true), (&did, false)] {
@@ -195,9 +192,7 @@ fn what_is_in_flight_with_a_removed_backend_is_finished() {
     let (held, other) = (Holding::start("held"), Origin::start("other"));
     let proxy = plan(&[&held, &other]).one_worker().start();
     let admin = address(&proxy);
-    let mut client = proxy.client();
-    client.send(get("/hold"));
-    eventually("the request is held", || held.held() == 1);
+    let mut client = proxy.hold(|| held.held());
     assert_eq!(expect(&delete(admin, "a"), 200)["in_flight"], 1);
     assert_eq!(who_answers(&mut proxy.client(), 6), "other");
     held.release();
@@ -342,9 +337,7 @@ fn while_it_stops_nothing_is_changed() {
         .set("timeouts.drain_delay", "60s")
         .start();
     let admin = address(&proxy);
-    let mut client = proxy.client();
-    client.send(get("/hold"));
-    eventually("the request is held", || origin.held() == 1);
+    let _client = proxy.hold(|| origin.held());
     proxy.terminate();
     proxy.wait_for_event(&["stopping"]);
     let entry = json!({"url": origin.url()});
@@ -366,21 +359,9 @@ fn hundreds_of_changes_in_a_row_under_load_lose_no_request() {
     let [a, b, c, d] = &origins;
     let proxy = plan(&[a, b, c]).start();
     let admin = address(&proxy);
-    let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            let mut client = proxy.client();
-            let (is_over, answered) = (&is_over, &answered);
-            scope.spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    let response = client.get("/");
-                    assert_eq!(response.status, 200, "{response:?}");
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    let clients = (0..6).map(|_| proxy.client()).collect();
+    under_load(clients, |load| {
         for round in 0..40 {
-            let before = answered.load(Ordering::Relaxed);
             let weighed = json!({"url": d.url(), "weight": 1 + round % 3});
             expect(&put(admin, "d", &weighed), 201);
             post(admin, "/backends/b/drain");
@@ -391,11 +372,8 @@ fn hundreds_of_changes_in_a_row_under_load_lose_no_request() {
             post(admin, "/backends/c/enable");
             expect(&put(admin, "a", &json!({"url": a.url()})), 201);
             expect(&delete(admin, "d"), 200);
-            eventually("requests go on", || {
-                answered.load(Ordering::Relaxed) > before
-            });
+            load.goes_on(1);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     // As at the start, so there is nothing that a reload would undo.
     assert_eq!(post(admin, "/reload?dry_run=1")["clears"], json!([]));

@@ -26,12 +26,7 @@ fn counts<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeMap<&'a str, 
 
 /// Sends a request that stays in flight, and waits until a backend has it.
 fn hold(proxy: &Proxy, backends: &[Holding]) -> Client {
-    let held = || backends.iter().map(Holding::held).sum::<usize>();
-    let before = held();
-    let mut client = proxy.client();
-    client.send(get("/hold"));
-    eventually("it is held", || held() > before);
-    client
+    proxy.hold(|| backends.iter().map(Holding::held).sum())
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Backends that come and go by themselves: a list that other programs write, and the addresses of a name.
 
+use crate::support::load::under_load;
 use crate::support::proxy::{Plan, run, run_with_config};
-use crate::support::{Addressed, Client, Origin, Proxy, Wire, eventually};
+use crate::support::{Addressed, Client, Origin, Proxy, Wire};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const LIST: &str = "list.json";
 
@@ -173,18 +173,8 @@ fn a_list_that_shrinks_and_grows_under_load_fails_no_request() {
         list(&each)
     };
     let proxy = over_list(&first(5)).start();
-    let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            let mut client = proxy.client();
-            let (is_over, answered) = (&is_over, &answered);
-            scope.spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    assert_eq!(client.get("/").status, 200);
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    let clients = (0..8).map(|_| proxy.client()).collect();
+    under_load(clients, |load| {
         for (count, said) in [
             (3, "removed 3, 4; 3 kept"),
             (1, "removed 1, 2; 1 kept"),
@@ -192,12 +182,8 @@ fn a_list_that_shrinks_and_grows_under_load_fails_no_request() {
         ] {
             proxy.replace_file(LIST, &first(count));
             proxy.wait_for_event(&["discovery: backends: ", said]);
-            let before = answered.load(Ordering::Relaxed);
-            eventually("requests go on", || {
-                answered.load(Ordering::Relaxed) > before + 100
-            });
+            load.goes_on(100);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     origins.iter().for_each(Origin::forget);
     let mut client = proxy.client();

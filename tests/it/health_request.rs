@@ -1,9 +1,7 @@
 //! `--health URL`: one GET with an answer in time, or a line that says why not.
 
-use crate::support::client::get;
 use crate::support::{
-    Addressed, Backend, Finished, Holding, Origin, Proxy, Refusing, Unreachable, admin, eventually,
-    run,
+    Addressed, Backend, Finished, Holding, Origin, Proxy, Refusing, Unreachable, admin, run,
 };
 use std::time::{Duration, Instant};
 
@@ -148,9 +146,7 @@ fn it_tells_a_container_whether_the_process_lives_and_is_ready() {
     for url in [&live, &ready] {
         assert_eq!(health(url).code, 0);
     }
-    let mut client = proxy.client();
-    client.send(get("/hold"));
-    eventually("the request is held", || origin.held() == 1);
+    let _client = proxy.hold(|| origin.held());
     proxy.terminate();
     proxy.wait_for_event(&["stopping"]);
     assert_eq!(health(&live).code, 0);

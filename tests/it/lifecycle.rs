@@ -161,9 +161,7 @@ fn at_the_limit_of_connections_the_accept_queue_is_served_too() {
         .set("proxy.max_connections", 1)
         .one_worker()
         .start();
-    let mut first = proxy.client();
-    first.send(get("/hold"));
-    eventually("the request is held", || origin.held() == 1);
+    let mut first = proxy.hold(|| origin.held());
     let mut waiting: Vec<Client> = (0..5).map(|_| proxy.client()).collect();
     for client in &mut waiting {
         client.send(get("/"));

@@ -1,12 +1,12 @@
 //! SIGHUP: the configuration changes while the process runs, all of it or nothing.
 
 use crate::support::client::get;
+use crate::support::load::under_load;
 use crate::support::{Addressed, Backend, Client, Holding, Origin, Proxy, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// An entry of `backends`.
@@ -237,9 +237,7 @@ fn what_waits_on_the_old_port_is_served() {
     let mut proxy = Proxy::over(&[&holding])
         .set("proxy.max_connections", 1)
         .start();
-    let mut first = proxy.client();
-    first.send(get("/hold"));
-    eventually("it is at its limit", || holding.held() == 1);
+    let mut first = proxy.hold(|| holding.held());
     let mut waiting: Vec<Client> = (0..CLIENTS).map(|_| proxy.client()).collect();
     for client in &mut waiting {
         client.send("GET /hold HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -476,21 +474,10 @@ fn warnings_are_logged_again() {
 
 /// Requests from some clients while the configuration changes this often, with a tunnel and a download open meanwhile.
 fn reload_under_load(proxy: &mut Proxy, origins: &[Origin], tunnel: &Backend, count: usize) {
-    let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     proxy.reload(|config| config["backends"] = json!([entry(&origins[0], "origin-0")]));
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            let mut client = proxy.client();
-            let (is_over, answered) = (&is_over, &answered);
-            scope.spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    assert_eq!(client.get("/").status, 200);
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    let clients = (0..8).map(|_| proxy.client()).collect();
+    under_load(clients, |load| {
         for round in 0..count {
-            let before = answered.load(Ordering::Relaxed);
             let outcome = proxy.reload(|config| {
                 let mut list: Vec<Value> = origins
                     .iter()
@@ -511,11 +498,8 @@ fn reload_under_load(proxy: &mut Proxy, origins: &[Origin], tunnel: &Backend, co
                 let outcome = proxy.reload_text("{");
                 assert!(outcome.contains("not reloaded"), "{outcome}");
             }
-            eventually("requests go on", || {
-                answered.load(Ordering::Relaxed) > before
-            });
+            load.goes_on(1);
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     tunnel.expect_no_connection();
 }

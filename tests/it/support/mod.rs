@@ -1,6 +1,7 @@
 //! What every test stands on: the tools of `tests/kit`, and the program under test.
 
 pub(crate) mod admin;
+pub(crate) mod load;
 pub(crate) mod proxy;
 
 pub(crate) use kit::backend::{self, Addressed, Backend, Holding};

@@ -1,5 +1,6 @@
 //! The real binary on a free port, with its logs, its signals and its /proc entry at hand.
 
+use super::client::get;
 use super::{Addressed, Client, PATIENCE, eventually};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde_json::{Value, json};
@@ -89,6 +90,16 @@ impl Proxy {
 
     pub(crate) fn client(&self) -> Client {
         Client::connect(self)
+    }
+
+    /// Sends a request that stays in flight, and waits until the backends hold one more, of so many.
+    #[track_caller]
+    pub(crate) fn hold(&self, held: impl Fn() -> usize) -> Client {
+        let before = held();
+        let mut client = self.client();
+        client.send(get("/hold"));
+        eventually("the request is held", || held() > before);
+        client
     }
 
     pub(crate) fn pid(&self) -> u32 {
