@@ -3,7 +3,6 @@
 //! Read next: `live.rs`, the snapshot that all threads share.
 
 use std::fmt;
-use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,29 +10,20 @@ use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, bounded};
-use log::Level;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use crossbeam_channel::{Receiver, after};
 
 use crate::admin::Admin;
 use crate::ask::{Ask, Reply, Wish};
 use crate::change::{Change, verb};
 use crate::checker::Checker;
-use crate::checks::probe::may_send_echoes;
-use crate::config::{
-    Config, DescriptorBudget, EditError, Source, descriptor_budget, stands_for, warnings,
-};
+use crate::config::{Config, EditError, Source, descriptor_budget, stands_for, warnings};
 use crate::discovery::Discovery;
 use crate::listener::{self, Listener, ListenerHandle};
-use crate::live::{Follower, Live, Snapshot, Told};
+use crate::live::{Live, Snapshot, Told};
 use crate::log::access::AccessLog;
 use crate::memory::MemoryBound;
 use crate::net::lock::lock;
-use crate::net::mailbox::{MailboxSender, mailbox};
-use crate::net::poller::Poller;
-use crate::net::thread;
 use crate::pool::Pool;
-use crate::pool::settings::{BackendSettings, Kind};
 use crate::pool::state::{BackendState, Operator};
 use crate::pool::trace::Decision;
 use crate::reload::{Changes, Moved, ReloadError};
@@ -41,9 +31,13 @@ use crate::resolver::Resolver;
 use crate::signals;
 use crate::text::json::Json;
 use crate::text::words::counted;
-use crate::worker::Worker;
 
+use self::start::{may_check, start, start_workers, warn_of_few_descriptors};
+
+pub use self::start::{StartError, raise_descriptor_limit};
 pub use crate::signals::Command;
+
+mod start;
 
 /// The main thread looks around after this time, though nothing calls it.
 const LONG: Duration = Duration::from_secs(3600);
@@ -73,42 +67,6 @@ pub struct Server {
     _resolver: Resolver,
     _discovery: Discovery,
 }
-
-/// Why the balancer cannot run.
-#[derive(Debug)]
-pub enum StartError {
-    /// A listening socket cannot be opened: the key that names its port, and its address.
-    Listen(&'static str, SocketAddr, io::Error),
-    /// A resource that every process needs, such as a thread or a descriptor, cannot be had.
-    System(&'static str, io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Listen(key, address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "cannot listen on {address}: the port is in use; choose another in {key}"
-                )
-            }
-            StartError::Listen(_, address, error)
-                if error.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                write!(
-                    f,
-                    "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE"
-                )
-            }
-            StartError::Listen(_, address, error) => {
-                write!(f, "cannot listen on {address}: {error}")
-            }
-            StartError::System(what, error) => write!(f, "cannot start: {what}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 impl Server {
     /// Starts everything that `config` describes. When this returns, connections are accepted.
@@ -503,66 +461,6 @@ fn new_warnings(last: &Config, config: &Config) -> Vec<String> {
     new
 }
 
-/// Starts the workers. Returns the senders of their mailboxes, and a channel that is closed when
-/// the last worker has ended.
-fn start_workers(
-    count: usize,
-    live: &Arc<Live>,
-    access_log: &AccessLog,
-) -> Result<(Vec<MailboxSender>, Receiver<()>), StartError> {
-    let (done, all_done) = bounded(0);
-    let mut senders = Vec::new();
-    for number in 1..=count {
-        let no_eventfd = |error| StartError::System("an eventfd", error);
-        let (mailbox, sender) = mailbox().map_err(no_eventfd)?;
-        let poller =
-            Poller::new(&mailbox.waker).map_err(|error| StartError::System("a poller", error))?;
-        let follower = Follower::new(live.clone(), mailbox.waker.clone());
-        // Built on this thread: what the worker keeps then lies in no heap from which loads come
-        // and go (`net/room.rs`).
-        let mut worker = Worker::new(follower, mailbox, poller, access_log.writer());
-        let done = done.clone();
-        start(&format!("worker-{number}"), move || {
-            worker.run();
-            // Closed when this closure is dropped, after the worker's end.
-            let _ = &done;
-        })?;
-        senders.push(sender);
-    }
-    Ok((senders, all_done))
-}
-
-/// Whether this process may make checks of the configured kind.
-fn may_check(config: &Config) -> io::Result<()> {
-    let is_checked = |backend: &BackendSettings| backend.check;
-    if config.health_check.kind == Kind::Icmp && config.backends.iter().any(is_checked) {
-        may_send_echoes()?;
-    }
-    Ok(())
-}
-
-fn warn_of_few_descriptors(limit: u64, budget: &DescriptorBudget, config: &Config) {
-    let (clients, exchanges) = (budget.clients, budget.exchanges);
-    let wanted = config.proxy.max_connections;
-    if clients < wanted {
-        // A default that cannot be met in full is no reason to warn.
-        let level = if config.proxy.max_connections_is_set {
-            Level::Warn
-        } else {
-            Level::Info
-        };
-        log::log!(
-            level,
-            "proxy.max_connections is {clients} instead of {wanted}: the limit of {limit} descriptors allows no more"
-        );
-    }
-    if exchanges < clients {
-        log::info!(
-            "{exchanges} of {clients} client connections can be in an exchange at once: the limit of {limit} descriptors allows no more"
-        );
-    }
-}
-
 /// Runs what `config` describes, which was read from `source`, until a signal stops it.
 pub fn run(config: Config, source: &Source) -> Result<(), StartError> {
     // Before any other thread of the balancer, so that no signal is lost.
@@ -588,25 +486,6 @@ fn stop_at_once() -> ! {
     log::warn!("stopped a second time: exiting at once");
     log::logger().flush();
     process::exit(1)
-}
-
-fn start(name: &str, run: impl FnMut() + Send + 'static) -> Result<(), StartError> {
-    thread::start(name, run)
-        .map(drop)
-        .map_err(|error| StartError::System("a thread", error))
-}
-
-/// Raises the soft limit of open descriptors to the hard one and returns the limit now in force.
-pub fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
-        Err(_) => limit.current.unwrap_or(u64::MAX),
-    }
 }
 
 #[cfg(test)]
