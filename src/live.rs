@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::ask::{Ask, Asked, Wish};
+use crate::ask::{Ask, Asked, Reply, Wish};
 use crate::config::{Config, DescriptorBudget, News, Pending};
 use crate::http::HeadLimits;
 use crate::net::admission::Admission;
@@ -28,6 +28,10 @@ use crate::pool::Pool;
 use crate::pool::trace::{Decision, Decisions};
 use crate::text::timestamp::since_epoch;
 use crate::traffic::{ProcessTotals, WorkerTraffic};
+
+/// So many may be asked of the main thread at once: as many as the admin interface has clients. Its clients give up waiting
+/// while the main thread is busy, and what they asked stays.
+pub(crate) const ASKS_MAX: usize = 32;
 
 /// What is in force from one change to the next.
 #[derive(Debug, Clone)]
@@ -119,7 +123,7 @@ impl Live {
         self.snapshots.current()
     }
 
-    /// Makes `next` the snapshot that is live and wakes those who follow. Only the main thread does.
+    /// Makes `next` the snapshot that is live and wakes its followers. Only the main thread does.
     pub(crate) fn publish(&self, next: Snapshot) {
         // Before the listener is woken: it looks whether there is room now.
         self.admission.set_max(next.descriptors.clients);
@@ -134,14 +138,22 @@ impl Live {
         let _ = self.news_came.0.try_send(());
     }
 
-    /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops that is at
-    /// once, and the reply is 503.
+    /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops, or when too much
+    /// is asked already, that is at once, and the reply is 503.
     pub(crate) fn ask(&self, wish: Wish, dry_run: bool, waker: &Arc<Waker>) -> Asked {
         let (ask, asked) = Ask::new(wish, dry_run, Arc::clone(waker));
         let mut asks = lock(&self.asks);
         if self.is_stopping() {
             drop(asks);
             drop(ask);
+            return asked;
+        }
+        if asks.len() >= ASKS_MAX {
+            drop(asks);
+            ask.answer(Reply::error(
+                503,
+                "the main thread is busy; nothing is done",
+            ));
             return asked;
         }
         asks.push(ask);
@@ -262,7 +274,7 @@ impl Follower {
         &self.live
     }
 
-    /// The snapshot itself, for one who keeps it.
+    /// The snapshot itself, for an owner that keeps it.
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         self.view.value()
     }
@@ -385,6 +397,19 @@ pub(crate) mod tests {
         });
         assert_eq!(asked.collect::<Vec<_>>(), expected);
         assert!(live.take_asks().is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_beyond_the_bound_is_answered_with_503_at_once() {
+        let live = live_of(config(1));
+        let waker = Arc::new(Waker::new().unwrap());
+        let ask = || live.ask(Wish::Reload, false, &waker).take();
+        for _ in 0..ASKS_MAX {
+            assert_eq!(ask(), None);
+        }
+        assert_eq!(ask().unwrap().status, 503);
+        assert_eq!(live.take_asks().len(), ASKS_MAX);
+        assert_eq!(ask(), None);
     }
 
     #[test]

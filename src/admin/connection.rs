@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// How long a request waits for another answer to be written, or for the main thread.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A larger body is refused with 413.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// What is read and thrown away behind an answer.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// The thread's one buffer for reading.

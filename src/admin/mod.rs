@@ -27,7 +27,7 @@ use crate::admin::route::{Request, Wanted};
 use crate::ask::{Ask, Wish};
 use crate::config::Config;
 use crate::listener;
-use crate::live::{Follower, Live};
+use crate::live::{ASKS_MAX, Follower, Live};
 use crate::metrics::prometheus;
 use crate::metrics::sampler::Sampler;
 use crate::net::clock::Clock;
@@ -67,7 +67,9 @@ pub(crate) fn bytes_max(config: &Config) -> usize {
     let decisions = config.proxy.workers * decisions::BYTES_EACH;
     let names = config.backends.iter().map(|backend| backend.name.len());
     let answer = (2 * status.max(decisions)).max(prometheus::bytes_max(names));
-    CONNECTIONS_MAX * connection::BYTES_MAX + ANSWERS_BYTES + answer
+    // Of a client that gave up waiting the main thread still has the body, in a buffer that was doubled.
+    let asks = ASKS_MAX * 2 * connection::BODY_BYTES_MAX;
+    CONNECTIONS_MAX * connection::BYTES_MAX + asks + ANSWERS_BYTES + answer
 }
 
 /// The admin interface as the main thread holds it. Its thread ends when this is dropped.
@@ -224,7 +226,7 @@ impl Interface {
         let mut scratch = vec![0; connection::SCRATCH_BYTES];
         loop {
             if self.shared.is_over.load(Ordering::Acquire) {
-                // A reload may have ended it that one of its clients waits for.
+                // A client may wait for the reply to the very reload that ended the interface.
                 self.socket = None;
                 if self.connections.is_empty() {
                     return;
