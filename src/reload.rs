@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::ask::Reply;
-use crate::config::{Config, ConfigError, Setting};
+use crate::config::{Config, ConfigError, Setting, by_name};
 use crate::pool::moved;
 use crate::pool::settings::{BackendSettings, BalanceSettings, Method, Persistence};
 use crate::text::json::Json;
@@ -88,8 +88,7 @@ pub(crate) struct Changes {
 impl Changes {
     /// From `old` to `new`.
     pub(crate) fn between(old: &Config, new: &Config) -> Changes {
-        let before: HashMap<&str, &BackendSettings> = by_name(old);
-        let after = by_name(new);
+        let [before, after] = [old, new].map(|config| by_name(&config.backends));
         let names = |config: &Config, others: &HashMap<&str, &BackendSettings>| {
             let names = config.backends.iter().map(|backend| backend.name.clone());
             names.filter(|name| !others.contains_key(&**name)).collect()
@@ -138,9 +137,7 @@ impl Changes {
             }
         }
     }
-}
 
-impl Changes {
     /// As the admin interface shows it.
     pub(crate) fn document(
         &self,
@@ -184,11 +181,6 @@ fn documents(settings: &[Setting], is_shown: impl Fn(&str) -> bool) -> Json {
 
 fn texts(list: &[String]) -> Json {
     Json::texts(list.iter().map(String::as_str))
-}
-
-fn by_name(config: &Config) -> HashMap<&str, &BackendSettings> {
-    let backends = config.backends.iter();
-    backends.map(|backend| (&*backend.name, backend)).collect()
 }
 
 impl fmt::Display for Changes {

@@ -1,7 +1,7 @@
 //! The page: one file without anything from outside, and a plain table for browsers without JavaScript.
 //!
 //! The page lies in the program as it is sent, compressed: `page.html.gz` is one member of gzip (RFC 1952) with all of
-//! page.html up to the table. Its compressed data end at a byte, so the table, which is there for each request anew, is
+//! page.html up to the table. Its compressed data end at a byte, so the table, which each request gets as it is then, is
 //! appended as stored blocks (RFC 1951 3.2.4), and no compressor is needed. A client that takes no gzip, curl for one, gets
 //! the table alone. `scripts/browser --policy` writes both files of the page.
 

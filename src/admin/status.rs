@@ -5,8 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use crate::live::Live;
-use crate::live::{Snapshot, Told};
+use crate::live::{Live, Snapshot, Told};
 use crate::metrics::sampler::{Recent, Sampler, Series};
 use crate::net::lock::lock;
 use crate::pool::backend::Backend;

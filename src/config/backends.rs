@@ -282,7 +282,7 @@ fn name(
 }
 
 /// Backends by their names.
-pub(super) fn by_name(backends: &[BackendSettings]) -> HashMap<&str, &BackendSettings> {
+pub(crate) fn by_name(backends: &[BackendSettings]) -> HashMap<&str, &BackendSettings> {
     let named = backends.iter().map(|backend| (&*backend.name, backend));
     named.collect()
 }

@@ -243,7 +243,7 @@ fn a_reload_keeps_the_addresses_of_names_that_stay() {
     assert_eq!(
         names(&with(web, Some(&without))),
         ["web:80"],
-        "it is looked up anew"
+        "it is looked up again"
     );
 }
 

@@ -17,6 +17,7 @@ use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSetting
 use crate::text::json::Json;
 
 pub use self::admin::Admin;
+pub(crate) use self::backends::by_name;
 pub use self::budget::{DescriptorBudget, descriptor_budget, descriptor_limit};
 pub(crate) use self::discovery::{
     Discovery, EntrySource, LIST_BYTES_MAX, News, Pending, list_bytes,
