@@ -78,7 +78,6 @@ impl Server {
     ) -> Result<Self, StartError> {
         let descriptor_limit = raise_descriptor_limit();
         let descriptors = descriptor_budget(descriptor_limit, &config);
-        warn_of_few_descriptors(descriptor_limit, &descriptors, &config);
         may_check(&config).map_err(|error| StartError::System("health checks", error))?;
         let socket = listener::bind(&config.proxy).map_err(|error| {
             let address = listener::wanted_address(&config.proxy);
@@ -111,6 +110,9 @@ impl Server {
         let interface = admin.prepare(None, &live.current().config, &live);
         let interface = interface
             .map_err(|(address, error)| StartError::Listen("admin.address", address, error))?;
+        // Once both ports are had: the demonstration tries several.
+        let first = live.current();
+        warn_of_few_descriptors(descriptor_limit, &first.descriptors, &first.config);
 
         let resolver =
             Resolver::start(&live).map_err(|error| StartError::System("the resolver", error))?;
