@@ -6,7 +6,7 @@
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Next, Row};
-use crate::exchange::record::{begin_try, count_failure, log_failure, record};
+use crate::exchange::record::{begin_try, count_failure, log_failure, record, tell_failure};
 use crate::exchange::relay::RelayError;
 use crate::exchange::reply::reply;
 use crate::exchange::state::{After, BackendSide, Busy, Chosen, ClientSide, End};
@@ -71,6 +71,7 @@ pub(super) fn fail(
     exchange.record_outcome(row.outcome, cx.clock.now_us());
     let backend = &chosen.place;
     count_failure(backend, &row, cx);
+    tell_failure(exchange, backend, row.outcome, cx);
     log::debug!(
         "{}: backend {:?}: {failure}",
         client.address,

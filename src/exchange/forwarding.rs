@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::Failure;
+use crate::exchange::record::tell_connected;
 use crate::exchange::relay::{Buffers, Flow, Relay, RelayError};
 use crate::exchange::sending::send_request;
 use crate::exchange::state::{BackendSide, Chosen, ClientSide, End, Exchange, Heard, Persistence};
@@ -66,6 +67,7 @@ pub(super) fn forward(
     if exchange.request_side == RequestSide::Unsent {
         send_request(client, backend, exchange, cx)?;
         if cx.is_tcp() {
+            tell_connected(exchange, &backend.chosen.place, cx);
             return Ok(Step::Go(To::Tunnel));
         }
     }

@@ -17,6 +17,7 @@ use crate::exchange::state::{Busy, Chosen, ClientSide, Exchange, Stage};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::net::room::FIRST_BYTES;
+use crate::pool::Served;
 use crate::pool::backend::Backend;
 use crate::pool::trace::{self, Outcome};
 use crate::text::escape::escape_text;
@@ -82,6 +83,10 @@ impl Exchange {
             between(self.timestamps.sent, now_us),
         );
         self.record_outcome(Outcome::Answered(status), now_us);
+        let took = between(self.timestamps.chosen, now_us);
+        cx.snapshot
+            .pool
+            .served(backend, Served::Answered { status, took });
     }
 
     /// The additional fields of a JSON line. `waiting`: bytes that the client's connection holds.
@@ -142,6 +147,22 @@ pub(super) fn count_failure(backend: &Backend, row: &Row, cx: &Context) {
     }
 }
 
+/// A backend has taken the connection of `tcp` mode.
+pub(super) fn tell_connected(exchange: &Exchange, backend: &Backend, cx: &Context) {
+    let took = between(exchange.timestamps.chosen, cx.clock.now_us());
+    cx.snapshot.pool.served(backend, Served::Connected { took });
+}
+
+/// Tells the pool of a try that has failed, if that says something about the backend.
+pub(super) fn tell_failure(exchange: &Exchange, backend: &Backend, outcome: Outcome, cx: &Context) {
+    // A reused connection may be closed at any time (RFC 9112 9.3.1).
+    if !matches!(outcome, Outcome::ReusedEnded | Outcome::OurShortage) {
+        let took = between(exchange.timestamps.chosen, cx.clock.now_us());
+        let failed = Served::Failed { outcome, took };
+        cx.snapshot.pool.served(backend, failed);
+    }
+}
+
 /// How an exchange with this outcome has failed.
 fn kind(outcome: Outcome) -> FailureKind {
     match outcome {
@@ -187,6 +208,7 @@ fn count_end(
             if let Some(chosen) = stage.chosen() {
                 let own = chosen.place.traffic_of(traffic.worker);
                 own.failure(FailureKind::BrokeOff);
+                cx.snapshot.pool.served(&chosen.place, Served::BrokeOff);
             }
             FailureKind::BrokeOff
         }

@@ -17,7 +17,8 @@ use crate::pool::health::Check;
 use crate::pool::persist::{self, Cookies};
 use crate::pool::roster::Roster;
 use crate::pool::settings::{
-    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence, has_ipv6_loopback,
+    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence, StatusRanges,
+    has_ipv6_loopback,
 };
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
@@ -155,12 +156,16 @@ impl Pool {
             backends,
             roster,
             method,
+            learns: false,
+            bad_status: StatusRanges(vec![500..=599]),
             cookies,
             standing: Standing::new(health, shared.started),
             home: Arc::default(),
             shared,
             #[cfg(test)]
             looked_at: AtomicUsize::new(0),
+            #[cfg(test)]
+            heard: Mutex::default(),
         };
         // Made here, on the main thread, so that no choice allocates.
         *lock(&pool.home) = Some(pool.new_chooser());

@@ -27,6 +27,7 @@ pub(crate) mod moved;
 pub(crate) mod persist;
 pub(crate) mod reasons;
 mod roster;
+mod served;
 pub mod settings;
 pub(crate) mod share;
 mod standing;
@@ -35,11 +36,10 @@ pub mod trace;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::OnceLock;
-#[cfg(test)]
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+#[cfg(test)]
+use std::sync::{Mutex, atomic::AtomicUsize};
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
@@ -50,13 +50,15 @@ use crate::pool::following::{Shared, State};
 use crate::pool::health::{Check, Health};
 use crate::pool::persist::Cookies;
 use crate::pool::roster::{Roster, Walk};
-use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings, Method};
+use crate::pool::settings::{BackendSettings, BalanceSettings};
+use crate::pool::settings::{HealthCheckSettings, Method, StatusRanges};
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, Operator, Order};
 use crate::pool::trace::{Decision, Rule, Verdict};
 
 pub use health::Event;
 pub use roster::Tried;
+pub use served::Served;
 
 /// The backends and the choice among them.
 #[derive(Debug)]
@@ -64,6 +66,10 @@ pub struct Pool {
     backends: Arc<[Arc<Backend>]>,
     roster: Arc<Roster>,
     method: Method,
+    /// Whether anything goes by how tries end.
+    learns: bool,
+    /// Statuses that make an exchange a bad one.
+    bad_status: StatusRanges,
     cookies: Option<Cookies>,
     standing: Standing,
     /// Its chooser, while another pool chooses.
@@ -72,6 +78,9 @@ pub struct Pool {
     shared: Arc<Shared>,
     #[cfg(test)]
     looked_at: AtomicUsize,
+    /// How tries have ended.
+    #[cfg(test)]
+    pub(crate) heard: Mutex<Vec<Served>>,
 }
 
 /// Choices of one request that the method makes among all backends. A request that has failed more

@@ -60,6 +60,7 @@ fn an_exchange_that_finishes_keeps_both_connections() {
     let decision = table.decision();
     assert_eq!((decision.status, decision.reason), (Some(200), None));
     assert_eq!(table.outcome(), Outcome::Answered(200));
+    assert_eq!(table.told(), [OK]);
     assert_eq!(table.cx.snapshot.pool.backends()[0].idle(), 1);
     table.expect_no_blame();
 
@@ -86,6 +87,7 @@ fn an_answer_that_ends_with_its_connection_is_broken_off_with_a_reset() {
     table.carry(|table| table.closed.is_some());
     assert_eq!(table.closed, Some(CloseReason::BackendBrokeOff));
     assert_eq!(table.outcome(), Outcome::BrokeOff);
+    assert_eq!(table.told(), [OK, Served::BrokeOff]);
     table.expect_no_blame();
     let Table {
         mut peer, client, ..

@@ -86,6 +86,13 @@ fn expect_row(failure: Failure, age: Age, request: Request, origins: &[SocketAdd
         (_, false) => row.event.filter(|&event| event != Event::Died),
     };
     assert_eq!(heard, row.event, "{what}");
+    let says_nothing = matches!(row.outcome, Outcome::ReusedEnded | Outcome::OurShortage);
+    let failed = Served::Failed {
+        outcome: row.outcome,
+        took: Duration::ZERO,
+    };
+    let told = if says_nothing { vec![] } else { vec![failed] };
+    assert_eq!(table.told(), told, "{what}");
     match row.next {
         Next::SameBackend => {
             assert!(matches!(table.busy().stage, Stage::Again(_)), "{what}");

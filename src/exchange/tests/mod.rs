@@ -23,17 +23,22 @@ use crate::live::Follower;
 use crate::live::tests::live_of;
 use crate::log::access::AccessLog;
 use crate::net::clock::{Clock, Millis};
+use crate::net::lock::lock;
 use crate::net::poller::{Events, Poller, Source};
 use crate::net::slab::{Key, Slab};
 use crate::net::syscalls::failing::{Call, fail_next, has_failed};
 use crate::net::waker::Waker;
-use crate::pool::Event;
 use crate::pool::trace::{Decision, Outcome, Rule};
+use crate::pool::{Event, Served};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: Served = Served::Answered {
+    status: 200,
+    took: Duration::ZERO,
+};
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// One client's connection, carried by the thread of the test.
@@ -194,6 +199,19 @@ impl Table {
 
     fn outcome(&self) -> Outcome {
         self.decision().tries().0.last().unwrap().outcome
+    }
+
+    /// What the pool was told of tries since the last call, without the times.
+    fn told(&self) -> Vec<Served> {
+        let told = std::mem::take(&mut *lock(&self.cx.snapshot.pool.heard));
+        let took = Duration::ZERO;
+        let without_times = |served| match served {
+            Served::Answered { status, .. } => Served::Answered { status, took },
+            Served::Connected { .. } => Served::Connected { took },
+            Served::Failed { outcome, .. } => Served::Failed { outcome, took },
+            Served::BrokeOff => Served::BrokeOff,
+        };
+        told.into_iter().map(without_times).collect()
     }
 
     /// No exchange has said anything against a backend.

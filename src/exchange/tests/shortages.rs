@@ -85,6 +85,7 @@ fn an_answer_that_we_lack_memory_for_in_its_midst_is_cut_and_blames_none() {
         table.carry(|table| table.closed.is_some());
         assert!(has_failed());
         assert_eq!(table.closed, Some(CloseReason::OurShortage));
+        assert_eq!(table.told(), [OK]);
         table.expect_no_blame();
         received(table, thread);
     }

@@ -178,6 +178,12 @@ fn an_answer_that_does_not_come_is_504_and_one_that_stops_is_cut() {
     assert!(table.received().starts_with("HTTP/1.1 504 "));
     assert!(matches!(table.client.state, State::Idle { .. }));
     assert_eq!(table.decision().reason, Some(Outcome::HeadTimedOut.text()));
+    let told = lock(&table.cx.snapshot.pool.heard).pop();
+    let Some(Served::Failed { outcome, took }) = told else {
+        panic!("it has failed: {told:?}");
+    };
+    assert_eq!(outcome, Outcome::HeadTimedOut);
+    assert!(took.abs_diff(timeout) < seconds(10), "{took:?}");
     table.expect_no_blame();
 
     let _first = origin.accept().unwrap();
@@ -196,6 +202,7 @@ fn an_answer_that_does_not_come_is_504_and_one_that_stops_is_cut() {
         (decision.status, decision.reason),
         (Some(200), Some(reason))
     );
+    assert_eq!(table.told(), [OK, Served::BrokeOff]);
     table.expect_no_blame();
 }
 
@@ -209,6 +216,7 @@ fn a_client_that_has_closed_its_side_is_given_up_after_two_silent_seconds() {
     let closed = Turn::Closed(CloseReason::ClientGone);
     assert_eq!(table.time_out_after(seconds(2)), closed);
     assert_eq!(table.outcome(), Outcome::ClientGone);
+    assert_eq!(table.told(), []);
     assert_eq!(table.in_flight(), 0);
 }
 
