@@ -4,7 +4,6 @@ use std::cell::LazyCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Instant;
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
@@ -22,6 +21,7 @@ use crate::pool::settings::{
 };
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
+use crate::pool::time::{Sources, Time};
 
 /// Removed backends whose names are still kept for readers of recorded decisions.
 const GONE_MAX: usize = 4096;
@@ -30,7 +30,7 @@ const GONE_MAX: usize = 4096;
 /// is here: under its one lock two pools cannot exceed a limit, and each turn is counted once.
 #[derive(Debug)]
 pub(in crate::pool) struct Shared {
-    pub(in crate::pool) started: Instant,
+    pub(in crate::pool) time: Time,
     pub(in crate::pool) state: Mutex<State>,
     /// How many times a backend has come up.
     pub(in crate::pool) came_up: AtomicUsize,
@@ -58,15 +58,15 @@ pub(in crate::pool) struct State {
 }
 
 impl Shared {
-    fn new(workers: usize, health: &HealthCheckSettings) -> Shared {
-        let started = Instant::now();
-        let standing = Standing::new(health, started);
+    fn new(workers: usize, health: &HealthCheckSettings, sources: Sources) -> Shared {
+        let Sources { time, seed } = sources;
+        let standing = Standing::new(health, time.clone());
         let none = Chooser::new(Arc::new([]), Method::RoundRobin, standing, Weak::new());
         Shared {
-            started,
+            time,
             state: Mutex::new(State {
                 chooser: Box::new(none),
-                random: Random::new(),
+                random: Random::new(seed),
                 last_walk: BackendId::default(),
             }),
             came_up: AtomicUsize::new(0),
@@ -94,7 +94,7 @@ impl Pool {
         health: &HealthCheckSettings,
     ) -> Pool {
         let shared = previous.map_or_else(
-            || Arc::new(Shared::new(1, health)),
+            || Arc::new(Shared::new(1, health, Sources::system())),
             |previous| Arc::clone(&previous.shared),
         );
         Pool::of(shared, previous, backends, balance, health)
@@ -107,7 +107,19 @@ impl Pool {
         balance: &BalanceSettings,
         health: &HealthCheckSettings,
     ) -> Pool {
-        let shared = Arc::new(Shared::new(workers, health));
+        let shared = Arc::new(Shared::new(workers, health, Sources::system()));
+        Pool::of(shared, None, backends, balance, health)
+    }
+
+    /// The first pool, for a caller that sets its clock.
+    #[cfg(test)]
+    pub(crate) fn with_sources(
+        sources: Sources,
+        backends: Vec<BackendSettings>,
+        balance: &BalanceSettings,
+        health: &HealthCheckSettings,
+    ) -> Pool {
+        let shared = Arc::new(Shared::new(1, health, sources));
         Pool::of(shared, None, backends, balance, health)
     }
 
@@ -159,7 +171,7 @@ impl Pool {
             learns: false,
             bad_status: StatusRanges(vec![500..=599]),
             cookies,
-            standing: Standing::new(health, shared.started),
+            standing: Standing::new(health, shared.time.clone()),
             home: Arc::default(),
             shared,
             #[cfg(test)]
@@ -189,7 +201,12 @@ impl Pool {
     #[inline(never)]
     pub(in crate::pool) fn new_chooser(&self) -> Box<Chooser> {
         let (backends, home) = (Arc::clone(&self.backends), Arc::downgrade(&self.home));
-        Box::new(Chooser::new(backends, self.method, self.standing, home))
+        Box::new(Chooser::new(
+            backends,
+            self.method,
+            self.standing.clone(),
+            home,
+        ))
     }
 
     /// Applies what the new settings change about backends that were there before.

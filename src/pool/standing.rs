@@ -3,29 +3,30 @@
 //! The chooser asks when something about the backend has changed, a walk through the list asks for
 //! each backend.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::pool::backend::Backend;
 use crate::pool::health::{Check, Rules};
 use crate::pool::settings::HealthCheckSettings;
 use crate::pool::state::{NEVER, Operator};
+use crate::pool::time::Time;
 use crate::pool::trace::Verdict;
 
 /// The settings of one pool that matter here, and its clock.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::pool) struct Standing {
     rules: Rules,
     down_interval: Duration,
-    started: Instant,
+    time: Time,
 }
 
 impl Standing {
-    /// `started` is the same for all pools that follow each other.
-    pub(in crate::pool) fn new(health: &HealthCheckSettings, started: Instant) -> Standing {
+    /// `time` is the same for all pools that follow each other.
+    pub(in crate::pool) fn new(health: &HealthCheckSettings, time: Time) -> Standing {
         Standing {
             rules: Rules::new(health),
             down_interval: health.down_interval,
-            started,
+            time,
         }
     }
 
@@ -41,7 +42,7 @@ impl Standing {
     }
 
     pub(in crate::pool) fn now_ms(&self) -> u64 {
-        millis(self.started.elapsed())
+        self.time.now_ms()
     }
 
     /// How a backend stands for a request that has not tried it.

@@ -1,7 +1,5 @@
 //! `random_two`: the better of two at random.
 
-use std::hash::{BuildHasher, RandomState};
-
 use crate::pool::chooser::groups::Groups;
 use crate::pool::hash::mix;
 
@@ -59,13 +57,13 @@ fn draw(mut ticket: u64, groups: &Groups, without: Option<(usize, usize)>) -> (u
     last
 }
 
-/// A small generator (`SplitMix64`), seeded in each process: two balancers must not draw alike.
+/// A small generator (`SplitMix64`).
 #[derive(Debug)]
 pub(in crate::pool) struct Random(u64);
 
 impl Random {
-    pub(in crate::pool) fn new() -> Random {
-        Random(RandomState::new().hash_one(0))
+    pub(in crate::pool) fn new(seed: u64) -> Random {
+        Random(seed)
     }
 
     /// A number below `bound` (at least 1); the bias of 2^-38 for a sum of weights of 2^26 does not

@@ -1,6 +1,7 @@
 //! A backend that is down, and that no check brings up, is tried by an exchange.
 
 use crate::pool::tests::*;
+use crate::pool::time::Sources;
 use crate::pool::*;
 
 #[test]
@@ -32,6 +33,34 @@ fn without_checks_one_exchange_tries_a_down_backend_after_the_down_interval() {
         .filter(|&&backend| backend == 0)
         .count();
     assert_eq!(tries, 1, "one exchange finds out, the next has to wait");
+}
+
+#[test]
+fn the_down_interval_is_over_when_the_clock_of_the_pool_says_so_and_not_a_moment_earlier() {
+    let (sources, now_us) = Sources::set(1);
+    let settings = health(Kind::None);
+    let interval_us = u64::try_from(settings.down_interval.as_micros()).unwrap();
+    let balance = balance(Method::RoundRobin);
+    let pool = Pool::with_sources(sources, backends(2), &balance, &settings);
+    now_us.store(7_000_000, Ordering::Relaxed);
+    down(&pool, 0);
+    now_us.store(7_000_000 + interval_us - 1, Ordering::Relaxed);
+    assert_eq!(hits(&pool, 4), [1; 4]);
+    now_us.store(7_000_000 + interval_us, Ordering::Relaxed);
+    let tries = hits(&pool, 4).iter().filter(|&&place| place == 0).count();
+    assert_eq!(tries, 1, "the trial");
+}
+
+#[test]
+fn pools_with_the_same_seed_draw_alike() {
+    let drawn = |seed| {
+        let balance = balance(Method::RandomTwo);
+        let sources = Sources::set(seed).0;
+        let pool = Pool::with_sources(sources, backends(8), &balance, &health(Kind::Tcp));
+        hits(&pool, 100)
+    };
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
 }
 
 #[test]
