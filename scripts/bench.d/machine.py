@@ -32,7 +32,7 @@ def first_line(*command):
     return ((done.stdout or done.stderr).strip().splitlines() or [""])[0]
 
 
-def describe(rondo, is_checkout):
+def describe(rondo, is_checkout, programs=("nginx", "haproxy", "pen", "wrk", "rondo")):
     """What the figures depend on, for the head of every report. No host name, no paths."""
     cpu = "unknown"
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
@@ -47,6 +47,7 @@ def describe(rondo, is_checkout):
         "haproxy": (first_line("haproxy", "-v") or "").split(" ")[2:3],
         # pen prints no version of its own.
         "pen": first_line("dpkg-query", "-W", "-f", "${Version}", "pen"),
+        "caddy": (first_line("caddy", "version") or "").split(" ")[0],
         "wrk": (first_line("wrk", "-v") or "").split(" Copyright")[0].removeprefix("wrk "),
         "rondo": (first_line(rondo, "--version") or "").removeprefix("rondo ") if rondo else None,
     }
@@ -58,7 +59,7 @@ def describe(rondo, is_checkout):
         "memory_gb": memory_gb,
         "kernel": os.uname().release.split("-")[0],
         "descriptors": descriptors(),
-        "versions": {name: version for name, version in versions.items() if version},
+        "versions": {name: version for name, version in versions.items() if version and name in programs},
         "commit": commit or None,
     }
 

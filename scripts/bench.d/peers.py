@@ -13,6 +13,7 @@ Read next: scenarios.py.
 from dataclasses import dataclass, replace
 
 import machine
+from kit.caddy import caddy
 from kit.nginx import nginx
 from kit.process import Server, descriptors, free_port, fresh_path, write
 from kit.rondo import Rondo
@@ -22,10 +23,10 @@ KEPT = 1100  # connections to the origin each proxy may keep: more than any load
 
 # A balancing method in each one's words.
 METHODS = {
-    "round_robin": {"nginx": "", "haproxy": "roundrobin"},
-    "least_connections": {"nginx": "least_conn;", "haproxy": "leastconn"},
-    "random_two": {"nginx": "random two least_conn;", "haproxy": "random(2)"},
-    "source_hash": {"nginx": "hash $remote_addr consistent;", "haproxy": "source\n    hash-type consistent"},
+    "round_robin": {"nginx": "", "haproxy": "roundrobin", "caddy": "round_robin"},
+    "least_connections": {"nginx": "least_conn;", "haproxy": "leastconn", "caddy": "least_conn"},
+    "random_two": {"nginx": "random two least_conn;", "haproxy": "random(2)", "caddy": "random_choose 2"},
+    "source_hash": {"nginx": "hash $remote_addr consistent;", "haproxy": "source\n    hash-type consistent", "caddy": "ip_hash"},
 }
 
 
@@ -48,6 +49,7 @@ class Peer:
     idle: int = 0  # connections that do nothing, beside the load
     many: bool = False  # a thousand backends instead of four
     method: str = "round_robin"  # how it chooses a backend
+    alone: bool = False  # the method by itself: no checks, no second try, no backend left out for its failures
 
     def start(self, program, origin, wrap=()):
         log_path = fresh_path(f"{self.kind}.log") if self.log else None
@@ -64,7 +66,7 @@ def room(peer):
 def start_nginx(peer, _program, origin, log_path, _wrap):
     port = free_port()
     log = "off" if not log_path else f"{log_path} combined" + (" buffer=64k flush=100ms" if peer.buffered_log else "")
-    servers = METHODS[peer.method]["nginx"] + " ".join(f"server {a};" for a in origin.backends(peer.many))
+    servers = METHODS[peer.method]["nginx"] + " ".join(f"server {a}{' max_fails=0' if peer.alone else ''};" for a in origin.backends(peer.many))
     # Two workers share one port best with a queue each.
     listen = f"listen 127.0.0.1:{port} backlog=4096{' reuseport' if peer.workers > 1 else ''};"
     large = """
@@ -85,6 +87,7 @@ def start_nginx(peer, _program, origin, log_path, _wrap):
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header Host $http_host;
+        {"proxy_next_upstream off;" if peer.alone else ""}
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
         {large if peer.large_buffers else ""}
         location / {{ proxy_pass http://origin; }}
@@ -123,6 +126,7 @@ def start_haproxy(peer, _program, origin, log_path, _wrap):
 defaults
     {"log global" if log_path else ""}
     {"mode tcp" if peer.tcp else http}{splice}
+    {"retries 0" if peer.alone else ""}
     timeout connect 5s
     timeout client 1h
     timeout server 1h
@@ -146,11 +150,26 @@ def start_pen(peer, _program, origin, _log_path, _wrap):
 def start_rondo(peer, program, origin, log_path, wrap):
     proxy = {"workers": peer.workers, "max_connections": room(peer), "access_log": peer.log, "mode": "tcp" if peer.tcp else "http"}
     backends = [{"url": f"http://{address}/"} for address in origin.backends(peer.many)]
-    return Rondo(backends, program, peer.name, wrap, log_path, proxy=proxy, balance={"method": peer.method},
-                 timeouts={"client_idle": "1h", "backend_idle": "1h"}, limits={"idle_backend_connections": KEPT})
+    balance = {"method": peer.method, **({"tries": 1} if peer.alone else {})}
+    checks = {"health_check": {"kind": "none"}} if peer.alone else {}
+    return Rondo(backends, program, peer.name, wrap, log_path, proxy=proxy, balance=balance,
+                 timeouts={"client_idle": "1h", "backend_idle": "1h"}, limits={"idle_backend_connections": KEPT}, **checks)
 
 
-STARTS = {"nginx": start_nginx, "haproxy": start_haproxy, "pen": start_pen, "rondo": start_rondo}
+def start_caddy(peer, _program, origin, _log_path, _wrap):
+    port = free_port()
+    # It checks nothing and tries once, if it is not told otherwise.
+    return caddy(peer.name, port, f"""reverse_proxy {" ".join(origin.backends(peer.many))} {{
+        lb_policy {METHODS[peer.method]["caddy"]}
+        transport http {{
+            dial_timeout 5s
+            keepalive 1h
+            keepalive_idle_conns_per_host {KEPT}
+        }}
+    }}""")
+
+
+STARTS = {"nginx": start_nginx, "haproxy": start_haproxy, "pen": start_pen, "rondo": start_rondo, "caddy": start_caddy}
 
 NGINX = Peer("nginx", "nginx")
 NGINX_AGAIN = Peer("nginx again", "nginx")
