@@ -295,7 +295,7 @@ impl Pool {
             });
         }
         let client_key = || persist::client_key(selection.client);
-        let Some((index, tier)) = chooser.pick(tried, &mut state.random, client_key) else {
+        let Ok((index, tier)) = chooser.pick(tried, &mut state.random, client_key) else {
             return Err(if chooser.any_tried(tried) {
                 Choice::Exhausted
             } else {

@@ -2,7 +2,8 @@
 //!
 //! A backend is in one of four sets, or in none. Which one changes only when its health, the
 //! operator's decision, its fullness or the time of a trial does, and then [`Chooser::update`]
-//! moves this one backend. A choice is made in the first set that has a member; a backend that the
+//! moves this one backend. A choice is made in the first set that has a member, unless a set before
+//! it has none only because all are full: others do not stand in for those. A backend that the
 //! request has tried leaves its set for the moment. In each set backends of equal weight stand
 //! together, in the order that the method needs: what a choice costs depends on how many weights
 //! there are, not on how many backends.
@@ -52,6 +53,8 @@ pub(in crate::pool) struct Chooser {
     seats: Vec<Seat>,
     /// The members of each set.
     counts: [usize; 4],
+    /// Those that would be members if they were not full.
+    full: [usize; 4],
     /// The sets in turns: all of them, or the last two.
     turns: [Turns; 4],
     /// The first two sets, if the method is another one.
@@ -74,12 +77,23 @@ pub(in crate::pool) struct Chooser {
     pub(in crate::pool) looked_at: usize,
 }
 
+/// Why none was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum Lack {
+    /// There is none, or the request has tried all.
+    None,
+    /// Those that the choice would be made among are full.
+    Full,
+}
+
 /// What is known of one backend.
 #[derive(Debug, Clone)]
 pub(in crate::pool) struct Seat {
     /// The set that it is in, if the request has not tried it.
     tier: Tier,
     verdict: Verdict,
+    /// The set that it would be in if it were not full.
+    full: Tier,
     /// It counts among the healthy ones.
     is_healthy: bool,
     /// It is in the list of those that wait for a trial.
@@ -104,6 +118,7 @@ impl Seat {
         Seat {
             tier: Tier::Empty,
             verdict: Verdict::Disabled,
+            full: Tier::Empty,
             is_healthy: false,
             waits: false,
             group,
@@ -168,6 +183,7 @@ impl Chooser {
             home,
             seats,
             counts: [0; 4],
+            full: [0; 4],
             turns: [(0, in_turns), (1, in_turns), (0, &*weights), (1, &*weights)]
                 .map(|(kind, weights)| Turns::with_room(weights, kind)),
             groups: [0, 1].map(|kind| Groups::with_room(in_groups, kind, with_keys)),
@@ -253,6 +269,7 @@ impl Chooser {
             backend.state.tell_ends(false);
             *seat = Seat::new(seat.group);
         }
+        self.full = [0; 4];
         self.healthy = 0;
         self.waiting.clear();
         self.next_trial_ms = NEVER;
@@ -272,20 +289,28 @@ impl Chooser {
         tried: &Tried,
         random: &mut Random,
         client_key: impl FnOnce() -> u64,
-    ) -> Option<(usize, Tier)> {
+    ) -> Result<(usize, Tier), Lack> {
         if tried.is_empty() {
             return self.pick_present(false, random, client_key);
         }
-        self.without(tried, Chooser::leave);
+        self.without(tried, Chooser::leave, usize::wrapping_sub);
         let picked = self.pick_present(true, random, client_key);
-        self.without(tried, Chooser::join);
+        self.without(tried, Chooser::join, usize::wrapping_add);
         picked
     }
 
     /// Those that the request has tried leave their sets, or come back.
-    fn without(&mut self, tried: &Tried, step: fn(&mut Chooser, u32)) {
+    fn without(
+        &mut self,
+        tried: &Tried,
+        step: fn(&mut Chooser, u32),
+        count: fn(usize, usize) -> usize,
+    ) {
         for place in tried.places() {
             step(self, place);
+            if let Some(full) = self.full.get_mut(self.seats[place as usize].full as usize) {
+                *full = count(*full, 1);
+            }
             if let Some(turns) = self.turns.get_mut(self.seats[place as usize].tier as usize) {
                 turns.has_changed = true;
             }
@@ -299,17 +324,25 @@ impl Chooser {
         is_retry: bool,
         random: &mut Random,
         client_key: impl FnOnce() -> u64,
-    ) -> Option<(usize, Tier)> {
-        let set = self.counts.iter().position(|&count| count > 0)?;
-        let tier = [
+    ) -> Result<(usize, Tier), Lack> {
+        let all = [
             Tier::Healthy,
             Tier::HealthyBackup,
             Tier::Unhealthy,
             Tier::UnhealthyBackup,
-        ][set];
+        ];
+        let mut tiers = all.into_iter();
+        let present = |&tier: &Tier| self.counts[tier as usize] + self.full[tier as usize] > 0;
+        let Some(tier) = tiers.find(present) else {
+            return Err(Lack::None);
+        };
+        let set = tier as usize;
         // Fail open only when no healthy backend exists, tried or not.
         if tier >= Tier::Unhealthy && self.any_healthy() {
-            return None;
+            return Err(Lack::None);
+        }
+        if self.counts[set] == 0 {
+            return Err(Lack::Full);
         }
         let method = if tier >= Tier::Unhealthy {
             Method::RoundRobin
@@ -336,7 +369,12 @@ impl Chooser {
             let runs = std::mem::take(&mut self.answers.runs);
             self.looked_at += 1 + runs * self.counts[set];
         }
-        Some((place as usize, tier))
+        Ok((place as usize, tier))
+    }
+
+    /// Whether any backend could be chosen by a request that has tried none.
+    pub(in crate::pool) fn has_free(&self) -> bool {
+        self.counts != [0; 4]
     }
 
     /// Whether a backend was passed over because it was tried.
@@ -478,6 +516,22 @@ impl Chooser {
         self.stand[seat.verdict as usize] -= 1;
         self.stand[verdict as usize] += 1;
         seat.verdict = verdict;
+        let full = match (verdict, is_healthy, backend.settings.backup) {
+            (Verdict::Full, true, false) => Tier::Healthy,
+            (Verdict::Full, true, true) => Tier::HealthyBackup,
+            (Verdict::Full, false, false) => Tier::Unhealthy,
+            (Verdict::Full, false, true) => Tier::UnhealthyBackup,
+            _ => Tier::Empty,
+        };
+        if full != seat.full {
+            if let Some(count) = self.full.get_mut(seat.full as usize) {
+                *count -= 1;
+            }
+            if let Some(count) = self.full.get_mut(full as usize) {
+                *count += 1;
+            }
+            seat.full = full;
+        }
         if let Some(candidate) = self.candidates.get_mut(place as usize) {
             candidate.verdict = verdict;
         }

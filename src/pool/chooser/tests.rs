@@ -42,7 +42,7 @@ fn take(pool: &Pool, before: &[usize], client: u32) -> Option<InFlight> {
     }
 }
 
-/// What may be chosen: those of the first group that has any that were not tried.
+/// What may be chosen: those with a free place of the first group that has any that were not tried.
 fn eligible(pool: &Pool, before: &[usize]) -> Vec<usize> {
     let usable = |b: &&Arc<Backend>| b.operator() == Operator::Enabled && b.settings.weight > 0;
     let any_healthy = pool
@@ -53,16 +53,16 @@ fn eligible(pool: &Pool, before: &[usize]) -> Vec<usize> {
     let groups = [(true, false), (true, true), (false, false), (false, true)];
     let groups = groups.map(|(healthy, backup)| -> Vec<usize> {
         let all = pool.backends().iter().filter(usable);
-        all.filter(|b| !b.is_full() && !before.contains(&b.index))
+        all.filter(|b| !before.contains(&b.index))
             .filter(|b| b.is_healthy() == healthy && b.settings.backup == backup)
             .filter(|_| healthy || !any_healthy)
             .map(|b| b.index)
             .collect()
     });
-    groups
-        .into_iter()
-        .find(|group| !group.is_empty())
-        .unwrap_or_default()
+    let first = groups.into_iter().find(|group| !group.is_empty());
+    let mut places = first.unwrap_or_default();
+    places.retain(|&place| !pool.backends()[place].is_full());
+    places
 }
 
 /// The best score, found by comparing all of them pair by pair.

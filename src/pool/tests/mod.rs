@@ -289,6 +289,27 @@ fn backups_serve_only_when_no_other_is_left() {
 }
 
 #[test]
+fn a_backup_does_not_stand_in_for_backends_that_are_full() {
+    let mut list = backends(3);
+    list[0].max_connections = Some(1);
+    list[1].max_connections = Some(1);
+    list[2].backup = true;
+    let pool = Pool::new(list, &balance(Method::RoundRobin), &health(Kind::Tcp));
+    let choose = |before: &[usize]| pool.choose(&selection(), &mut tried(&pool, before), None);
+    let held = [choose(&[]), choose(&[])];
+    assert!(matches!(choose(&[]), Choice::Unavailable));
+    assert!(matches!(choose(&[0]), Choice::Exhausted), "1 is not tried");
+    assert_eq!(hit_after(&pool, &[0, 1]), 2);
+    down(&pool, 0);
+    assert!(matches!(choose(&[]), Choice::Unavailable));
+    down(&pool, 1);
+    assert_eq!(hit(&pool), 2, "the healthy ones are gone, full or not");
+    up(&pool, 0);
+    drop(held);
+    assert_eq!(hit(&pool), 0);
+}
+
+#[test]
 fn a_full_backend_is_passed_over_and_a_place_that_comes_back_is_used_again() {
     let mut list = backends(2);
     list[0].max_connections = Some(1);
@@ -442,12 +463,14 @@ proptest! {
         let may = |b: &Backend| b.operator() == Operator::Enabled && b.settings.weight > 0;
         let mut held = Vec::new();
         for _ in 0..20 {
-            let free = |b: &Backend| may(b) && !b.is_full() && !before.contains(&b.index);
-            let any = |healthy: bool, backup: bool| pool.backends().iter().any(
-                |b| free(b) && b.is_healthy() == healthy && b.settings.backup == backup);
+            let not_tried = |b: &Backend| !before.contains(&b.index);
+            let not_tried = &not_tried;
+            let of_group = |healthy: bool, backup: bool| pool.backends().iter().filter(
+                move |b| may(b) && not_tried(b) && b.is_healthy() == healthy && b.settings.backup == backup);
             let any_healthy = pool.backends().iter().any(|b| may(b) && b.is_healthy());
             let group = [(true, false), (true, true), (false, false), (false, true)].into_iter()
-                .find(|&(healthy, backup)| (healthy || !any_healthy) && any(healthy, backup));
+                .find(|&(healthy, backup)| (healthy || !any_healthy) && of_group(healthy, backup).next().is_some())
+                .filter(|&(healthy, backup)| of_group(healthy, backup).any(|b| !b.is_full()));
             match pool.choose(&selection, &mut tried(&pool, &before), None) {
                 Choice::Backend { in_flight, set_cookie: false } if Some(in_flight.index) == cookie => {
                     prop_assert!(in_flight.operator() != Operator::Disabled && !before.contains(&in_flight.index));
