@@ -272,6 +272,28 @@ fn backends_that_are_up_are_checked_before_those_that_are_down() {
 }
 
 #[test]
+fn many_backends_are_looked_at_now_and_then_and_those_whose_checks_run_each_time() {
+    let (mut rounds, _listener) = hanging(1280, &http(), 3);
+    let start = rounds.slots[0].due;
+    let after = |ms| start + Duration::from_millis(ms);
+    for slot in &mut rounds.slots {
+        slot.due = after(0) + LONG;
+    }
+    rounds.slots[7].due = start;
+    rounds.begin_due(start);
+    assert_eq!(running(&rounds), [7]);
+    // As if the pool had woken the checker.
+    (rounds.slots[9].due, rounds.next_look) = (after(1), after(1));
+    rounds.begin_due(after(19));
+    assert_eq!(running(&rounds), [7]);
+    rounds.begin_due(after(20));
+    assert_eq!(running(&rounds), [7, 9]);
+    rounds.go_on(after(20) + LONG);
+    let pool = &rounds.follower.pool;
+    assert_eq!([7, 8, 9].map(|at| healthy(pool, at)), [false, true, false]);
+}
+
+#[test]
 fn a_check_that_waits_for_a_name_keeps_no_other_waiting() {
     let (_listener, address) = listen();
     let mut backends = Vec::new();
@@ -304,6 +326,7 @@ fn an_answer_that_arrived_while_the_process_was_paused_passes() {
     // As if nothing had run since.
     let paused_at = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
     rounds.slots[0].due = paused_at;
+    (rounds.next_look, rounds.rests_until) = (paused_at, paused_at);
     rounds.begin_due(paused_at);
     let (mut stream, _) = listener.accept().unwrap();
     let resumed_at = rounds.wait(paused_at);
