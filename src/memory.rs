@@ -67,7 +67,7 @@ impl MemoryBound {
             + BACKEND_TEXT_BYTES
             + 2 * size_of::<BackendSettings>()
             // That of the next configuration is made while this one is in use.
-            + 2 * Pool::CHOOSER_BYTES_EACH
+            + 2 * Pool::chooser_bytes_each(&config.balance)
             + checker::BYTES_EACH;
         let backends = config.backends.len();
         let idle_max = config

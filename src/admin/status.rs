@@ -50,6 +50,7 @@ pub(crate) struct Standing<'a> {
     /// In thousandths of a per cent.
     pub share_wanted: u32,
     pub share_got: Option<u64>,
+    pub trust_percent: u32,
     pub check: Option<Checked>,
     series: Option<&'a Series>,
 }
@@ -99,6 +100,7 @@ impl<'a> Overview<'a> {
             since: backend.shown().since,
             share_wanted: self.shares[place],
             share_got: (recent.requests * 100_000).checked_div(self.sent),
+            trust_percent: self.snapshot.pool.trust(backend) * 10,
             check: backend.last_check(),
             series: self.sampler.of(backend),
             backend,
@@ -239,7 +241,7 @@ impl Standing<'_> {
         json.text("operator", operator);
         json.flag("backup", settings.backup);
         json.number("weight", settings.weight.into());
-        json.number("trust_percent", 100);
+        json.number("trust_percent", self.trust_percent.into());
         json.number_or_null("max_connections", max_connections);
         json.number("in_flight", backend.in_flight() as u64);
         json.number("idle_connections", backend.idle() as u64);

@@ -1,6 +1,8 @@
 //! The section `balance`, whose settings belong to `pool/chooser`.
 
-use crate::config::document::{ConfigError, Node, Object};
+use std::time::Duration;
+
+use crate::config::document::{ConfigError, Node, Object, duration_text};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
 use crate::pool::settings::{BalanceSettings, Choice, Choices, Method, Persistence};
@@ -14,7 +16,12 @@ pub(super) const KEYS: &[Key] = &[
         meaning: "how a backend is chosen",
     },
     Key::not_built("hash"),
-    Key::not_built("slow_start"),
+    Key {
+        name: "slow_start",
+        takes: Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 60 * 60)),
+        default: Fallback::Value(r#""0s""#),
+        meaning: "how long a backend that came up, was added or was enabled takes to grow, in tenths, from a tenth of its weight to all of it; not for `hash`, not at the start of the process",
+    },
     Key::not_built("queue"),
     Key::not_built("retry_percent"),
     Key {
@@ -82,6 +89,7 @@ pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<BalanceSettings, Conf
             None => Persistence::None,
         },
         tries: section.integer("tries")?,
+        slow_start: section.duration("slow_start")?,
     })
 }
 
@@ -130,8 +138,12 @@ pub(super) fn summary(balance: &BalanceSettings) -> String {
         Persistence::SourceAddress => "persistence by source_address".to_owned(),
         Persistence::Cookie { name } => format!("persistence by cookie {name}"),
     };
+    let slow_start = match balance.slow_start {
+        Duration::ZERO => String::new(),
+        time => format!(", slow start {}", duration_text(time)),
+    };
     format!(
-        "{}, {persistence}, a request is sent to at most {}",
+        "{}, {persistence}, a request is sent to at most {}{slow_start}",
         balance.method.name(),
         counted(balance.tries as usize, "backend")
     )

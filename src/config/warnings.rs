@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
 use crate::config::{Config, Mode, Proxy};
-use crate::pool::settings::{BackendSettings, Host};
+use crate::pool::settings::{BackendSettings, BalanceSettings, Host, Method, Persistence};
 use crate::text::words::listed;
 
 /// How many URLs that occur twice are named.
@@ -21,6 +22,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
             .find_map(|each| own_listener(&config.proxy, each)),
     );
     warnings.extend(repeated_urls(backends));
+    warnings.extend(idle_slow_start(&config.balance));
     warnings
 }
 
@@ -49,6 +51,18 @@ fn without_traffic(config: &Config) -> Option<String> {
         "all backends that take requests are backups, so they are used all the time; leave \
          \"backup\" out for those that should be used first"
             .to_owned()
+    })
+}
+
+/// Whether the time to grow is given for what never grows.
+fn idle_slow_start(balance: &BalanceSettings) -> Option<String> {
+    let by_hash = match (balance.method, &balance.persistence) {
+        (_, Persistence::SourceAddress) => "persistence by source_address",
+        (Method::SourceHash, _) => "method \"source_hash\"",
+        _ => return None,
+    };
+    (balance.slow_start > Duration::ZERO).then(|| {
+        format!("balance.slow_start has no effect with {by_hash}; leave it out, or choose another")
     })
 }
 
@@ -232,6 +246,25 @@ mod tests {
                 "{found:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_time_to_grow_is_warned_of_where_a_hash_decides() {
+        let warnings_of = |balance: &str| {
+            let text = format!(
+                r#"{{"proxy":{{"port":8080}},"balance":{{{balance}}},"backends":[{{"url":"http://a"}}]}}"#
+            );
+            warnings(&Config::from_text("c.json", &text).unwrap())
+        };
+        for by_hash in [
+            r#""method":"source_hash""#,
+            r#""persistence":{"kind":"source_address"}"#,
+        ] {
+            let found = warnings_of(&format!(r#"{by_hash},"slow_start":"1s""#));
+            assert!(found[0].starts_with("balance.slow_start has no effect with "));
+            assert!(warnings_of(by_hash).is_empty());
+        }
+        assert!(warnings_of(r#""slow_start":"1s""#).is_empty());
     }
 
     #[test]

@@ -24,7 +24,7 @@ const LE_STEP: usize = 4;
 const LES: usize = 17;
 
 /// Lines for each backend, and the most that one takes beside the backend's name.
-const LINES_EACH: usize = 2 + BACKEND_FAILURES + STATUS_CLASSES.len() + LES + 3 + 5;
+const LINES_EACH: usize = 2 + BACKEND_FAILURES + STATUS_CLASSES.len() + LES + 3 + 6;
 const LINE_BYTES_MAX: usize = 96;
 /// The lines that are not for each backend.
 const OTHER_BYTES: usize = 16 * 1024;
@@ -175,6 +175,17 @@ const METRICS: &[Metric] = &[
         help: "Its configured weight.",
         write: |scrape, out| {
             scrape.number_of_each(out, |backend, _| backend.settings.weight.into());
+        },
+    },
+    Metric {
+        name: "rondo_backend_trust_ratio",
+        kind: "gauge",
+        help: "The part of its weight that counts now: 1, or less during slow start.",
+        write: |scrape, out| {
+            scrape.of_each(|name, backend, _| {
+                let millionths = 100_000 * u64::from(scrape.snapshot.pool.trust(backend));
+                out.millionths("", &[("backend", name)], millionths);
+            });
         },
     },
     Metric {

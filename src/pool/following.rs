@@ -60,7 +60,7 @@ pub(in crate::pool) struct State {
 impl Shared {
     fn new(workers: usize, health: &HealthCheckSettings, sources: Sources) -> Shared {
         let Sources { time, seed } = sources;
-        let standing = Standing::new(health, time.clone());
+        let standing = Standing::new(&BalanceSettings::default(), health, time.clone());
         let none = Chooser::new(Arc::new([]), Method::RoundRobin, standing, Weak::new());
         Shared {
             time,
@@ -171,7 +171,7 @@ impl Pool {
             learns: false,
             bad_status: StatusRanges(vec![500..=599]),
             cookies,
-            standing: Standing::new(health, shared.time.clone()),
+            standing: Standing::new(balance, health, shared.time.clone()),
             home: Arc::default(),
             shared,
             #[cfg(test)]

@@ -35,6 +35,7 @@ mod standing;
 pub mod state;
 pub(crate) mod time;
 pub mod trace;
+mod trust;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -42,6 +43,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 #[cfg(test)]
 use std::sync::{Mutex, atomic::AtomicUsize};
+use std::time::Duration;
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
@@ -161,7 +163,10 @@ impl Tier {
 
 impl Pool {
     /// Bytes that its chooser takes for each backend.
-    pub(crate) const CHOOSER_BYTES_EACH: usize = Chooser::BYTES_EACH;
+    pub(crate) fn chooser_bytes_each(balance: &BalanceSettings) -> usize {
+        let grows = balance.slow_start > Duration::ZERO;
+        Chooser::BYTES_EACH + usize::from(grows) * Chooser::GROWING_BYTES_EACH
+    }
 
     /// Bytes that its chooser takes beside those.
     pub(crate) const CHOOSER_BYTES: usize = Chooser::BYTES;
@@ -196,6 +201,11 @@ impl Pool {
         &self.shared.unavailable_lines
     }
 
+    /// The tenths of its weight that a backend has now.
+    pub(crate) fn trust(&self, backend: &Backend) -> u32 {
+        self.standing.trust(&backend.state)
+    }
+
     /// Whether any backend is healthy and may be used.
     pub fn has_healthy(&self) -> bool {
         self.backends
@@ -221,7 +231,7 @@ impl Pool {
         let gone;
         let mut state = lock(&self.shared.state);
         gone = (!state.chooser.is_of(&self.backends)).then(|| self.take_over(&mut state));
-        state.chooser.look_at_trials();
+        state.chooser.look_at_due();
         let picked = if tried.choices < CHOICES_MAX {
             tried.choices += 1;
             self.pick(&mut state, selection, tried, bound, record.as_deref_mut())

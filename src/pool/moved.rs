@@ -3,9 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::pool::settings::{
-    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
-};
+use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings, Method};
 use crate::pool::{Choice, Pool, Selection, Tried};
 
 /// Enough clients for whole per cents.
@@ -36,8 +34,8 @@ pub(crate) fn rounded(a: u64, b: u64) -> u64 {
 fn by_address(backends: &[BackendSettings], health: &HealthCheckSettings) -> Pool {
     let balance = BalanceSettings {
         method: Method::SourceHash,
-        persistence: Persistence::None,
         tries: 1,
+        ..BalanceSettings::default()
     };
     Pool::new(backends.to_vec(), &balance, health)
 }

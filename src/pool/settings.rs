@@ -222,6 +222,20 @@ pub struct BalanceSettings {
     pub persistence: Persistence,
     /// To how many backends one request may be sent, 1 to 10.
     pub tries: u32,
+    /// How long a backend that came up, was added or was enabled takes to grow from a tenth of its
+    /// weight to all of it, from none to 24 hours.
+    pub slow_start: Duration,
+}
+
+impl Default for BalanceSettings {
+    fn default() -> BalanceSettings {
+        BalanceSettings {
+            method: Method::RoundRobin,
+            persistence: Persistence::None,
+            tries: 3,
+            slow_start: Duration::ZERO,
+        }
+    }
 }
 
 /// How to choose among the eligible backends.

@@ -9,6 +9,7 @@ use crate::pool::backend::Backend;
 use crate::pool::moved::rounded;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::Operator;
+use crate::pool::trust::FULL;
 use crate::pool::{Pool, Tier};
 
 /// A share of 100 per cent; shares are in thousandths of a per cent.
@@ -19,7 +20,8 @@ impl Pool {
     pub(crate) fn shares(&self) -> Vec<u32> {
         let stands = self.backends.iter().map(|backend| {
             let operator = backend.operator();
-            stand(&backend.settings, backend.is_healthy(), operator)
+            let trust = self.trust(backend);
+            stand(&backend.settings, trust, backend.is_healthy(), operator)
         });
         shares(stands.collect())
     }
@@ -44,14 +46,20 @@ impl Pool {
                 .or_else(|| unchanged.map(|known| known.operator()))
                 .unwrap_or_else(|| Operator::of(settings));
             let is_healthy = known.is_none_or(|known| known.is_healthy());
-            stand(settings, is_healthy, operator)
+            let trust = known.map_or(FULL, |known| self.trust(known));
+            stand(settings, trust, is_healthy, operator)
         });
         shares(stands.collect())
     }
 }
 
 /// The group of a backend, and its weight there.
-fn stand(settings: &BackendSettings, is_healthy: bool, operator: Operator) -> (Tier, u64) {
+fn stand(
+    settings: &BackendSettings,
+    trust: u32,
+    is_healthy: bool,
+    operator: Operator,
+) -> (Tier, u64) {
     let tier = match (is_healthy, settings.backup) {
         _ if operator != Operator::Enabled || settings.weight == 0 => Tier::Empty,
         (true, false) => Tier::Healthy,
@@ -59,7 +67,9 @@ fn stand(settings: &BackendSettings, is_healthy: bool, operator: Operator) -> (T
         (false, false) => Tier::Unhealthy,
         (false, true) => Tier::UnhealthyBackup,
     };
-    (tier, settings.weight.into())
+    // Those that are down have turns by their whole weight.
+    let tenths = if is_healthy { trust } else { FULL };
+    (tier, u64::from(settings.weight * tenths))
 }
 
 /// All requests go to the first group that has a backend.

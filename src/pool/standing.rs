@@ -7,23 +7,30 @@ use std::time::Duration;
 
 use crate::pool::backend::Backend;
 use crate::pool::health::{Check, Rules};
-use crate::pool::settings::HealthCheckSettings;
-use crate::pool::state::{NEVER, Operator};
+use crate::pool::settings::{BalanceSettings, HealthCheckSettings};
+use crate::pool::state::{BackendState, NEVER, Operator};
 use crate::pool::time::Time;
 use crate::pool::trace::Verdict;
+use crate::pool::trust::{self, FULL};
 
 /// The settings of one pool that matter here, and its clock.
 #[derive(Debug, Clone)]
 pub(in crate::pool) struct Standing {
     rules: Rules,
     down_interval: Duration,
+    pub(in crate::pool) slow_start_ms: u64,
     time: Time,
 }
 
 impl Standing {
     /// `time` is the same for all pools that follow each other.
-    pub(in crate::pool) fn new(health: &HealthCheckSettings, time: Time) -> Standing {
+    pub(in crate::pool) fn new(
+        balance: &BalanceSettings,
+        health: &HealthCheckSettings,
+        time: Time,
+    ) -> Standing {
         Standing {
+            slow_start_ms: millis(balance.slow_start),
             rules: Rules::new(health),
             down_interval: health.down_interval,
             time,
@@ -69,6 +76,26 @@ impl Standing {
             backend.set_trial(self.next_trial_ms(backend));
         }
         false
+    }
+
+    /// The tenths of its weight that a backend has now.
+    pub(in crate::pool) fn trust(&self, state: &BackendState) -> u32 {
+        let from_ms = state.kept.grows_from_ms();
+        if from_ms == NEVER {
+            return FULL;
+        }
+        let since_ms = self.now_ms().saturating_sub(from_ms);
+        trust::tenths(since_ms, self.slow_start_ms)
+    }
+
+    /// When it has its next tenth; `NEVER`: it has all of them.
+    pub(in crate::pool) fn next_tenth_ms(&self, state: &BackendState) -> u64 {
+        let from_ms = state.kept.grows_from_ms();
+        if from_ms == NEVER {
+            return NEVER;
+        }
+        let since_ms = self.now_ms().saturating_sub(from_ms);
+        from_ms + trust::next_tenth_ms(since_ms, self.slow_start_ms)
     }
 
     /// With `none`, an exchange may try after `down_interval`; else after the next check that

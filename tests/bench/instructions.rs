@@ -14,7 +14,7 @@ use rondo::http::{
     write_response,
 };
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
-use rondo::pool::settings::{BalanceSettings, Method, Persistence};
+use rondo::pool::settings::{BalanceSettings, Method};
 use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind, StatusRanges};
 use rondo::pool::trace::Decision;
 use rondo::pool::{Choice, Event, Pool, Selection, Tried};
@@ -305,8 +305,7 @@ fn pool_of(size: usize, method: Method) -> Pool {
         .collect();
     let balance = BalanceSettings {
         method,
-        persistence: Persistence::None,
-        tries: 3,
+        ..BalanceSettings::default()
     };
     let health = HealthCheckSettings {
         kind: Kind::Tcp,

@@ -25,6 +25,7 @@ fn documented() -> Vec<Value> {
             },
             "balance": {
                 "method": "least_connections", "persistence": { "kind": "cookie", "name": "a-b" }, "tries": 10,
+                "slow_start": "0s",
             },
             "backends": [
                 {
@@ -102,7 +103,7 @@ fn wrong() -> Vec<Value> {
         with("discovery", json!({ "path": "a" })),
         with("discovery", json!({ "file": ["a"] })),
         with("balance", json!({ "method": "fastest" })),
-        with("balance", json!({ "slow_start": "1s" })),
+        with("balance", json!({ "slow_start": 1 })),
         with("balance", json!({ "persistence": {} })),
         with("health_check", json!({ "rise": 0 })),
         with("timeouts", json!({ "drain": 30 })),

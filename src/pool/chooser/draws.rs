@@ -35,7 +35,7 @@ pub(in crate::pool) fn better_of_two(
 /// many tickets as its weight.
 fn draw(mut ticket: u64, groups: &Groups, without: Option<(usize, usize)>) -> (usize, usize) {
     let mut last = (0, 0);
-    for (number, group) in groups.groups.iter().enumerate() {
+    for (number, group) in groups.live().iter().enumerate() {
         let missing = without.filter(|(of, _)| *of == number).map(|(_, at)| at);
         let count = group.members.len() - usize::from(missing.is_some());
         let share = u64::from(group.weight) * count as u64;

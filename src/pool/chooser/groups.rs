@@ -1,12 +1,17 @@
 //! A set of backends in groups of equal weight, for the methods that need no turns: in a group no
 //! order, or that of a heap.
 
-use crate::pool::chooser::{Room, Seat};
+use crate::pool::chooser::{Rooms, Seat};
 
 /// The groups of one set.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "there is no other word for them")]
 pub(in crate::pool) struct Groups {
     pub(in crate::pool) groups: Vec<Group>,
+    /// So many of them, the first, are of backends with their whole weight.
+    whole: usize,
+    /// The members of the others.
+    partial: usize,
     /// The sum of the members' weights.
     pub(in crate::pool) total: u64,
 }
@@ -33,10 +38,13 @@ impl Group {
 impl Groups {
     /// Without members, and with room for as many of each weight as are of this kind.
     #[inline(never)]
-    pub(in crate::pool) fn with_room(weights: &[Room], kind: usize, with_keys: bool) -> Groups {
-        let mut groups = Groups::default();
-        groups.groups.reserve_exact(weights.len());
-        for (weight, counts) in weights {
+    pub(in crate::pool) fn with_room(rooms: &Rooms, kind: usize, with_keys: bool) -> Groups {
+        let mut groups = Groups {
+            whole: rooms.whole,
+            ..Groups::default()
+        };
+        groups.groups.reserve_exact(rooms.all.len());
+        for (weight, counts) in &rooms.all {
             groups.groups.push(Group {
                 weight: *weight,
                 members: Vec::with_capacity(counts[kind]),
@@ -55,11 +63,13 @@ impl Groups {
         group.members.push(place);
         group.keys.extend(key);
         self.total += u64::from(group.weight);
+        self.partial += usize::from(seat.group as usize >= self.whole);
     }
 
     /// Removes a member; the last one of its group, if it is another, moves to where it was.
     pub(in crate::pool) fn leave(&mut self, place: u32, seats: &mut [Seat]) {
         let seat = &seats[place as usize];
+        self.partial -= usize::from(seat.group as usize >= self.whole);
         let (group, at) = (&mut self.groups[seat.group as usize], seat.at);
         let left = group.members.swap_remove(at as usize);
         debug_assert_eq!(left, place, "a seat knows where it is in its group");
@@ -78,8 +88,23 @@ impl Groups {
             group.members.clear();
             group.keys.clear();
         }
-        self.total = 0;
+        (self.total, self.partial) = (0, 0);
         self.begin_again();
+    }
+
+    /// Those that may have members.
+    #[inline]
+    pub(in crate::pool) fn live(&self) -> &[Group] {
+        &self.groups[..self.live_count()]
+    }
+
+    #[inline]
+    pub(in crate::pool) fn live_count(&self) -> usize {
+        if self.partial == 0 {
+            self.whole
+        } else {
+            self.groups.len()
+        }
     }
 
     /// Turns between groups begin again: what they are due depends on how many members each has.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::net::atomic::AtomicU64;
 use crate::pool::chooser::Seat;
+use crate::pool::state::NEVER;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::pool) struct Kept {
     /// An i64, as in a [`Seat`].
     credit: AtomicU64,
@@ -16,11 +17,38 @@ pub(in crate::pool) struct Kept {
     quota: AtomicU32,
     /// The epoch that ended the chooser, its set there, and its weight.
     was_in: [AtomicU32; 3],
+    /// When it began to grow into its weight; `NEVER`: it has all of it.
+    grows_from_ms: AtomicU64,
     /// Its place in the pool that chooses, or in the last one with it that did.
     place: AtomicU32,
 }
 
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept {
+            credit: AtomicU64::default(),
+            last: AtomicU64::default(),
+            quota: AtomicU32::default(),
+            was_in: Default::default(),
+            grows_from_ms: AtomicU64::new(NEVER),
+            place: AtomicU32::default(),
+        }
+    }
+}
+
 impl Kept {
+    /// When it began to grow; `NEVER`: it has all its weight.
+    pub(in crate::pool) fn grows_from_ms(&self) -> u64 {
+        self.grows_from_ms.load(Relaxed)
+    }
+
+    /// It grows since then; `NEVER`: it has all its weight.
+    pub(in crate::pool) fn grows_from(&self, at_ms: u64) {
+        if self.grows_from_ms() != at_ms {
+            self.grows_from_ms.store(at_ms, Relaxed);
+        }
+    }
+
     /// The place that [`Kept::seat`] was given.
     pub(in crate::pool) fn place(&self) -> u32 {
         self.place.load(Relaxed)
@@ -41,6 +69,11 @@ impl Kept {
         for (place, number) in self.was_in.iter().zip(was_in) {
             place.store(number, Relaxed);
         }
+    }
+
+    /// Whether it was in the chooser that this epoch ended.
+    pub(in crate::pool) fn was_there(&self, epoch: u32) -> bool {
+        self.was_in[0].load(Relaxed) == epoch
     }
 
     /// The quota that was kept, if it was in the same set with the same weight just before.

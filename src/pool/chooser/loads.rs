@@ -15,7 +15,7 @@ pub(in crate::pool) fn least_loaded(groups: &mut Groups, seats: &[Seat]) -> u32 
     let mut least = (u64::MAX, 1);
     let mut only = None;
     let mut count = 0;
-    for group in &groups.groups {
+    for group in groups.live() {
         if let Some(&place) = group.members.first() {
             (only, count) = (Some(place), count + 1);
             let (with_one, weight) = (load(place) + 1, u64::from(group.weight));
@@ -30,7 +30,8 @@ pub(in crate::pool) fn least_loaded(groups: &mut Groups, seats: &[Seat]) -> u32 
     }
     let mut total = 0;
     let (mut winner, mut best, mut best_credit) = (0, 0, i64::MIN);
-    for (at, group) in groups.groups.iter_mut().enumerate() {
+    let live = groups.live_count();
+    for (at, group) in groups.groups[..live].iter_mut().enumerate() {
         if let Some(&place) = group.members.first()
             && load(place) * least.1 < least.0 * u64::from(group.weight)
         {

@@ -35,9 +35,39 @@ use crate::pool::settings::Method;
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendState, NEVER};
 use crate::pool::trace::{CANDIDATES_MAX, Candidate, Decision, Verdict};
+use crate::pool::trust::FULL;
 
-/// A weight, and how many backends and how many backups have it.
-pub(in crate::pool) type Room = (u32, [usize; 2]);
+/// The room of a set: a weight in tenths, and how many backends and how many backups may have it.
+#[derive(Debug)]
+pub(in crate::pool) struct Rooms {
+    all: Vec<(u32, [usize; 2])>,
+    /// So many of them, the first, are for backends with their whole weight.
+    whole: usize,
+}
+
+impl Rooms {
+    /// Of a set without members.
+    const NONE: Rooms = Rooms {
+        all: Vec::new(),
+        whole: 0,
+    };
+
+    /// For backends with these weights, each with all of it or, if `grows`, with any tenth.
+    fn of(weights: &[(u32, [usize; 2])], grows: bool) -> Rooms {
+        let least = if grows { 1 } else { FULL };
+        let tenths = (least..=FULL).rev();
+        let of_tenth = |tenth| move |&(weight, counts): &(u32, _)| (weight * tenth, counts);
+        Rooms {
+            all: tenths
+                .flat_map(|tenth| weights.iter().map(of_tenth(tenth)))
+                .collect(),
+            whole: weights.len(),
+        }
+    }
+}
+
+/// How many of those that wait are looked at in a millisecond, on average.
+const LOOKS_PER_MS: u64 = 100;
 
 /// Where a chooser waits while another pool chooses.
 pub(in crate::pool) type Home = Mutex<Option<Box<Chooser>>>;
@@ -66,9 +96,13 @@ pub(in crate::pool) struct Chooser {
     epoch: u32,
     /// Backends that are healthy and may be used, whether they are full or not.
     healthy: usize,
-    /// Those that wait for a trial, and when the first of these is due.
+    /// Those that change at a time, and when the first of these is due: a trial, a tenth of weight.
     waiting: Vec<u32>,
-    next_trial_ms: u64,
+    next_due_ms: u64,
+    /// How many different weights the backends have.
+    weights: u32,
+    /// Whether they grow into their weight.
+    grows: bool,
     /// How each one stands, if they are few.
     candidates: Vec<Candidate>,
     /// How many stand how.
@@ -96,9 +130,11 @@ pub(in crate::pool) struct Seat {
     full: Tier,
     /// It counts among the healthy ones.
     is_healthy: bool,
-    /// It is in the list of those that wait for a trial.
+    /// It is in the list of those that wait.
     waits: bool,
-    /// The number of its weight.
+    /// The number of its configured weight.
+    weight: u32,
+    /// The group in its set: of its weight, and in the first two sets of its trust.
     group: u32,
     /// Its turns, in units of 1 / 2^32; while it is in a queue, without what its weight has earned.
     credit: i64,
@@ -114,14 +150,15 @@ pub(in crate::pool) struct Seat {
 }
 
 impl Seat {
-    fn new(group: u32) -> Seat {
+    fn new(weight: u32) -> Seat {
         Seat {
             tier: Tier::Empty,
             verdict: Verdict::Disabled,
             full: Tier::Empty,
             is_healthy: false,
             waits: false,
-            group,
+            weight,
+            group: weight,
             credit: 0,
             quota: 0,
             period: 0,
@@ -146,6 +183,11 @@ impl Chooser {
         + 2 * (4 + 4)
         + 4;
 
+    /// What is added to [`Chooser::BYTES_EACH`] where backends grow into their weight: nine more
+    /// groups or queues in two sets, with room in those of one.
+    pub(in crate::pool) const GROWING_BYTES_EACH: usize =
+        (FULL as usize - 1) * (2 * turns::QUEUE_BYTES + 2 * 4);
+
     /// Bytes beside the backends.
     pub(in crate::pool) const BYTES: usize = size_of::<Chooser>() + Answers::BYTES;
 
@@ -158,7 +200,7 @@ impl Chooser {
     ) -> Chooser {
         let heaviest = backends.iter().map(|backend| backend.settings.weight).max();
         let mut numbers = vec![u32::MAX; heaviest.unwrap_or(0) as usize + 1];
-        let mut weights: Vec<Room> = Vec::new();
+        let mut weights: Vec<(u32, [usize; 2])> = Vec::new();
         let mut seats = Vec::with_capacity(backends.len());
         for backend in &*backends {
             let weight = backend.settings.weight;
@@ -170,12 +212,14 @@ impl Chooser {
             weights[*number as usize].1[usize::from(backend.settings.backup)] += 1;
             seats.push(Seat::new(*number));
         }
-        let (in_turns, in_groups) = if method == Method::RoundRobin {
-            (&*weights, &[][..])
-        } else {
-            (&[][..], &*weights)
-        };
         let with_keys = method == Method::SourceHash;
+        let grows = standing.slow_start_ms > 0 && !with_keys;
+        let (healthy, unhealthy) = (Rooms::of(&weights, grows), Rooms::of(&weights, false));
+        let (in_turns, in_groups) = if method == Method::RoundRobin {
+            (&healthy, &Rooms::NONE)
+        } else {
+            (&Rooms::NONE, &healthy)
+        };
         let count = backends.len();
         Chooser {
             method,
@@ -184,15 +228,22 @@ impl Chooser {
             seats,
             counts: [0; 4],
             full: [0; 4],
-            turns: [(0, in_turns), (1, in_turns), (0, &*weights), (1, &*weights)]
-                .map(|(kind, weights)| Turns::with_room(weights, kind)),
+            turns: [
+                (0, in_turns),
+                (1, in_turns),
+                (0, &unhealthy),
+                (1, &unhealthy),
+            ]
+            .map(|(kind, rooms)| Turns::with_room(rooms, kind)),
             groups: [0, 1].map(|kind| Groups::with_room(in_groups, kind, with_keys)),
             answers: Answers::new(if with_keys { count } else { 0 }),
             choices: 0,
             epoch: 0,
             healthy: 0,
             waiting: Vec::with_capacity(count),
-            next_trial_ms: NEVER,
+            next_due_ms: NEVER,
+            weights: u32::try_from(weights.len()).unwrap_or(u32::MAX),
+            grows,
             candidates: Vec::with_capacity(if count > CANDIDATES_MAX { 0 } else { count }),
             stand: [0; Verdict::COUNT],
             #[cfg(test)]
@@ -211,6 +262,10 @@ impl Chooser {
     pub(in crate::pool) fn take_over(&mut self, before: &mut Chooser) {
         self.epoch = before.epoch.wrapping_add(1);
         self.choices = before.choices;
+        // What has grown by the old settings has grown.
+        before.look_at_due();
+        // At the start of the process none grows.
+        let is_first = before.backends.is_empty();
         let counts = std::mem::take(&mut before.counts);
         before.end(self.epoch);
         for (turns, before) in self.turns.iter_mut().zip(&before.turns) {
@@ -219,6 +274,7 @@ impl Chooser {
         let mut is_same = [true; 4];
         for (place, backend) in (0..).zip(&*Arc::clone(&self.backends)) {
             let kept = &backend.state.kept;
+            let is_new = !is_first && !kept.was_there(self.epoch);
             let seat = &mut self.seats[place as usize];
             kept.seat(place, seat);
             // What comes up while it is looked at must be told.
@@ -232,13 +288,14 @@ impl Chooser {
                 }),
             );
             self.stand[Verdict::Disabled as usize] += 1;
-            let tier = self.look(place);
+            let (tier, group) = self.look(place, is_new);
             if let Some(turns) = self.turns.get_mut(tier as usize) {
                 let seat = &mut self.seats[place as usize];
-                let quota = kept.quota_in(self.epoch, tier as u32, backend.settings.weight);
+                (seat.tier, seat.group) = (tier, group);
+                let weight = backend.settings.weight * (FULL - group / self.weights);
+                let quota = kept.quota_in(self.epoch, tier as u32, weight);
                 is_same[tier as usize] &= quota.is_some();
                 turns.set_quota_left(seat, quota);
-                seat.tier = tier;
                 self.join(place);
             }
         }
@@ -261,18 +318,15 @@ impl Chooser {
             let turns = self.turns.get(seat.tier as usize);
             let quota = turns.and_then(|turns| turns.quota_left(seat));
             let kept = &backend.state.kept;
-            kept.keep(
-                seat,
-                quota,
-                [epoch, seat.tier as u32, backend.settings.weight],
-            );
+            let weight = backend.settings.weight * (FULL - seat.group / self.weights);
+            kept.keep(seat, quota, [epoch, seat.tier as u32, weight]);
             backend.state.tell_ends(false);
-            *seat = Seat::new(seat.group);
+            *seat = Seat::new(seat.weight);
         }
         self.full = [0; 4];
         self.healthy = 0;
         self.waiting.clear();
-        self.next_trial_ms = NEVER;
+        self.next_due_ms = NEVER;
         self.candidates.clear();
         self.stand = [0; Verdict::COUNT];
     }
@@ -442,37 +496,59 @@ impl Chooser {
         (backend.id == state.id).then_some(place)
     }
 
-    /// Lets those be tried whose time has come.
+    /// Changes those whose time has come.
     #[inline]
-    pub(in crate::pool) fn look_at_trials(&mut self) {
-        if self.next_trial_ms != NEVER && self.next_trial_ms <= self.standing.now_ms() {
-            self.begin_trials();
+    pub(in crate::pool) fn look_at_due(&mut self) {
+        if self.next_due_ms != NEVER {
+            let now_ms = self.standing.now_ms();
+            if self.next_due_ms <= now_ms {
+                self.change_due(now_ms);
+            }
         }
     }
 
     #[cold]
-    fn begin_trials(&mut self) {
-        self.next_trial_ms = NEVER;
+    fn change_due(&mut self, now_ms: u64) {
+        self.next_due_ms = NEVER;
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|&place| {
             self.update(place);
-            let seat = &mut self.seats[place as usize];
-            let at_ms = self.backends[place as usize].trial_at_ms();
-            seat.waits = seat.verdict == Verdict::Down && at_ms != NEVER;
-            seat.waits
+            let waits = self.due_ms(place) != NEVER;
+            self.seats[place as usize].waits = waits;
+            waits
         });
+        if self.next_due_ms != NEVER {
+            // All are looked at each time: with ten thousand at most ten times a second.
+            let gap_ms = waiting.len() as u64 / LOOKS_PER_MS;
+            self.next_due_ms = self.next_due_ms.max(now_ms + gap_ms);
+        }
         self.waiting = waiting;
+    }
+
+    /// When a backend changes by itself.
+    fn due_ms(&self, place: u32) -> u64 {
+        let state = &self.backends[place as usize].state;
+        match self.seats[place as usize].verdict {
+            Verdict::Down => state.trial_at_ms(),
+            _ if self.grows => self.standing.next_tenth_ms(state),
+            _ => NEVER,
+        }
     }
 
     /// Looks at a backend again, and moves it where it belongs now.
     fn update(&mut self, place: u32) {
-        let before = self.seats[place as usize].tier;
-        let tier = self.look(place);
-        if tier == before {
+        let Seat {
+            tier: before,
+            group: before_in,
+            ..
+        } = self.seats[place as usize];
+        let (tier, group) = self.look(place, true);
+        if (tier, group) == (before, before_in) {
             return;
         }
         self.leave(place);
-        self.seats[place as usize].tier = tier;
+        let seat = &mut self.seats[place as usize];
+        (seat.tier, seat.group) = (tier, group);
         for set in [before, tier] {
             if let Some(turns) = self.turns.get_mut(set as usize) {
                 turns.has_changed = true;
@@ -488,9 +564,10 @@ impl Chooser {
         self.join(place);
     }
 
-    /// Looks at a backend, and notes everything but its set, which it returns.
+    /// Looks at a backend, and notes everything but its set and its group there, which it returns.
+    /// `begins`: if it has come to be healthy, it begins to grow.
     #[inline(never)]
-    fn look(&mut self, place: u32) -> Tier {
+    fn look(&mut self, place: u32, begins: bool) -> (Tier, u32) {
         #[cfg(test)]
         {
             self.looked_at += 1;
@@ -510,6 +587,18 @@ impl Chooser {
         }
         let seat = &mut self.seats[place as usize];
         let counts = is_healthy && verdict.may_be_tried();
+        let grows = self.grows && counts;
+        if grows && begins && !seat.is_healthy {
+            state.kept.grows_from(self.standing.now_ms());
+        }
+        let trust = if grows {
+            self.standing.trust(state)
+        } else {
+            FULL
+        };
+        if trust == FULL {
+            state.kept.grows_from(NEVER);
+        }
         self.healthy += usize::from(counts);
         self.healthy -= usize::from(seat.is_healthy);
         seat.is_healthy = counts;
@@ -535,15 +624,18 @@ impl Chooser {
         if let Some(candidate) = self.candidates.get_mut(place as usize) {
             candidate.verdict = verdict;
         }
-        let trial_at_ms = state.trial_at_ms();
-        if verdict == Verdict::Down && trial_at_ms != NEVER {
-            self.next_trial_ms = self.next_trial_ms.min(trial_at_ms);
+        let group = seat.weight + self.weights * (FULL - trust);
+        let tier = Tier::of(verdict, backend.settings.backup).unwrap_or(Tier::Empty);
+        let due_ms = self.due_ms(place);
+        if due_ms != NEVER {
+            self.next_due_ms = self.next_due_ms.min(due_ms);
+            let seat = &mut self.seats[place as usize];
             if !seat.waits {
                 seat.waits = true;
                 self.waiting.push(place);
             }
         }
-        Tier::of(verdict, backend.settings.backup).unwrap_or(Tier::Empty)
+        (tier, group)
     }
 
     /// Puts a backend into its set, if it is in one.

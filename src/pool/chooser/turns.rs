@@ -23,7 +23,7 @@
 
 use std::collections::VecDeque;
 
-use crate::pool::chooser::{Room, Seat};
+use crate::pool::chooser::{Rooms, Seat};
 
 /// A turn, in the unit of credits.
 const ONE: i64 = 1 << 32;
@@ -32,6 +32,10 @@ const ONE: i64 = 1 << 32;
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Turns {
     queues: Vec<Queue>,
+    /// So many of them, the first, are of backends with their whole weight.
+    whole: usize,
+    /// The members of the others.
+    partial: usize,
     earned: Earned,
     /// The sum of the members' weights.
     total: u32,
@@ -107,10 +111,13 @@ impl Earned {
 impl Turns {
     /// Without members, and with room for as many of each weight as are of this kind.
     #[inline(never)]
-    pub(in crate::pool) fn with_room(weights: &[Room], kind: usize) -> Turns {
-        let mut turns = Turns::default();
-        turns.queues.reserve_exact(weights.len());
-        for (weight, counts) in weights {
+    pub(in crate::pool) fn with_room(rooms: &Rooms, kind: usize) -> Turns {
+        let mut turns = Turns {
+            whole: rooms.whole,
+            ..Turns::default()
+        };
+        turns.queues.reserve_exact(rooms.all.len());
+        for (weight, counts) in &rooms.all {
             turns.queues.push(Queue {
                 weight: *weight,
                 quota: 0,
@@ -149,7 +156,7 @@ impl Turns {
                 seat.credit = seat.credit.wrapping_add(earned);
             }
         }
-        (self.total, self.ready) = (0, 0);
+        (self.total, self.ready, self.partial) = (0, 0, 0);
     }
 
     /// What is left of a member's quota in this period; none if it has had no turn in it.
@@ -171,6 +178,7 @@ impl Turns {
         let earned = self.earned.of_weight(queue.weight);
         seat.credit = seat.credit.wrapping_sub(earned);
         self.total += queue.weight;
+        self.partial += usize::from(seat.group as usize >= self.whole);
         if seat.is_done(self.period) {
             insert(&mut queue.done, place, seats);
         } else {
@@ -184,6 +192,7 @@ impl Turns {
         let seat = &seats[place as usize];
         let queue = &mut self.queues[seat.group as usize];
         self.total -= queue.weight;
+        self.partial -= usize::from(seat.group as usize >= self.whole);
         let list = if seat.is_done(self.period) {
             &mut queue.done
         } else {
@@ -214,7 +223,7 @@ impl Turns {
         }
         self.earned.grow();
         let mut best = (0, u32::MAX);
-        for (at, queue) in self.queues.iter().enumerate() {
+        for (at, queue) in self.live().iter().enumerate() {
             if let Some(&head) = queue.ready.front()
                 && (best.1 == u32::MAX || self.is_greater((at, head), best, seats))
             {
@@ -240,6 +249,17 @@ impl Turns {
         place
     }
 
+    /// The queues that may have members.
+    #[inline]
+    fn live(&self) -> &[Queue] {
+        let live = if self.partial == 0 {
+            self.whole
+        } else {
+            self.queues.len()
+        };
+        &self.queues[..live]
+    }
+
     /// Whether the head of one queue comes before that of another.
     fn is_greater(&self, one: (usize, u32), other: (usize, u32), seats: &[Seat]) -> bool {
         let [a, b] = [one, other].map(|(at, head)| self.credit(at, head, seats));
@@ -258,7 +278,8 @@ impl Turns {
     /// All have used up their quotas.
     fn begin_period(&mut self) {
         self.period = self.period.wrapping_add(1);
-        for queue in &mut self.queues {
+        let live = self.live().len();
+        for queue in &mut self.queues[..live] {
             std::mem::swap(&mut queue.ready, &mut queue.done);
             self.ready += queue.ready.len();
         }
@@ -269,7 +290,8 @@ impl Turns {
         self.has_changed = false;
         self.period = self.period.wrapping_add(1);
         self.ready = 0;
-        for queue in &mut self.queues {
+        let live = self.live().len();
+        for queue in &mut self.queues[..live] {
             if queue.ready.is_empty() {
                 std::mem::swap(&mut queue.ready, &mut queue.done);
             }
@@ -283,9 +305,10 @@ impl Turns {
     }
 
     fn set_quotas(&mut self) {
-        let live = self.queues.iter().filter(|queue| !queue.is_empty());
-        let common = live.fold(0, |common, queue| gcd(common, queue.weight));
-        for queue in &mut self.queues {
+        let taken = self.live().iter().filter(|queue| !queue.is_empty());
+        let common = taken.fold(0, |common, queue| gcd(common, queue.weight));
+        let live = self.live().len();
+        for queue in &mut self.queues[..live] {
             queue.quota = queue.weight / common.max(1);
         }
     }

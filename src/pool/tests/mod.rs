@@ -2,6 +2,7 @@
 
 mod persistence;
 mod record;
+mod slow_start;
 mod trials;
 mod walk;
 
@@ -37,8 +38,7 @@ pub(crate) fn health(kind: Kind) -> HealthCheckSettings {
 pub(crate) fn balance(method: Method) -> BalanceSettings {
     BalanceSettings {
         method,
-        persistence: Persistence::None,
-        tries: 3,
+        ..BalanceSettings::default()
     }
 }
 
@@ -47,9 +47,8 @@ pub(super) fn by_cookie() -> BalanceSettings {
         name: "rondo".to_owned(),
     };
     BalanceSettings {
-        method: Method::RoundRobin,
         persistence,
-        tries: 3,
+        ..balance(Method::RoundRobin)
     }
 }
 

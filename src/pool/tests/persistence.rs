@@ -93,7 +93,7 @@ fn source_address_keeps_a_client_with_its_backend_on_top_of_any_method() {
     let settings = BalanceSettings {
         method: Method::LeastConnections,
         persistence,
-        tries: 3,
+        ..BalanceSettings::default()
     };
     let pool = Pool::new(backends(5), &settings, &health(Kind::Tcp));
     let home = hit(&pool);
