@@ -74,6 +74,11 @@ impl MemoryBound {
             .limits
             .idle_backend_connections
             .saturating_mul(backends);
+        // As long as the next configuration's is made, there are two.
+        let queue = config
+            .balance
+            .queue
+            .map_or(0, |queue| 2 * Pool::queue_bytes(queue.length));
         let idle = idle_max.min(budget.idle.saturating_mul(workers));
         let list = config.discovery.file().map_or(0, |_| LIST_BYTES_MAX);
         let checks = budget.checks * Probe::bytes_max(&config.limits.heads());
@@ -84,7 +89,7 @@ impl MemoryBound {
                 + bytes(list)
                 + bytes(admin::bytes_max(config)),
             worker: bytes(worker),
-            backends: bytes(backends * each + 2 * Pool::CHOOSER_BYTES)
+            backends: bytes(backends * each + 2 * Pool::CHOOSER_BYTES + queue)
                 + bytes(idle.saturating_mul(idle_backend_connection_bytes()))
                 + bytes(checks),
             connection: bytes(connection_bytes_max(config)),

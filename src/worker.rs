@@ -64,8 +64,11 @@ impl Worker {
         poller: Poller,
         access_log: AccessLogWriter,
     ) -> Self {
+        let context = Context::new(&follower, poller, access_log);
+        let worker = context.traffic.worker;
+        follower.pool.call_worker_with(worker, mailbox.clone());
         Self {
-            context: Context::new(&follower, poller, access_log),
+            context,
             mailbox,
             clients: Slab::default(),
             queue: VecDeque::with_capacity(ITEMS_KEPT),
@@ -82,6 +85,7 @@ impl Worker {
         let mut events = Events::default();
         loop {
             self.take_events(&mut events);
+            self.take_places();
             let all_came = self.take_over();
             self.take_turns();
             self.forgive_stall();
@@ -190,6 +194,23 @@ impl Worker {
             .min(self.next_of_drain());
         (next != NEVER)
             .then(|| Duration::from_millis(next.saturating_sub(self.context.clock.now())))
+    }
+
+    /// Gives a turn to the requests that were given a place at a backend.
+    fn take_places(&mut self) {
+        if !self.mailbox.take_call() {
+            return;
+        }
+        let Context {
+            snapshot, traffic, ..
+        } = &self.context;
+        while let Some(connection) = snapshot.pool.next_given(traffic.worker) {
+            let key = Key::from(connection);
+            let client = self.clients.get_mut(key);
+            if client.is_some_and(|client| !std::mem::replace(&mut client.is_queued, true)) {
+                self.queue.push_back(key);
+            }
+        }
     }
 
     /// Takes new connections over. True: no more will come.

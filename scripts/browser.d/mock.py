@@ -189,7 +189,7 @@ class World:
         r3 = lambda x: None if x is None else round(x, 3)
         self.decisions.appendleft(dict(at_unix_ms=now_ms() - int(total), request_id="%032x" % R.getrandbits(128), request=f"{method} {path} HTTP/1.1"[:64],
             client=R.choice(["192.0.2.7", "198.51.100.23", "2001:db8::17", "203.0.113.200"]), status=status, error=error, candidates=cands[:16], others=others,
-            tries=tries, tries_more=0, request_head_ms=r3(head), connecting_ms=r3(connecting), response_head_ms=r3(response), response_body_ms=r3(body), total_ms=r3(total)))
+            tries=tries, tries_more=0, request_head_ms=r3(head), queued_ms=None, connecting_ms=r3(connecting), response_head_ms=r3(response), response_body_ms=r3(body), total_ms=r3(total)))
 
     def status(self, history=True):
         with LOCK:

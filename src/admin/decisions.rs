@@ -122,6 +122,7 @@ fn write(decision: &Decision, pool: &Pool, json: &mut Writer) {
     json.number("tries_more", more as u64);
     for (key, stage, is_always) in [
         ("request_head_ms", Stage::RequestHead, true),
+        ("queued_ms", Stage::Queued, false),
         ("connecting_ms", Stage::Connecting, false),
         ("response_head_ms", Stage::ResponseHead, false),
         ("response_body_ms", Stage::ResponseBody, false),

@@ -125,7 +125,12 @@ impl<'a> Overview<'a> {
             _ => grouped(rate / 10),
         };
         let failed = grouped(self.recent.failed);
-        format!("{text}; {rate} requests/s; {failed} failed in the last minute")
+        let mut text = format!("{text}; {rate} requests/s; {failed} failed in the last minute");
+        if self.snapshot.config.balance.queue.is_some() {
+            let waiting = grouped(self.snapshot.pool.waiting() as u64);
+            text = format!("{text}; {waiting} in the queue");
+        }
+        text
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -203,6 +208,18 @@ impl<'a> Overview<'a> {
         json.number("open", self.totals.connections.iter().sum());
         write_all(&CONNECTION_STATES, &self.totals.connections, &mut json);
         json.close('}');
+        if let Some(queue) = config.balance.queue {
+            json.open("queue", '{');
+            let [full, timed_out] = self.totals.queue_refused;
+            json.number("length", self.snapshot.pool.waiting() as u64);
+            json.number("max", queue.length as u64);
+            json.number("waited", self.totals.queued.buckets.iter().sum());
+            json.thousandths("waited_ms", self.totals.queued.sum_us);
+            write_all(&["full", "timed_out"], &[full, timed_out], &mut json);
+            json.close('}');
+        } else {
+            json.raw("queue", "null");
+        }
         json.open("memory", '{');
         json.number("resident_bytes", memory.map_or(0, resident_bytes));
         json.number("bound_bytes", self.told.memory_bytes_max);

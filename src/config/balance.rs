@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::document::{ConfigError, Node, Object, duration_text};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
-use crate::pool::settings::{BalanceSettings, Choice, Choices, Method, Persistence};
+use crate::pool::settings::{BalanceSettings, Choice, Choices, Method, Persistence, QueueSettings};
 use crate::text::words::counted;
 
 pub(super) const KEYS: &[Key] = &[
@@ -22,7 +22,12 @@ pub(super) const KEYS: &[Key] = &[
         default: Fallback::Value(r#""0s""#),
         meaning: "how long a backend that came up, was added or was enabled takes to grow, in tenths, from a tenth of its weight to all of it; not for `hash`, not at the start of the process",
     },
-    Key::not_built("queue"),
+    Key {
+        name: "queue",
+        takes: Takes::Object(QUEUE),
+        default: Fallback::Nothing("none"),
+        meaning: "where requests wait for a place while all backends that they could go to are full (`http` mode only); `{}` has these defaults",
+    },
     Key::not_built("retry_percent"),
     Key {
         name: "persistence",
@@ -35,6 +40,21 @@ pub(super) const KEYS: &[Key] = &[
         takes: Takes::Integer(1, 10),
         default: Fallback::Value("3"),
         meaning: "to how many backends one request may be sent; refused connections do not count",
+    },
+];
+
+const QUEUE: &[Key] = &[
+    Key {
+        name: "length",
+        takes: Takes::Integer(1, 100_000),
+        default: Fallback::Value("100"),
+        meaning: "how many requests may wait",
+    },
+    Key {
+        name: "timeout",
+        takes: Takes::DURATION,
+        default: Fallback::Value(r#""1s""#),
+        meaning: "how long a request may wait",
     },
 ];
 
@@ -90,6 +110,22 @@ pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<BalanceSettings, Conf
         },
         tries: section.integer("tries")?,
         slow_start: section.duration("slow_start")?,
+        queue: match section.given("queue") {
+            Some(node) => Some(queue(node, mode)?),
+            None => None,
+        },
+    })
+}
+
+fn queue(node: &Node<'_>, mode: Mode) -> Result<QueueSettings, ConfigError> {
+    let section = node.object(QUEUE)?;
+    if mode == Mode::Tcp {
+        let hint = r#"leave it out, or leave proxy.mode at "http""#;
+        return Err(node.error("is given in mode \"tcp\", where no connection waits", hint));
+    }
+    Ok(QueueSettings {
+        length: section.integer("length")?,
+        timeout: section.duration("timeout")?,
     })
 }
 
@@ -142,8 +178,15 @@ pub(super) fn summary(balance: &BalanceSettings) -> String {
         Duration::ZERO => String::new(),
         time => format!(", slow start {}", duration_text(time)),
     };
+    let queue = balance.queue.map_or(String::new(), |queue| {
+        let (length, timeout) = (queue.length, duration_text(queue.timeout));
+        format!(
+            ", {} may wait {timeout} for a place",
+            counted(length, "request")
+        )
+    });
     format!(
-        "{}, {persistence}, a request is sent to at most {}{slow_start}",
+        "{}, {persistence}, a request is sent to at most {}{slow_start}{queue}",
         balance.method.name(),
         counted(balance.tries as usize, "backend")
     )

@@ -75,6 +75,7 @@ impl Config {
         let is_cookie = matches!(self.balance.persistence, Persistence::Cookie { .. });
         let HealthCheckSettings { kind, .. } = self.health_check;
         let has_admin = self.admin.is_some();
+        let has_queue = self.balance.queue.is_some();
         for (path, value) in &mut self.values {
             let of_check = path.strip_prefix("health_check.");
             let is_http_only = of_check.is_some_and(|key| HTTP_ONLY.contains(&key));
@@ -82,6 +83,7 @@ impl Config {
                 "proxy.workers" => value.clone_from(&workers),
                 "balance.persistence.name" if !is_cookie => value.clear(),
                 "admin.hosts" if !has_admin => value.clear(),
+                "balance.queue.length" | "balance.queue.timeout" if !has_queue => value.clear(),
                 _ if is_http_only && kind != Kind::Http => value.clear(),
                 _ => {}
             }
@@ -146,7 +148,7 @@ mod tests {
     /// A configuration with most of what there is.
     const LONG: &str = r#"{
         "proxy": {"port": "8080", "address": "127.0.0.1", "workers": 3, "access_log": "json", "trust_forwarded": ["10.0.0.0/8"]},
-        "balance": {"persistence": {"kind": "cookie"}, "method": "random_two"},
+        "balance": {"persistence": {"kind": "cookie"}, "method": "random_two", "queue": {"length": 7}},
         "backends": [{"url": "http://a/x", "weight": 0}, {"url": "http://b", "name": "b", "max_connections": 7, "each_address": true}],
         "health_check": {"kind": "http", "path": "/\"h\"", "interval": "90s"},
         "timeouts": {"connect": "60s"}, "limits": {"body_bytes": 5},

@@ -100,7 +100,8 @@ memory        little
         let text = r#"{
             "proxy": {"port": 0, "address": "::1", "workers": 1, "access_log": false, "via": false,
                 "trust_forwarded": ["10.0.0.0/8"], "forwarded_proto": "https", "max_connections": 500},
-            "balance": {"persistence": {"kind": "cookie"}, "method": "random_two", "tries": 1},
+            "balance": {"persistence": {"kind": "cookie"}, "method": "random_two", "tries": 1,
+                "queue": {"length": 1, "timeout": "500ms"}},
             "backends": [{"url": "http://a/x", "weight": 0, "backup": true, "max_connections": 1, "check": false,
                 "lenient": true, "IsDead": true}],
             "health_check": {"kind": "none"},
@@ -113,7 +114,7 @@ memory        little
             "forwarding    trusted forwarders: 1 network, X-Forwarded-Proto https where nothing else says it, \
              Via not added, access log off",
             "backends      a:80 http://a/x weight 0, at most 1 connection, backup, no checks, read leniently, disabled",
-            "balance       random_two, persistence by cookie rondo, a request is sent to at most 1 backend",
+            "balance       random_two, persistence by cookie rondo, a request is sent to at most 1 backend, 1 request may wait 500ms for a place",
             "health check  none; a backend that is down is tried again after 2s",
             "limits        heads of 16384 bytes and 100 fields, request bodies of 5 bytes, 64 idle connections for each backend",
             "connections   at most 172 client connections at once, 109 of them in an exchange: the limit of 300 descriptors does not allow \

@@ -23,6 +23,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     );
     warnings.extend(repeated_urls(backends));
     warnings.extend(idle_slow_start(&config.balance));
+    warnings.extend(useless_queue(config));
     warnings
 }
 
@@ -63,6 +64,17 @@ fn idle_slow_start(balance: &BalanceSettings) -> Option<String> {
     };
     (balance.slow_start > Duration::ZERO).then(|| {
         format!("balance.slow_start has no effect with {by_hash}; leave it out, or choose another")
+    })
+}
+
+/// A queue in which no request can ever wait.
+fn useless_queue(config: &Config) -> Option<String> {
+    let unlimited = |backend: &BackendSettings| backend.max_connections.is_none();
+    let is_useless = config.balance.queue.is_some() && config.backends.iter().all(unlimited);
+    is_useless.then(|| {
+        "balance.queue is never used, since no backend can be full; give the backends \
+         max_connections"
+            .to_owned()
     })
 }
 
@@ -265,6 +277,18 @@ mod tests {
             assert!(warnings_of(by_hash).is_empty());
         }
         assert!(warnings_of(r#""slow_start":"1s""#).is_empty());
+    }
+
+    #[test]
+    fn a_queue_for_backends_that_are_never_full_is_warned_of() {
+        let warned = |max: &str| {
+            let text = format!(
+                r#"{{"proxy":{{"port":1}},"backends":[{{"url":"http://a"{max}}}],"balance":{{"queue":{{}}}}}}"#
+            );
+            warnings(&Config::from_text("c.json", &text).unwrap())
+        };
+        assert!(warned("")[0].starts_with("balance.queue is never used, "));
+        assert_eq!(warned(r#","max_connections":5"#), [""; 0]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A retry is a loop through these stages: `fail` (exchange/ending.rs) looks the failure up, the
 //! backend is marked as tried, and `choose` runs again, until the request has been sent or no
-//! backend is left. The set of tried backends only grows, so the loop ends.
+//! backend is left. The set of tried backends only grows, so the loop ends. While all backends that
+//! a request could go to are full, it may wait in the queue; its body is not read meanwhile.
 //!
 //! Read next: `pool/mod.rs`, how a backend is chosen.
 
@@ -13,16 +14,18 @@ use rustix::io::Errno;
 use crate::exchange::backend_connections::BackendConnection;
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
-use crate::exchange::ending::{UNAVAILABLE, fail, give_up};
+use crate::exchange::ending::{QUEUE_FULL, QUEUE_TIMED_OUT, UNAVAILABLE, fail, give_up};
 use crate::exchange::failure::{Age, Failure, Request};
 use crate::exchange::record::{begin_try, log_failure};
 use crate::exchange::reply::reply;
 use crate::exchange::state::{BackendSide, Chosen, ClientSide, Exchange};
-use crate::exchange::state::{Opening, Stage, Step, To, Walk};
+use crate::exchange::state::{HALF_CLOSED, Opening, Stage, Step, To, WaitFor, Walk};
 use crate::net::clock::{Clock, Millis};
+use crate::pool::queue::{Given, Waiter};
+use crate::pool::trace::Verdict;
 use crate::pool::{Choice, Event, Selection};
 
-/// Chooses a backend, and takes an idle connection to it or opens a new one.
+/// Chooses a backend and goes on with it, or waits in the queue for a place at one.
 pub(super) fn choose(
     client: &mut ClientSide,
     stage: &mut Stage,
@@ -38,23 +41,123 @@ pub(super) fn choose(
         cookie: persistence_cookie.and_then(|name| exchange.request.cookie(name.as_bytes())),
         tries_left: exchange.tries.used < exchange.settings.config.balance.tries,
     };
-    let (tried, decision) = (&mut exchange.tries.tried, &mut exchange.decision);
-    let chosen = match cx.snapshot.pool.choose(&selection, tried, Some(decision)) {
+    let queue = exchange.settings.config.balance.queue;
+    let waiter = queue.map(|_| Waiter {
+        worker: cx.traffic.worker,
+        connection: client.key.into(),
+    });
+    let (tried, decision) = (&mut exchange.tries.tried, Some(&mut exchange.decision));
+    let pool = &cx.snapshot.pool;
+    match pool.choose_or_wait(&selection, tried, decision, waiter) {
         Choice::Backend {
             in_flight,
             set_cookie,
-        } => Chosen {
-            place: in_flight,
-            set_cookie,
-        },
+        } => {
+            let chosen = Chosen {
+                place: in_flight,
+                set_cookie,
+            };
+            begin(client, stage, chosen, exchange, cx)
+        }
+        Choice::Waiting(waiting) => {
+            *stage = Stage::Queued(waiting);
+            exchange.begin_wait(cx);
+            Step::Again
+        }
+        Choice::QueueFull => {
+            cx.traffic.queue_full.add(1);
+            refuse_place(client, exchange, QUEUE_FULL, cx)
+        }
         Choice::Unavailable => {
             let backend = exchange.tries.left.as_deref();
             log_failure(client, exchange, backend, Some(503), &UNAVAILABLE, cx);
             exchange.tries.last_failure = None;
-            return reply(client, exchange, 503, Some(UNAVAILABLE), cx);
+            reply(client, exchange, 503, Some(UNAVAILABLE), cx)
         }
-        Choice::Exhausted => return give_up(client, exchange, cx),
+        Choice::Exhausted => give_up(client, exchange, cx),
+    }
+}
+
+/// Goes on with the backend at which the request was given a place, or waits on.
+pub(super) fn await_place(
+    client: &mut ClientSide,
+    stage: &mut Stage,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
+    if client.connection.is_broken() {
+        return Step::Close(CloseReason::ClientGone);
+    }
+    let Stage::Queued(waiting) = stage else {
+        return Step::Go(To::Backend);
     };
+    if let Some(given) = waiting.take(&mut exchange.tries.tried) {
+        let Given {
+            in_flight,
+            set_cookie,
+            rule,
+        } = given;
+        exchange.end_wait(cx);
+        exchange.decision.shows(in_flight.id, Verdict::Full);
+        exchange.decision.chosen(in_flight.id, rule);
+        let chosen = Chosen {
+            place: in_flight,
+            set_cookie,
+        };
+        return begin(client, stage, chosen, exchange, cx);
+    }
+    // It may be gone. If not, and its time in the queue ends sooner, it is answered.
+    let now = cx.clock.now();
+    let wait = &mut exchange.response_wait;
+    if client.connection.has_ended() && Clock::after(now, HALF_CLOSED) < wait.until {
+        wait.half_close(now);
+    }
+    Step::Wait
+}
+
+/// The time in the queue is over, or that of a client that has closed its sending side.
+pub(super) fn wait_timed_out(
+    client: &mut ClientSide,
+    stage: &mut Stage,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
+    let waits_for = exchange.response_wait.what;
+    // A place may have been given at the moment in which the time ran out.
+    match await_place(client, stage, exchange, cx) {
+        Step::Wait if waits_for == WaitFor::Place => {
+            *stage = Stage::Choosing;
+            exchange.end_wait(cx);
+            cx.traffic.queue_timed_out.add(1);
+            refuse_place(client, exchange, QUEUE_TIMED_OUT, cx)
+        }
+        Step::Wait => Step::Close(CloseReason::ClientGone),
+        step => step,
+    }
+}
+
+/// Answers a request for which all backends are full: with 503, or what its last try has come to.
+fn refuse_place(
+    client: &mut ClientSide,
+    exchange: &mut Exchange,
+    why: &'static str,
+    cx: &mut Context,
+) -> Step {
+    if exchange.tries.last_failure.is_some() {
+        return give_up(client, exchange, cx);
+    }
+    log_failure(client, exchange, None, Some(503), &why, cx);
+    reply(client, exchange, 503, Some(why), cx)
+}
+
+/// Takes an idle connection to the chosen backend, or opens a new one.
+fn begin(
+    client: &mut ClientSide,
+    stage: &mut Stage,
+    chosen: Chosen,
+    exchange: &mut Exchange,
+    cx: &mut Context,
+) -> Step {
     exchange.tries.attempts += 1;
     begin_try(exchange, &chosen, exchange.tries.attempts > 1, cx);
     let now = cx.clock.now();

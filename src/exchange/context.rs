@@ -84,6 +84,8 @@ impl Context {
         self.backends
             .follow(&snapshot.pool, snapshot.descriptors.idle);
         self.snapshot = OwnCount::new(snapshot.clone());
+        // With the last worker that follows, it has all that wait.
+        snapshot.pool.serve_waiting();
     }
 
     /// Whether the process is stopping.

@@ -20,6 +20,9 @@ use crate::pool::trace::Rule;
 
 /// The log's reason when no backend may take a request.
 pub(super) const UNAVAILABLE: &str = "no backend may take it";
+/// The same while all backends are full: at once, or after a wait.
+pub(super) const QUEUE_FULL: &str = "all backends are full, and so is the queue";
+pub(super) const QUEUE_TIMED_OUT: &str = "all backends were full for as long as it may wait";
 
 /// Acts on the trouble that ended forwarding.
 pub(super) fn leave(

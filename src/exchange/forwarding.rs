@@ -15,7 +15,8 @@ use crate::exchange::failure::Failure;
 use crate::exchange::record::tell_connected;
 use crate::exchange::relay::{Buffers, Flow, Relay, RelayError};
 use crate::exchange::sending::send_request;
-use crate::exchange::state::{BackendSide, Chosen, ClientSide, End, Exchange, Heard, Persistence};
+use crate::exchange::state::{BackendSide, Chosen, ClientSide, End, Exchange};
+use crate::exchange::state::{HALF_CLOSED, Heard, Persistence};
 use crate::exchange::state::{RequestSide, ResponseSide, Step, To, Trouble, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
@@ -30,9 +31,6 @@ use crate::text::timestamp::HttpDate;
 
 /// How long `Expect: 100-continue` may hold a request up before rondo answers with 100 itself.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
-
-/// How long a response may take for a client that has closed its sending side.
-const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// What one side came to in one turn.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -234,11 +232,7 @@ fn await_response_head(client: &ClientSide, exchange: &mut Exchange, cx: &Contex
             false,
         );
         if client.connection.has_ended() {
-            let until = Clock::after(now, HALF_CLOSED).min(exchange.response_wait.until);
-            exchange.response_wait = Wait {
-                what: WaitFor::HalfClosed,
-                until,
-            };
+            exchange.response_wait.half_close(now);
         }
     }
 }

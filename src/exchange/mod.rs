@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Idle -> RequestHead -> Choosing -> Opening -> Forwarding -> Idle | Lingering
-//!    Choosing -> Forwarding (over an idle connection)
+//!    Choosing -> Forwarding (over an idle connection), Queued (all are full) -> Opening, Forwarding
 //!    Opening, Forwarding -> Choosing (another backend), Again (the same one) -> Opening
 //!    any of them -> Reply (an answer of our own) -> Idle | Lingering
 //!    Forwarding (101) -> Tunnel
@@ -351,6 +351,7 @@ impl Busy {
         match stage {
             Stage::RequestHead => request_head::read_request_head(client, exchange, cx),
             Stage::Choosing => connecting::choose(client, stage, exchange, cx),
+            Stage::Queued(_) => connecting::await_place(client, stage, exchange, cx),
             Stage::Again(_) | Stage::Opening(_) => connecting::connect(client, stage, exchange, cx),
             Stage::Forwarding(backend) => {
                 match forwarding::forward(client, backend, exchange, cx) {
@@ -378,6 +379,9 @@ impl Busy {
         if let Stage::Opening(_) = stage {
             return connecting::connect_timed_out(client, stage, exchange, cx);
         }
+        if let Stage::Queued(_) = stage {
+            return connecting::wait_timed_out(client, stage, exchange, cx);
+        }
         let wait = match (exchange.request_wait, exchange.response_wait) {
             (wait, _) if wait.is_over(now) => wait.what,
             (_, wait) => wait.what,
@@ -401,7 +405,7 @@ impl Busy {
                 record::log_failure(client, exchange, backend, None, &reason.text(), cx);
                 Trouble::Close(reason)
             }
-            WaitFor::HalfClosed => Trouble::Close(CloseReason::ClientGone),
+            WaitFor::HalfClosed | WaitFor::Place => Trouble::Close(CloseReason::ClientGone),
             WaitFor::Tunnel | WaitFor::HalfTunnel => Trouble::Close(CloseReason::TunnelTimeout),
         };
         ending::leave(client, stage, exchange, trouble, cx)

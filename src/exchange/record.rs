@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Next, Row};
-use crate::exchange::state::{Busy, Chosen, ClientSide, Exchange, Stage};
+use crate::exchange::state::{Busy, Chosen, ClientSide, Exchange, Stage, Wait, WaitFor};
 use crate::log::access::{AccessLine, Details, Format};
 use crate::log::limit::HeldBack;
 use crate::net::room::FIRST_BYTES;
@@ -33,6 +33,9 @@ pub(super) struct Timestamps {
     pub(super) began: u64,
     /// Its head was complete.
     pub(super) understood: u64,
+    /// It last began to wait in the queue, and how long it has waited in all.
+    pub(super) queued: u64,
+    pub(super) waited: u64,
     /// The present backend was chosen.
     pub(super) chosen: u64,
     /// The request was sent to it.
@@ -67,8 +70,30 @@ impl Exchange {
         self.timestamps.sent = now_us;
         self.decision.stage(
             trace::Stage::Connecting,
-            between(self.timestamps.understood, now_us),
+            between(self.timestamps.understood + self.timestamps.waited, now_us),
         );
+    }
+
+    /// A place in the queue is taken: what is left of the time for that begins.
+    pub(super) fn begin_wait(&mut self, cx: &Context) {
+        let queue = self.settings.config.balance.queue;
+        let timeout = queue.map_or(Duration::ZERO, |queue| queue.timeout);
+        let left = timeout.saturating_sub(Duration::from_micros(self.timestamps.waited));
+        self.timestamps.queued = cx.clock.now_us();
+        self.response_wait
+            .set(WaitFor::Place, cx.clock.now(), left, true);
+    }
+
+    /// The wait in the queue has ended.
+    pub(super) fn end_wait(&mut self, cx: &Context) {
+        let took_us = cx.clock.now_us().saturating_sub(self.timestamps.queued);
+        self.timestamps.waited += took_us;
+        cx.traffic.queued.add(took_us);
+        let waited = Duration::from_micros(self.timestamps.waited);
+        self.decision.stage(trace::Stage::Queued, waited);
+        if self.response_wait.what == WaitFor::Place {
+            self.response_wait = Wait::default();
+        }
     }
 
     /// The final response head has come.
@@ -111,6 +136,7 @@ impl Exchange {
             },
             head_us: (timestamps.answered != 0)
                 .then(|| timestamps.answered.saturating_sub(timestamps.began)),
+            queued_us: (timestamps.queued != 0).then_some(timestamps.waited),
             backend_us: (timestamps.chosen != 0).then(|| now_us.saturating_sub(timestamps.chosen)),
         }
     }
@@ -259,6 +285,9 @@ pub(super) fn record(
     cx: &mut Context,
 ) {
     let now = cx.clock.now_us();
+    if let Stage::Queued(_) = stage {
+        exchange.end_wait(cx);
+    }
     count_end(client, stage, exchange, close, cx);
     match close {
         Some(CloseReason::BackendBrokeOff | CloseReason::BackendTimeout) => {

@@ -8,7 +8,7 @@ use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Request};
 use crate::exchange::relay::Relay;
 use crate::exchange::state::{BackendSide, ClientSide};
-use crate::exchange::state::{Exchange, Heard, RequestSide, Trouble, Wait};
+use crate::exchange::state::{Exchange, Heard, RequestSide, Trouble, Wait, WaitFor};
 use crate::http::Body;
 use crate::http::body::{BodyTranslator, Writer};
 use crate::http::forward::{RequestForwarding, write_request};
@@ -80,7 +80,10 @@ pub(super) fn send_request(
     exchange.body_begun = true;
     exchange.request_side = RequestSide::Sending;
     exchange.request_wait = Wait::default();
-    exchange.response_wait = Wait::default();
+    // The time of a client that has closed its sending side may have begun in the queue.
+    if exchange.response_wait.what != WaitFor::HalfClosed {
+        exchange.response_wait = Wait::default();
+    }
     result.map_err(failed)
 }
 

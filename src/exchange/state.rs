@@ -27,6 +27,7 @@ use crate::net::pipes::Pipes;
 use crate::net::slab::Key;
 use crate::pool::Tried;
 use crate::pool::backend::InFlight;
+use crate::pool::queue::Waiting;
 use crate::pool::trace::{Decision, Outcome};
 
 /// The client's side of all exchanges on one connection.
@@ -56,6 +57,8 @@ pub(super) enum Stage {
     RequestHead,
     /// A backend is about to be chosen.
     Choosing,
+    /// All backends are full: a place at one of them is waited for.
+    Queued(Waiting),
     /// The same backend is asked again, over a new connection: the reused one failed.
     Again(Chosen),
     /// A connection to the backend is opening.
@@ -330,6 +333,9 @@ pub(super) enum Heard {
     Switch,
 }
 
+/// How long a response may take for a client that has closed its sending side.
+pub(super) const HALF_CLOSED: Duration = Duration::from_secs(2);
+
 /// What one side waits for, and how long it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
@@ -349,6 +355,8 @@ pub(super) enum WaitFor {
     BackendWrite,
     ResponseHead,
     ResponseBody,
+    /// A place at a backend, in the queue.
+    Place,
     /// The backend, for a client that has closed its sending side and may be gone.
     HalfClosed,
     Tunnel,
@@ -377,6 +385,17 @@ impl Wait {
         }
     }
 
+    /// Waits no longer than for a client that has closed its sending side and may be gone. The time
+    /// runs from the moment in which that was seen.
+    pub(super) fn half_close(&mut self, now: Millis) {
+        if self.what != WaitFor::HalfClosed {
+            *self = Wait {
+                what: WaitFor::HalfClosed,
+                until: Clock::after(now, HALF_CLOSED).min(self.until),
+            };
+        }
+    }
+
     pub(super) fn is_over(self, now: Millis) -> bool {
         self.until <= now
     }
@@ -389,7 +408,7 @@ impl Stage {
             Stage::Again(chosen) => Some(chosen),
             Stage::Opening(opening) => Some(&mut opening.chosen),
             Stage::Forwarding(backend) | Stage::Tunnel(backend) => Some(&mut backend.chosen),
-            Stage::RequestHead | Stage::Choosing | Stage::Reply => None,
+            Stage::RequestHead | Stage::Choosing | Stage::Queued(_) | Stage::Reply => None,
         }
     }
 
@@ -427,7 +446,11 @@ impl Stage {
         match std::mem::take(self) {
             Stage::Opening(opening) => backends.close(opening.lent),
             Stage::Forwarding(backend) | Stage::Tunnel(backend) => backends.close(backend.lent),
-            Stage::RequestHead | Stage::Choosing | Stage::Again(_) | Stage::Reply => {}
+            Stage::RequestHead
+            | Stage::Choosing
+            | Stage::Queued(_)
+            | Stage::Again(_)
+            | Stage::Reply => {}
         }
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Details<'a> {
     /// From the request's first byte to the head of the response that was forwarded, in
     /// microseconds.
     pub head_us: Option<u64>,
+    /// In the queue, in microseconds.
+    pub queued_us: Option<u64>,
     /// From the choice of the last backend to the end, in microseconds.
     pub backend_us: Option<u64>,
 }
@@ -71,7 +73,7 @@ impl AccessLine<'_> {
     /// More bytes than the line can take in either format.
     pub(crate) fn bytes_max(&self) -> usize {
         // No byte becomes more than the six of `\u00HH`; all other fields and all names take less
-        // than 560.
+        // than 600.
         let details = &self.details;
         let escaped = self.request_line().len()
             + bounded_word(self.backend.as_bytes()).len()
@@ -80,7 +82,7 @@ impl AccessLine<'_> {
             + bounded_field(details.host).len()
             + bounded_field(details.user_agent).len()
             + bounded_field(details.referer).len();
-        560 + 6 * escaped
+        600 + 6 * escaped
     }
 
     /// Appends the line with its end and the present time.
@@ -167,6 +169,7 @@ impl Details<'_> {
         referer: b"",
         bytes_received: 0,
         head_us: None,
+        queued_us: None,
         backend_us: None,
     };
 
@@ -183,6 +186,8 @@ impl Details<'_> {
         json_ms(self.head_us, out);
         out.extend_from_slice(b",\"backend_ms\":");
         json_ms(self.backend_us, out);
+        out.extend_from_slice(b",\"queued_ms\":");
+        json_ms(self.queued_us, out);
     }
 }
 
@@ -291,6 +296,7 @@ mod tests {
             referer: b"http://shop.example/",
             bytes_received: 321,
             head_us: Some(4_000),
+            queued_us: Some(250),
             backend_us: Some(4_321),
         };
         let line = text(Format::Json, &AccessLine { details, ..LINE });
@@ -303,7 +309,7 @@ mod tests {
                 "time": null, "client": "127.0.0.1", "request": "GET /a HTTP/1.1", "status": 200, "bytes_sent": 1234,
                 "total_ms": 5.007, "backend": "localhost:8081", "tries": 1, "request_id": "id-1", "reason": null,
                 "host": "shop.example:8080", "user_agent": "curl/8 \"x\"", "referer": "http://shop.example/",
-                "bytes_received": 321, "head_ms": 4.0, "backend_ms": 4.321
+                "bytes_received": 321, "head_ms": 4.0, "backend_ms": 4.321, "queued_ms": 0.25
             })
         );
         let mut nothing: serde_json::Value =
@@ -314,7 +320,8 @@ mod tests {
             serde_json::json!({
                 "time": null, "client": "::1", "request": null, "status": null, "bytes_sent": 0, "total_ms": 0.0,
                 "backend": null, "tries": 0, "request_id": null, "reason": null,
-                "host": null, "user_agent": null, "referer": null, "bytes_received": 0, "head_ms": null, "backend_ms": null
+                "host": null, "user_agent": null, "referer": null, "bytes_received": 0, "head_ms": null, "backend_ms": null,
+                "queued_ms": null
             })
         );
     }
@@ -356,6 +363,7 @@ mod tests {
                 referer: &hostile,
                 bytes_received: u64::MAX,
                 head_us: Some(u64::MAX),
+                queued_us: Some(u64::MAX),
                 backend_us: Some(u64::MAX),
             },
         };

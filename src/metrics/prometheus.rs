@@ -154,6 +154,27 @@ const METRICS: &[Metric] = &[
         write: |scrape, out| out.histogram(&[], &scrape.totals.duration),
     },
     Metric {
+        name: "rondo_queue_length",
+        kind: "gauge",
+        help: "Requests that wait for a place at a backend.",
+        write: |scrape, out| out.number(&[], scrape.snapshot.pool.waiting() as u64),
+    },
+    Metric {
+        name: "rondo_queue_seconds",
+        kind: "histogram",
+        help: "Time that requests have waited for a place, however the wait ended.",
+        write: |scrape, out| out.histogram(&[], &scrape.totals.queued),
+    },
+    Metric {
+        name: "rondo_queue_refused_total",
+        kind: "counter",
+        help: "Requests for which the queue was full, or whose time in it ran out.",
+        write: |scrape, out| {
+            let refused = &scrape.totals.queue_refused;
+            out.each("why", &["full", "timed_out"], refused, &[]);
+        },
+    },
+    Metric {
         name: "rondo_backend_up",
         kind: "gauge",
         help: "Whether the backend is healthy.",

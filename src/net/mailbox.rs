@@ -3,7 +3,8 @@
 //!
 //! The worker announces that it is going to sleep and then looks at the channel once more; the
 //! listener puts a connection in and then looks whether the worker sleeps. Whatever the order,
-//! one of them sees the other, and a busy worker costs the listener no system call.
+//! one of them sees the other, and a busy worker costs the listener no system call. In the same way
+//! any thread can call a worker to look at what was left for it elsewhere.
 //!
 //! Read next: `worker.rs`, which takes them over.
 
@@ -33,6 +34,8 @@ pub(crate) struct Mailbox {
     pub waker: Arc<Waker>,
     receiver: Receiver<Accepted>,
     sleeps: AtomicBool,
+    /// Something was left for the worker elsewhere.
+    called: AtomicBool,
     /// Connections handed over and not yet closed.
     load: AtomicUsize,
     /// Since when the longest idle client that has had an answer has been idle.
@@ -103,6 +106,7 @@ pub(crate) fn mailbox() -> io::Result<(Arc<Mailbox>, MailboxSender)> {
         waker: Arc::new(Waker::new()?),
         receiver,
         sleeps: AtomicBool::new(false),
+        called: AtomicBool::new(false),
         load: AtomicUsize::new(0),
         answered_since: Since(AtomicU32::new(Since::NONE)),
         silent_since: Since(AtomicU32::new(Since::NONE)),
@@ -131,11 +135,7 @@ impl MailboxSender {
     /// Wakes the worker if it sleeps. Once for all that was handed over since the last time: on
     /// connections of one request the hand-over is most of the cost.
     pub(crate) fn wake(&self) {
-        if self.mailbox.sleeps.load(Ordering::SeqCst)
-            && self.mailbox.sleeps.swap(false, Ordering::SeqCst)
-        {
-            self.mailbox.waker.wake();
-        }
+        self.mailbox.wake();
     }
 
     /// How many connections the worker has.
@@ -194,11 +194,30 @@ impl Mailbox {
         waited
     }
 
+    /// Wakes the worker if it sleeps.
+    fn wake(&self) {
+        if self.sleeps.load(Ordering::SeqCst) && self.sleeps.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    /// Calls the worker, for which something was left elsewhere. A worker that calls itself is awake.
+    pub(crate) fn call(&self) {
+        self.called.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether the worker was called since the last time; to be asked before it looks.
+    #[inline]
+    pub(crate) fn take_call(&self) -> bool {
+        self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::SeqCst)
+    }
+
     /// Announces that the worker is about to sleep. False: something is there, so it must not.
     fn fall_asleep(&self) -> bool {
-        // Before the look at the channel: a connection that comes after the look wakes it.
+        // Before the looks: a connection or a call that comes after them wakes it.
         self.sleeps.store(true, Ordering::SeqCst);
-        self.receiver.is_empty()
+        self.receiver.is_empty() && !self.called.load(Ordering::SeqCst)
     }
 
     /// The worker is awake and needs no waker.

@@ -20,6 +20,23 @@ pub(crate) struct Key {
     pub generation: u32,
 }
 
+impl From<Key> for u64 {
+    fn from(key: Key) -> u64 {
+        u64::from(key.generation) << 32 | u64::from(key.index)
+    }
+}
+
+impl From<u64> for Key {
+    fn from(number: u64) -> Key {
+        let [index, generation] = [number, number >> 32].map(|half| half & u64::from(u32::MAX));
+        let half = |half| u32::try_from(half).unwrap_or(0);
+        Key {
+            index: half(index),
+            generation: half(generation),
+        }
+    }
+}
+
 /// Values in numbered places.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {

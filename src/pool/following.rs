@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
+use crate::net::mailbox::Mailbox;
 use crate::net::waker::Waker;
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
@@ -14,6 +15,7 @@ use crate::pool::chooser::Chooser;
 use crate::pool::chooser::draws::Random;
 use crate::pool::health::Check;
 use crate::pool::persist::{self, Cookies};
+use crate::pool::queue::Queue;
 use crate::pool::roster::Roster;
 use crate::pool::settings::{
     BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence, StatusRanges,
@@ -38,6 +40,8 @@ pub(in crate::pool) struct Shared {
     pub(in crate::pool) unavailable_lines: LineLimit,
     pub(in crate::pool) checker: OnceLock<Arc<Waker>>,
     pub(in crate::pool) resolver: OnceLock<Arc<Waker>>,
+    /// By which the workers are called.
+    pub(in crate::pool) mailboxes: Box<[OnceLock<Arc<Mailbox>>]>,
     last_id: AtomicU32,
     /// How many threads choose in these pools; each counts for itself.
     workers: usize,
@@ -55,6 +59,7 @@ pub(in crate::pool) struct State {
     /// The backend that the last walk through the list came to: the next walk begins behind it, so
     /// that walks at the same time go on together.
     pub(in crate::pool) last_walk: BackendId,
+    pub(in crate::pool) queue: Queue,
 }
 
 impl Shared {
@@ -68,11 +73,13 @@ impl Shared {
                 chooser: Box::new(none),
                 random: Random::new(seed),
                 last_walk: BackendId::default(),
+                queue: Queue::new(0, workers),
             }),
             came_up: AtomicUsize::new(0),
             unavailable_lines: LineLimit::default(),
             checker: OnceLock::new(),
             resolver: OnceLock::new(),
+            mailboxes: (0..workers).map(|_| OnceLock::new()).collect(),
             last_id: AtomicU32::new(0),
             workers,
             gone: Mutex::default(),
@@ -159,6 +166,9 @@ impl Pool {
                 state,
             })
         };
+        let queue_length = balance.queue.map_or(0, |queue| queue.length);
+        // Requests that were given a place and have not taken it up yet are not those that wait.
+        shared.make_room(2 * queue_length);
         let backends: Arc<[_]> = (0..)
             .zip(backends)
             .zip(states)
@@ -172,6 +182,7 @@ impl Pool {
             bad_status: StatusRanges(vec![500..=599]),
             cookies,
             standing: Standing::new(balance, health, shared.time.clone()),
+            queue_length,
             home: Arc::default(),
             shared,
             #[cfg(test)]

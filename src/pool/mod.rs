@@ -14,9 +14,9 @@
 //! and `state.rs` (one backend: what belongs to one pool, and what lives on), `standing.rs` (how it
 //! stands for a request), `health.rs` (rise and fall), `roster.rs` (which backends a request has
 //! tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and hashing), `share.rs`
-//! (which share each is meant to get), `time.rs` (its clock and its seed), `trace/mod.rs` (the
-//! record of a choice), `explain.rs` (choices shown); `checker.rs` and `resolver.rs` are the threads
-//! that feed the pool.
+//! (which share each is meant to get), `queue.rs` (requests that wait for a place), `time.rs` (its
+//! clock and its seed), `trace/mod.rs` (the record of a choice), `explain.rs` (choices shown);
+//! `checker.rs` and `resolver.rs` are the threads that feed the pool.
 
 pub mod backend;
 mod chooser;
@@ -26,6 +26,7 @@ pub(crate) mod hash;
 pub(crate) mod health;
 pub(crate) mod moved;
 pub(crate) mod persist;
+pub mod queue;
 pub(crate) mod reasons;
 mod roster;
 mod served;
@@ -49,10 +50,11 @@ use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Waker;
 use crate::pool::backend::{Backend, InFlight};
-use crate::pool::chooser::{Chooser, Home};
+use crate::pool::chooser::{Chooser, Home, Lack};
 use crate::pool::following::{Shared, State};
 use crate::pool::health::{Check, Health};
 use crate::pool::persist::Cookies;
+use crate::pool::queue::{Waiter, Waiting};
 use crate::pool::roster::{Roster, Walk};
 use crate::pool::settings::{BackendSettings, BalanceSettings};
 use crate::pool::settings::{HealthCheckSettings, Method, StatusRanges};
@@ -76,6 +78,8 @@ pub struct Pool {
     bad_status: StatusRanges,
     cookies: Option<Cookies>,
     standing: Standing,
+    /// How many requests may wait.
+    queue_length: usize,
     /// Its chooser, while another pool chooses.
     home: Arc<Home>,
     /// Shared with the pools before and after this one.
@@ -115,6 +119,10 @@ pub enum Choice {
     },
     /// No backend may take it: all are disabled, drained, of weight 0 or full (503).
     Unavailable,
+    /// All that it could go to are full, and it waits for a place.
+    Waiting(Waiting),
+    /// All that it could go to are full, and so is the queue (503).
+    QueueFull,
     /// All usable ones were tried, or as many as `balance.tries` allows (502, or 504 when the last
     /// one was too slow).
     Exhausted,
@@ -218,7 +226,18 @@ impl Pool {
         &self,
         selection: &Selection<'_>,
         tried: &mut Tried,
+        record: Option<&mut Decision>,
+    ) -> Choice {
+        self.choose_or_wait(selection, tried, record, None)
+    }
+
+    /// The same for a `waiter` that takes a place in the queue when all that it could go to are full.
+    pub fn choose_or_wait(
+        &self,
+        selection: &Selection<'_>,
+        tried: &mut Tried,
         mut record: Option<&mut Decision>,
+        waiter: Option<Waiter>,
     ) -> Choice {
         let bound = self
             .cookies
@@ -232,9 +251,14 @@ impl Pool {
         let mut state = lock(&self.shared.state);
         gone = (!state.chooser.is_of(&self.backends)).then(|| self.take_over(&mut state));
         state.chooser.look_at_due();
+        if state.queue.waiting() > 0 && state.chooser.has_free() {
+            state = self.serve_first(state);
+        }
         let picked = if tried.choices < CHOICES_MAX {
             tried.choices += 1;
-            self.pick(&mut state, selection, tried, bound, record.as_deref_mut())
+            let waits = waiter.is_some();
+            let record = record.as_deref_mut();
+            self.pick(&mut state, selection, tried, (bound, waits), record)
         } else {
             self.walk_on(&mut state, selection, tried, bound)
         };
@@ -244,6 +268,13 @@ impl Pool {
             bound_is_full,
         } = match picked {
             Ok(picked) => picked,
+            Err(Choice::QueueFull) => {
+                let waits = waiter.and_then(|waiter| {
+                    let key = persist::client_key(selection.client);
+                    self.wait(state, waiter, (key, bound), tried)
+                });
+                return waits.map_or(Choice::QueueFull, Choice::Waiting);
+            }
             Err(nothing) => return nothing,
         };
         let backend = &self.backends[index];
@@ -284,7 +315,7 @@ impl Pool {
         state: &mut State,
         selection: &Selection<'_>,
         tried: &Tried,
-        bound: Option<usize>,
+        (bound, waits): (Option<usize>, bool),
         record: Option<&mut Decision>,
     ) -> Result<Picked, Choice> {
         let chooser = &mut *state.chooser;
@@ -305,12 +336,11 @@ impl Pool {
             });
         }
         let client_key = || persist::client_key(selection.client);
-        let Ok((index, tier)) = chooser.pick(tried, &mut state.random, client_key) else {
-            return Err(if chooser.any_tried(tried) {
-                Choice::Exhausted
-            } else {
-                Choice::Unavailable
-            });
+        let (index, tier) = match chooser.pick(tried, &mut state.random, client_key) {
+            Ok(picked) => picked,
+            Err(Lack::Full) if waits => return Err(Choice::QueueFull),
+            Err(_) if chooser.any_tried(tried) => return Err(Choice::Exhausted),
+            Err(_) => return Err(Choice::Unavailable),
         };
         Ok(Picked {
             index,

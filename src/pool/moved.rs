@@ -48,7 +48,7 @@ fn name_for(pool: &Pool, client: IpAddr) -> Option<String> {
     };
     match pool.choose(&selection, &mut Tried::default(), None) {
         Choice::Backend { in_flight, .. } => Some(in_flight.settings.name.clone()),
-        Choice::Unavailable | Choice::Exhausted => None,
+        _ => None,
     }
 }
 

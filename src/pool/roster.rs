@@ -84,6 +84,25 @@ impl Tried {
         word >> (place % 64) & 1 == 1
     }
 
+    /// Whether this backend was tried, whichever list it is in.
+    pub(in crate::pool) fn has(&self, backend: &Backend) -> bool {
+        let place = match &self.roster {
+            None => None,
+            Some(known) if Arc::ptr_eq(known, &backend.roster) => Some(backend.index),
+            Some(known) => known.place(backend.id),
+        };
+        place.is_some_and(|place| self.contains(place))
+    }
+
+    /// Whether the places, if there are any, are those of this list.
+    pub(in crate::pool) fn is_of(&self, roster: &Arc<Roster>) -> bool {
+        self.is_empty()
+            || self
+                .roster
+                .as_ref()
+                .is_some_and(|known| Arc::ptr_eq(known, roster))
+    }
+
     /// Whether none was tried.
     pub(in crate::pool) fn is_empty(&self) -> bool {
         self.first == 0 && self.rest.is_empty()

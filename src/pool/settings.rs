@@ -225,6 +225,8 @@ pub struct BalanceSettings {
     /// How long a backend that came up, was added or was enabled takes to grow from a tenth of its
     /// weight to all of it, from none to 24 hours.
     pub slow_start: Duration,
+    /// Where requests wait while all backends are full.
+    pub queue: Option<QueueSettings>,
 }
 
 impl Default for BalanceSettings {
@@ -234,8 +236,18 @@ impl Default for BalanceSettings {
             persistence: Persistence::None,
             tries: 3,
             slow_start: Duration::ZERO,
+            queue: None,
         }
     }
+}
+
+/// The queue of requests that wait for a place at a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// How many may wait, 1 to 100,000.
+    pub length: usize,
+    /// How long a request may wait in all.
+    pub timeout: Duration,
 }
 
 /// How to choose among the eligible backends.

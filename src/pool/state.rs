@@ -281,7 +281,9 @@ impl BackendState {
     #[inline(never)]
     fn tell_change(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            lock(&shared.state).chooser.changed(self);
+            let mut state = lock(&shared.state);
+            state.chooser.changed(self);
+            shared.serve(state);
         }
     }
 
@@ -366,7 +368,9 @@ impl BackendState {
     #[inline(never)]
     fn tell_end(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            lock(&shared.state).chooser.ended(self);
+            let mut state = lock(&shared.state);
+            state.chooser.ended(self);
+            shared.serve(state);
         }
     }
 

@@ -162,6 +162,11 @@ pub(crate) struct WorkerTraffic {
     pub(crate) worker: usize,
     /// The time of each exchange, to its end.
     pub(crate) duration: Histogram,
+    /// The time of each wait in the queue, however it ended.
+    pub(crate) queued: Histogram,
+    /// Requests for which there was no room in the queue, and whose time there ran out.
+    pub(crate) queue_full: Counter,
+    pub(crate) queue_timed_out: Counter,
     /// Client connections taken over.
     pub(crate) accepted: Counter,
     closed: [Counter; CLOSE_REASONS],
@@ -179,6 +184,9 @@ impl WorkerTraffic {
             all: Traffic::default(),
             worker,
             duration: Histogram::default(),
+            queued: Histogram::default(),
+            queue_full: Counter::new(),
+            queue_timed_out: Counter::new(),
             accepted: Counter::new(),
             closed: [const { Counter::new() }; CLOSE_REASONS],
             idle: Counter::new(),
@@ -275,6 +283,10 @@ pub(crate) struct ProcessTotals {
     pub(crate) all: Totals,
     /// The times of exchanges, to their ends.
     pub(crate) duration: Durations,
+    /// The times of waits in the queue.
+    pub(crate) queued: Durations,
+    /// Requests that found the queue full, and whose time in it ran out.
+    pub(crate) queue_refused: [u64; 2],
     /// Client connections taken over.
     pub(crate) accepted: u64,
     /// Those that have ended, by the place of the reason.
@@ -291,6 +303,9 @@ impl ProcessTotals {
     pub(crate) fn add(&mut self, worker: &WorkerTraffic) {
         self.all.add(&worker.all);
         worker.duration.add_to(&mut self.duration);
+        worker.queued.add_to(&mut self.queued);
+        self.queue_refused[0] += worker.queue_full.get();
+        self.queue_refused[1] += worker.queue_timed_out.get();
         let mut open = worker.accepted.get();
         self.accepted += open;
         for (sum, count) in self.closed.iter_mut().zip(&worker.closed) {

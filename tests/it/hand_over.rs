@@ -31,6 +31,11 @@ fn a_connection_that_ends_makes_room_in_time() {
 }
 
 #[test]
+fn every_place_that_was_given_is_found_by_its_worker() {
+    check(model::calls);
+}
+
+#[test]
 fn a_drain_wakes_the_listener_and_every_worker() {
     check(model::drain);
 }

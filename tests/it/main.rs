@@ -47,6 +47,7 @@ mod paused;
 mod persistence;
 mod properties;
 mod proxy_protocol;
+mod queue;
 mod reasons;
 mod regressions;
 mod reload;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::document::CONFIGURATION;
-use crate::pool::settings::{CheckMethod, Host, Kind, Method, Persistence, StatusRanges};
+use crate::pool::settings::{CheckMethod, Host, Kind, Method, Persistence};
+use crate::pool::settings::{QueueSettings, StatusRanges};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -56,6 +57,15 @@ fn every_key_has_its_default() {
     assert_eq!(config.balance.method, Method::RoundRobin);
     assert_eq!(config.balance.persistence, Persistence::None);
     assert_eq!(config.balance.tries, 3);
+    assert_eq!(config.balance.queue, None);
+    let queue = |text: &str| {
+        let config = with(&format!(r#","balance":{{"queue":{text}}}"#));
+        config.unwrap().balance.queue
+    };
+    let of = |length, timeout| Some(QueueSettings { length, timeout });
+    assert_eq!(queue("{}"), of(100, seconds(1)));
+    let given = r#"{"length":1,"timeout":"2m"}"#;
+    assert_eq!(queue(given), of(1, seconds(120)));
 
     let backend = &config.backends[0];
     assert_eq!(backend.name, "h:80");

@@ -426,6 +426,11 @@ impl Chooser {
         Ok((place as usize, tier))
     }
 
+    /// Its backends by place.
+    pub(in crate::pool) fn backends(&self) -> &[Arc<Backend>] {
+        &self.backends
+    }
+
     /// Whether any backend could be chosen by a request that has tried none.
     pub(in crate::pool) fn has_free(&self) -> bool {
         self.counts != [0; 4]

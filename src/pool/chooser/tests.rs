@@ -41,7 +41,7 @@ fn take(pool: &Pool, before: &[usize], client: u32) -> Option<InFlight> {
     };
     match pool.choose(&selection, &mut tried(pool, before), None) {
         Choice::Backend { in_flight, .. } => Some(in_flight),
-        Choice::Unavailable | Choice::Exhausted => None,
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pool as an exchange sees it.
 
 mod persistence;
+mod queue;
 mod record;
 mod slow_start;
 mod trials;
@@ -484,6 +485,7 @@ proptest! {
                     prop_assert_eq!(group, None);
                     prop_assert!(pool.backends().iter().any(|b| may(b) && before.contains(&b.index)));
                 }
+                Choice::Waiting(_) | Choice::QueueFull => prop_assert!(false, "none waits"),
                 Choice::Unavailable => {
                     prop_assert_eq!(group, None);
                     prop_assert!(!pool.backends().iter().any(|b| may(b) && before.contains(&b.index)));

@@ -80,6 +80,8 @@ pub enum Rule {
     SameAgain,
     /// Many had failed: the next backend in the list.
     NextInList,
+    /// All were full, and it had the first free place.
+    FreePlace,
 }
 
 impl Default for Rule {
@@ -97,6 +99,7 @@ impl Rule {
             Rule::FailOpen => "none is healthy: each in turn",
             Rule::SameAgain => "the same again, on a fresh connection",
             Rule::NextInList => "many failed: the next in the list",
+            Rule::FreePlace => "the first with a free place",
         }
     }
 }
@@ -156,7 +159,9 @@ impl Outcome {
 pub enum Stage {
     /// From the request's first byte to the end of its head.
     RequestHead,
-    /// From the first choice to a connection that carried the request.
+    /// In the queue, waiting for a place at a backend.
+    Queued,
+    /// From the first choice to a connection that carried the request, without the time in the queue.
     Connecting,
     /// From there to the response head.
     ResponseHead,
@@ -168,8 +173,9 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Stage; 5] = [
+    pub const ALL: [Stage; 6] = [
         Stage::RequestHead,
+        Stage::Queued,
         Stage::Connecting,
         Stage::ResponseHead,
         Stage::ResponseBody,
@@ -180,6 +186,7 @@ impl Stage {
     pub fn text(self) -> &'static str {
         match self {
             Stage::RequestHead => "request head",
+            Stage::Queued => "queued",
             Stage::Connecting => "connecting",
             Stage::ResponseHead => "response head",
             Stage::ResponseBody => "response body",

@@ -30,7 +30,7 @@ use shuttle::{Config, Runner, thread};
 use net::admission::Admission;
 use net::mailbox::{Accepted, Mailbox, MailboxSender, mailbox};
 use net::published::{Published, View};
-use net::sync::{AtomicUsize, Ordering};
+use net::sync::{AtomicUsize, Mutex, Ordering};
 use net::waker::Waker;
 
 /// Longer than any run.
@@ -294,6 +294,53 @@ fn serve_idle_clients(
         }
     }
     worker.taken.len() - closed
+}
+
+/// What is left for a worker under a lock is found, whenever the worker falls asleep and whoever calls it, itself included: the
+/// places that requests in the queue are given. And it is woken once at the most for each sleep.
+///
+/// It needs: in `Mailbox::fall_asleep` the announcement before the look at the call; in `call` the call before the look whether
+/// the worker sleeps; the call behind what was left; and `take_call` before the worker looks for that.
+pub fn calls() {
+    const GIVERS: usize = 2;
+    const EACH: usize = 2;
+    let (mailbox, _sender) = mailbox().unwrap();
+    let waker = mailbox.waker.clone();
+    let given = Arc::new(Mutex::new(Vec::new()));
+    let give = |giver: usize| {
+        let (given, mailbox) = (given.clone(), mailbox.clone());
+        move || {
+            for number in 0..EACH {
+                given.lock().unwrap().push((giver, number));
+                mailbox.call();
+            }
+        }
+    };
+    let givers = [give(0), give(1)].map(thread::spawn);
+    let mut give_to_itself = Some(give(GIVERS));
+    let left = given.clone();
+    let worker = thread::spawn(move || {
+        let mut worker = Worker::new(mailbox);
+        let mut found = Vec::new();
+        while found.len() < (GIVERS + 1) * EACH {
+            worker.rest();
+            if worker.mailbox.take_call() {
+                found.append(&mut left.lock().unwrap());
+            }
+            if let Some(give) = give_to_itself.take() {
+                give();
+            }
+        }
+        (worker, found)
+    });
+    for giver in givers {
+        giver.join().unwrap();
+    }
+    let (worker, mut found) = worker.join().unwrap();
+    found.sort_unstable();
+    let all = (0..=GIVERS).flat_map(|giver| (0..EACH).map(move |number| (giver, number)));
+    assert_eq!(found, all.collect::<Vec<_>>());
+    assert!(waker.wakes() <= worker.sleeps);
 }
 
 /// When the process drains, the listener learns it and takes what is in its backlog; then each worker learns that no more
