@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use crate::ask::Reply;
 use crate::config::{Config, ConfigError, Setting, by_name};
 use crate::pool::moved;
-use crate::pool::settings::{BackendSettings, BalanceSettings, Method, Persistence};
+use crate::pool::settings::{BackendSettings, BalanceSettings, HashKey, Method, Persistence};
 use crate::text::json::Json;
 use crate::text::words::listed;
 
@@ -252,9 +252,9 @@ impl Moved {
             Binding::None => Moved::Bound,
             _ if before != after => Moved::All,
             Binding::Cookie(_) => Moved::Percent(percent_of_cookies(&old.backends, &new.backends)),
-            Binding::Address => {
-                let percent = moved::percent(&old.backends, &new.backends, &new.health_check);
-                Moved::Percent(percent)
+            Binding::Hash(key) => {
+                let (old, health) = (&old.backends, &new.health_check);
+                Moved::Percent(moved::percent(key, old, &new.backends, health))
             }
         }
     }
@@ -275,7 +275,7 @@ impl Moved {
 #[derive(PartialEq, Eq)]
 enum Binding<'a> {
     None,
-    Address,
+    Hash(&'a HashKey),
     Cookie(&'a str),
 }
 
@@ -283,7 +283,10 @@ impl Binding<'_> {
     fn of(balance: &BalanceSettings) -> Binding<'_> {
         match (&balance.persistence, balance.method) {
             (Persistence::Cookie { name }, _) => Binding::Cookie(name),
-            (Persistence::SourceAddress, _) | (_, Method::SourceHash) => Binding::Address,
+            (Persistence::SourceAddress, _) | (_, Method::SourceHash) => {
+                Binding::Hash(&HashKey::Source)
+            }
+            (Persistence::None, Method::Hash) => Binding::Hash(&balance.hash.key),
             (Persistence::None, _) => Binding::None,
         }
     }
@@ -381,6 +384,7 @@ mod tests {
     fn a_preview_says_who_would_move_and_what_would_be_refused() {
         let by_hash = r#", "balance": {"method": "source_hash"}"#;
         let by_cookie = r#", "balance": {"persistence": {"kind": "cookie"}}"#;
+        let by_path = r#", "balance": {"method": "hash", "hash": {"key": "path"}}"#;
         let preview =
             |old: &[&str], new: &[&str], how| preview(&config(old, how), &config(new, how));
         let four = ["a", "b", "c", "d"];
@@ -388,7 +392,14 @@ mod tests {
             preview(&four, &four[..2], ""),
             "reload        backends: removed c, d; 2 kept\n"
         );
-        for how in [by_hash, by_cookie] {
+        let binding = |how| Moved::by(&config(&four, by_hash), &config(&four, how));
+        assert_eq!(binding(by_path), Moved::All);
+        let with_bound = by_hash.replace(
+            "source_hash\"",
+            r#"hash", "hash": {"load_percent_max": 125}"#,
+        );
+        assert_eq!(binding(&with_bound), Moved::Percent(0));
+        for how in [by_hash, by_cookie, by_path] {
             assert_eq!(
                 preview(&four, &four[..2], how),
                 "reload        backends: removed c, d; 2 kept\n\

@@ -1,11 +1,13 @@
 //! The section `balance`, whose settings belong to `pool/chooser`.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::config::document::{ConfigError, Node, Object, duration_text};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
-use crate::pool::settings::{BalanceSettings, Choice, Choices, Method, Persistence, QueueSettings};
+use crate::pool::settings::{BalanceSettings, Choice, Choices, HashKey, HashSettings};
+use crate::pool::settings::{Method, Persistence, QueueSettings};
 use crate::text::words::counted;
 
 pub(super) const KEYS: &[Key] = &[
@@ -15,7 +17,12 @@ pub(super) const KEYS: &[Key] = &[
         default: Fallback::Value(r#""round_robin""#),
         meaning: "how a backend is chosen",
     },
-    Key::not_built("hash"),
+    Key {
+        name: "hash",
+        takes: Takes::Object(HASH),
+        default: Fallback::Value(r#"{"key": "source"}"#),
+        meaning: "what `method` `hash` goes by, and how far",
+    },
     Key {
         name: "slow_start",
         takes: Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 60 * 60)),
@@ -40,6 +47,24 @@ pub(super) const KEYS: &[Key] = &[
         takes: Takes::Integer(1, 10),
         default: Fallback::Value("3"),
         meaning: "to how many backends one request may be sent; refused connections do not count",
+    },
+];
+
+const HASH: &[Key] = &[
+    Key {
+        name: "key",
+        takes: Takes::Other {
+            wanted: r#""source", "path", "header:NAME" or "cookie:NAME", with a NAME of 1 to 64 letters, digits or any of !#$%&'*+-.^_`|~"#,
+            schema: r#"{"type": "string", "pattern": "^(source|path|(header|cookie):[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64})$"}"#,
+        },
+        default: Fallback::Value(r#""source""#),
+        meaning: "what is hashed: the client's address, the path without the query, or the first such field or cookie; where a request has none, or an empty one, the client's address",
+    },
+    Key {
+        name: "load_percent_max",
+        takes: Takes::Integer(101, 1000),
+        default: Fallback::Nothing("no bound"),
+        meaning: "how many exchanges a backend may have by hash, in per cent of its share of all; beyond, the next in the order of the hash takes the request",
     },
 ];
 
@@ -104,6 +129,7 @@ pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<BalanceSettings, Conf
     let section = top.section("balance")?;
     Ok(BalanceSettings {
         method: section.word("method")?,
+        hash: hash(&section.section("hash")?, mode)?,
         persistence: match section.given("persistence") {
             Some(node) => persistence(&node.object(PERSISTENCE)?, mode)?,
             None => Persistence::None,
@@ -129,6 +155,30 @@ fn queue(node: &Node<'_>, mode: Mode) -> Result<QueueSettings, ConfigError> {
     })
 }
 
+fn hash(section: &Object<'_>, mode: Mode) -> Result<HashSettings, ConfigError> {
+    let key = section.parsed("key", hash_key)?;
+    if mode == Mode::Tcp && key != HashKey::Source {
+        let node = section.value("key")?;
+        let what = format!("is {}, which mode \"tcp\" never reads", node.found());
+        return Err(node.error(what, r#"use "source", or leave proxy.mode at "http""#));
+    }
+    Ok(HashSettings {
+        key,
+        load_percent_max: section.optional_integer("load_percent_max")?,
+    })
+}
+
+fn hash_key(node: &Node<'_>) -> Option<HashKey> {
+    let text = node.text()?;
+    match text.split_once(':') {
+        None if text == "source" => Some(HashKey::Source),
+        None if text == "path" => Some(HashKey::Path),
+        Some(("header", name)) if is_name(name) => Some(HashKey::Header(name.to_owned())),
+        Some(("cookie", name)) if is_name(name) => Some(HashKey::Cookie(name.to_owned())),
+        _ => None,
+    }
+}
+
 fn persistence(section: &Object<'_>, mode: Mode) -> Result<Persistence, ConfigError> {
     if section.word::<PersistenceKind>("kind")? == PersistenceKind::Cookie {
         if mode == Mode::Tcp {
@@ -149,13 +199,18 @@ fn persistence(section: &Object<'_>, mode: Mode) -> Result<Persistence, ConfigEr
     }
 }
 
-/// A token of RFC 9110 5.6.2, which is what RFC 6265 4.1.1 wants of a cookie's name.
 fn cookie_name(node: &Node<'_>) -> Option<String> {
     let name = node.text()?;
+    is_name(&name).then(|| name.into_owned())
+}
+
+/// A token of RFC 9110 5.6.2, which is what a field's name is, and what RFC 6265 4.1.1 wants of a
+/// cookie's.
+fn is_name(name: &str) -> bool {
     let is_token = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
-    (is_token && (1..=64).contains(&name.len())).then(|| name.into_owned())
+    is_token && (1..=64).contains(&name.len())
 }
 
 fn refuse_prefix(node: &Node<'_>, name: &str) -> Result<(), ConfigError> {
@@ -185,9 +240,20 @@ pub(super) fn summary(balance: &BalanceSettings) -> String {
             counted(length, "request")
         )
     });
+    let mut method = balance.method.name().to_owned();
+    if balance.method == Method::Hash {
+        let HashSettings {
+            key,
+            load_percent_max,
+        } = &balance.hash;
+        // Writing to a String cannot fail.
+        let _ = write!(method, " by {key}");
+        if let Some(percent) = load_percent_max {
+            let _ = write!(method, ", to at most {percent} % of a backend's share");
+        }
+    }
     format!(
-        "{}, {persistence}, a request is sent to at most {}{slow_start}{queue}",
-        balance.method.name(),
+        "{method}, {persistence}, a request is sent to at most {}{slow_start}{queue}",
         counted(balance.tries as usize, "backend")
     )
 }

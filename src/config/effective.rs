@@ -148,7 +148,8 @@ mod tests {
     /// A configuration with most of what there is.
     const LONG: &str = r#"{
         "proxy": {"port": "8080", "address": "127.0.0.1", "workers": 3, "access_log": "json", "trust_forwarded": ["10.0.0.0/8"]},
-        "balance": {"persistence": {"kind": "cookie"}, "method": "random_two", "queue": {"length": 7}},
+        "balance": {"persistence": {"kind": "cookie"}, "method": "hash", "hash": {"key": "header:X-Id", "load_percent_max": 150},
+            "queue": {"length": 7}},
         "backends": [{"url": "http://a/x", "weight": 0}, {"url": "http://b", "name": "b", "max_connections": 7, "each_address": true}],
         "health_check": {"kind": "http", "path": "/\"h\"", "interval": "90s"},
         "timeouts": {"connect": "60s"}, "limits": {"body_bytes": 5},

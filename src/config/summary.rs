@@ -96,6 +96,16 @@ memory        little
     }
 
     #[test]
+    fn what_a_hash_goes_by_is_shown() {
+        let text = r#"{"proxy": {"port": 1}, "backends": [{"url": "http://a"}],
+            "balance": {"method": "hash", "hash": {"key": "cookie:id", "load_percent_max": 125}}}"#;
+        let config = Config::from_text("c.json", text).unwrap();
+        let line = "balance       hash by cookie:id, to at most 125 % of a backend's share, no persistence, ";
+        let summary = summary(&config, 1000, &[]);
+        assert!(summary.contains(line), "{summary}");
+    }
+
+    #[test]
     fn what_differs_from_the_defaults_is_shown() {
         let text = r#"{
             "proxy": {"port": 0, "address": "::1", "workers": 1, "access_log": false, "via": false,

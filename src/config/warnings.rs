@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use crate::config::{Config, Mode, Proxy};
-use crate::pool::settings::{BackendSettings, BalanceSettings, Host, Method, Persistence};
+use crate::pool::settings::{
+    BackendSettings, BalanceSettings, Choices, HashSettings, Host, Method, Persistence,
+};
 use crate::text::words::listed;
 
 /// How many URLs that occur twice are named.
@@ -22,9 +24,28 @@ pub fn warnings(config: &Config) -> Vec<String> {
             .find_map(|each| own_listener(&config.proxy, each)),
     );
     warnings.extend(repeated_urls(backends));
+    warnings.extend(useless_hash(&config.balance));
     warnings.extend(idle_slow_start(&config.balance));
     warnings.extend(useless_queue(config));
     warnings
+}
+
+/// Why what `balance.hash` says has no effect.
+fn useless_hash(balance: &BalanceSettings) -> Option<String> {
+    if balance.hash == HashSettings::default() {
+        return None;
+    }
+    if balance.persistence == Persistence::SourceAddress {
+        let what = "balance.hash has no effect beside persistence by source_address, which leaves \
+                    no choice to the method; leave one of them out";
+        return Some(what.to_owned());
+    }
+    (balance.method != Method::Hash).then(|| {
+        format!(
+            "balance.hash has no effect with balance.method {:?}; use \"hash\"",
+            balance.method.name()
+        )
+    })
 }
 
 /// Why no backend takes requests, or none the role that it was given.
@@ -59,6 +80,7 @@ fn without_traffic(config: &Config) -> Option<String> {
 fn idle_slow_start(balance: &BalanceSettings) -> Option<String> {
     let by_hash = match (balance.method, &balance.persistence) {
         (_, Persistence::SourceAddress) => "persistence by source_address",
+        (Method::Hash, _) => "method \"hash\"",
         (Method::SourceHash, _) => "method \"source_hash\"",
         _ => return None,
     };
@@ -270,6 +292,7 @@ mod tests {
         };
         for by_hash in [
             r#""method":"source_hash""#,
+            r#""method":"hash""#,
             r#""persistence":{"kind":"source_address"}"#,
         ] {
             let found = warnings_of(&format!(r#"{by_hash},"slow_start":"1s""#));
@@ -289,6 +312,42 @@ mod tests {
         };
         assert!(warned("")[0].starts_with("balance.queue is never used, "));
         assert_eq!(warned(r#","max_connections":5"#), [""; 0]);
+    }
+
+    #[test]
+    fn a_hash_that_no_choice_goes_by_is_warned_of() {
+        let warnings_of = |balance: &str| {
+            let text = format!(
+                r#"{{"proxy":{{"port":8080}},"backends":[{{"url":"http://a"}}],"balance":{{{balance}}}}}"#
+            );
+            warnings(&Config::from_text("c.json", &text).unwrap())
+        };
+        let path = r#""hash":{"key":"path"}"#;
+        for (balance, begin) in [
+            (r#""hash":{"key":"source"}"#.to_owned(), None),
+            (format!(r#"{path},"method":"hash""#), None),
+            (
+                path.to_owned(),
+                Some("with balance.method \"round_robin\"; use \"hash\""),
+            ),
+            (
+                r#""method":"source_hash","hash":{"load_percent_max":125}"#.to_owned(),
+                Some("with balance.method \"source_hash\"; use \"hash\""),
+            ),
+            (
+                format!(r#"{path},"method":"hash","persistence":{{"kind":"source_address"}}"#),
+                Some("beside persistence by source_address, "),
+            ),
+        ] {
+            let found = warnings_of(&balance);
+            let expected = begin.map(|begin| format!("balance.hash has no effect {begin}"));
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{found:?}");
+            let begins = found
+                .iter()
+                .zip(expected)
+                .all(|(line, begin)| line.starts_with(&begin));
+            assert!(begins, "{found:?}");
+        }
     }
 
     #[test]

@@ -35,9 +35,11 @@ pub(super) fn choose(
     if client.connection.is_broken() {
         return Step::Close(CloseReason::ClientGone);
     }
-    let persistence_cookie = cx.snapshot.pool.cookie_name();
+    let pool = &cx.snapshot.pool;
+    let persistence_cookie = pool.cookie_name();
     let selection = Selection {
         client: exchange.client(client.address.ip()),
+        key: pool.hash_key(&exchange.request),
         cookie: persistence_cookie.and_then(|name| exchange.request.cookie(name.as_bytes())),
         tries_left: exchange.tries.used < exchange.settings.config.balance.tries,
     };
@@ -47,7 +49,6 @@ pub(super) fn choose(
         connection: client.key.into(),
     });
     let (tried, decision) = (&mut exchange.tries.tried, Some(&mut exchange.decision));
-    let pool = &cx.snapshot.pool;
     match pool.choose_or_wait(&selection, tried, decision, waiter) {
         Choice::Backend {
             in_flight,

@@ -121,6 +121,23 @@ impl RequestHead {
             .map(|place| place.of(&self.reader.head.bytes))
     }
 
+    /// The path to ask the backend for, without the query; or `*`.
+    pub(crate) fn path(&self) -> &[u8] {
+        let target = self.target();
+        let end = target.iter().position(|byte| *byte == b'?');
+        &target[..end.unwrap_or(target.len())]
+    }
+
+    /// The value of the first field of this name; of Host, the authority that is asked.
+    pub(crate) fn first_value(&self, name: &[u8]) -> Option<&[u8]> {
+        if name.eq_ignore_ascii_case(b"host") {
+            return self.host();
+        }
+        let mut fields = self.fields();
+        let (_, value) = fields.find(|(field, _)| field.eq_ignore_ascii_case(name))?;
+        Some(value)
+    }
+
     /// The field lines as received: name, and trimmed value.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.complete().fields()

@@ -142,6 +142,12 @@ const METRICS: &[Metric] = &[
         write: |scrape, out| out.number(&[], scrape.totals.all.retries()),
     },
     Metric {
+        name: "rondo_hash_sent_on_total",
+        kind: "counter",
+        help: "Choices by hash that went to the next backend because the first was at its bound.",
+        write: |scrape, out| out.number(&[], scrape.snapshot.pool.sent_on()),
+    },
+    Metric {
         name: "rondo_response_head_seconds",
         kind: "histogram",
         help: "Time from a request's first byte to the head of a backend's response.",

@@ -7,14 +7,14 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::pool::settings::{
-    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence,
+    BackendSettings, BalanceSettings, HashKey, HealthCheckSettings, Persistence,
 };
 use crate::pool::trace::Decision;
 use crate::pool::{Choice, Pool, Selection, Tried};
 
 /// The next `n` choices, one line each, with the reason; then how many each backend received. Each
 /// exchange ends before the next begins, and each comes from another client: one of 254 in
-/// 192.0.2.0/24, without a cookie.
+/// 192.0.2.0/24, without a cookie. By hash, each has one of as many keys.
 pub fn explain(
     backends: &[BackendSettings],
     balance: &BalanceSettings,
@@ -22,8 +22,9 @@ pub fn explain(
     n: usize,
 ) -> Vec<String> {
     let pool = Pool::new(backends.to_vec(), balance, health);
-    let by_address =
-        balance.method == Method::SourceHash || balance.persistence == Persistence::SourceAddress;
+    let by_address = balance.persistence == Persistence::SourceAddress
+        || balance.method.is_by_hash() && pool.hash.key == HashKey::Source;
+    let by_key = pool.hash.key != HashKey::Source;
     let mut counts = vec![0usize; backends.len()];
     let mut lines = Vec::new();
     let width = n.to_string().len();
@@ -31,8 +32,14 @@ pub fn explain(
     for number in 1..=n {
         last = last % 254 + 1;
         let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+        let key = if pool.hash.key == HashKey::Path {
+            format!("/{last}")
+        } else {
+            last.to_string()
+        };
         let selection = Selection {
             client,
+            key: by_key.then_some(key.as_bytes()),
             cookie: None,
             tries_left: true,
         };
@@ -42,6 +49,9 @@ pub fn explain(
         if by_address {
             // Writing to a String cannot fail.
             let _ = write!(line, "client {client} -> ");
+        }
+        if by_key {
+            let _ = write!(line, "{} {key} -> ", pool.hash.key);
         }
         line.push_str(&decision.choice_text(|backend| pool.name(backend).unwrap_or_default()));
         if let Choice::Backend {
@@ -68,7 +78,7 @@ pub fn explain(
 mod tests {
     use super::*;
     use crate::pool::backend::tests::settings;
-    use crate::pool::settings::Kind;
+    use crate::pool::settings::{HashSettings, Kind, Method};
     use crate::pool::tests::{balance, health};
 
     #[test]
@@ -118,6 +128,35 @@ mod tests {
             lines[254].split("client").nth(1),
             lines[0].split("client").nth(1)
         );
+    }
+
+    #[test]
+    fn a_hash_of_something_else_names_that() {
+        let backends = vec![settings("a"), settings("b"), settings("c")];
+        for (key, begin) in [
+            (HashKey::Path, "1  path /1 -> "),
+            (
+                HashKey::Header("X-User".to_owned()),
+                "1  header:X-User 1 -> ",
+            ),
+            (HashKey::Cookie("id".to_owned()), "1  cookie:id 1 -> "),
+        ] {
+            let hash = HashSettings {
+                key,
+                load_percent_max: None,
+            };
+            let by_hash = BalanceSettings {
+                hash,
+                ..balance(Method::Hash)
+            };
+            let lines = explain(&backends, &by_hash, &health(Kind::Tcp), 9);
+            assert!(lines[0].starts_with(begin), "{lines:?}");
+            assert!(lines[0].ends_with(": the hash of its key"), "{lines:?}");
+            let mut heirs: Vec<_> = lines[..9].iter().map(|line| &line[begin.len()..]).collect();
+            heirs.sort_unstable();
+            heirs.dedup();
+            assert!(heirs.len() > 1, "each has another key: {lines:?}");
+        }
     }
 
     #[test]

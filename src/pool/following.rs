@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::log::limit::LineLimit;
+use crate::net::atomic::AtomicU64;
 use crate::net::lock::lock;
 use crate::net::mailbox::Mailbox;
 use crate::net::waker::Waker;
@@ -18,8 +19,8 @@ use crate::pool::persist::{self, Cookies};
 use crate::pool::queue::Queue;
 use crate::pool::roster::Roster;
 use crate::pool::settings::{
-    BackendSettings, BalanceSettings, HealthCheckSettings, Method, Persistence, StatusRanges,
-    has_ipv6_loopback,
+    BackendSettings, BalanceSettings, HashSettings, HealthCheckSettings, Method, Persistence,
+    StatusRanges, has_ipv6_loopback,
 };
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
@@ -36,6 +37,8 @@ pub(in crate::pool) struct Shared {
     pub(in crate::pool) state: Mutex<State>,
     /// How many times a backend has come up.
     pub(in crate::pool) came_up: AtomicUsize,
+    /// How often a choice by hash did not take the first, which was at its bound.
+    pub(in crate::pool) sent_on: AtomicU64,
     /// Limits the event lines about requests that no backend may take.
     pub(in crate::pool) unavailable_lines: LineLimit,
     pub(in crate::pool) checker: OnceLock<Arc<Waker>>,
@@ -66,7 +69,13 @@ impl Shared {
     fn new(workers: usize, health: &HealthCheckSettings, sources: Sources) -> Shared {
         let Sources { time, seed } = sources;
         let standing = Standing::new(&BalanceSettings::default(), health, time.clone());
-        let none = Chooser::new(Arc::new([]), Method::RoundRobin, standing, Weak::new());
+        let none = Chooser::new(
+            Arc::new([]),
+            Method::RoundRobin,
+            None,
+            standing,
+            Weak::new(),
+        );
         Shared {
             time,
             state: Mutex::new(State {
@@ -76,6 +85,7 @@ impl Shared {
                 queue: Queue::new(0, workers),
             }),
             came_up: AtomicUsize::new(0),
+            sent_on: AtomicU64::new(0),
             unavailable_lines: LineLimit::default(),
             checker: OnceLock::new(),
             resolver: OnceLock::new(),
@@ -155,6 +165,10 @@ impl Pool {
             Persistence::SourceAddress => Method::SourceHash,
             Persistence::None | Persistence::Cookie { .. } => balance.method,
         };
+        let hash = match method {
+            Method::Hash => balance.hash.clone(),
+            _ => HashSettings::default(),
+        };
         let of_this_pool = |(index, settings): (usize, BackendSettings), state| {
             let cookies = cookies.as_ref();
             Arc::new(Backend {
@@ -180,6 +194,7 @@ impl Pool {
             method,
             learns: false,
             bad_status: StatusRanges(vec![500..=599]),
+            hash,
             cookies,
             standing: Standing::new(balance, health, shared.time.clone()),
             queue_length,
@@ -212,9 +227,11 @@ impl Pool {
     #[inline(never)]
     pub(in crate::pool) fn new_chooser(&self) -> Box<Chooser> {
         let (backends, home) = (Arc::clone(&self.backends), Arc::downgrade(&self.home));
+        let load_percent_max = self.hash.load_percent_max;
         Box::new(Chooser::new(
             backends,
             self.method,
+            load_percent_max,
             self.standing.clone(),
             home,
         ))

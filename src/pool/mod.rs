@@ -46,6 +46,7 @@ use std::sync::{Arc, OnceLock};
 use std::sync::{Mutex, atomic::AtomicUsize};
 use std::time::Duration;
 
+use crate::http::RequestHead;
 use crate::log::limit::LineLimit;
 use crate::net::lock::lock;
 use crate::net::waker::Waker;
@@ -56,7 +57,7 @@ use crate::pool::health::{Check, Health};
 use crate::pool::persist::Cookies;
 use crate::pool::queue::{Waiter, Waiting};
 use crate::pool::roster::{Roster, Walk};
-use crate::pool::settings::{BackendSettings, BalanceSettings};
+use crate::pool::settings::{BackendSettings, BalanceSettings, HashSettings};
 use crate::pool::settings::{HealthCheckSettings, Method, StatusRanges};
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, Operator, Order};
@@ -76,6 +77,7 @@ pub struct Pool {
     learns: bool,
     /// Statuses that make an exchange a bad one.
     bad_status: StatusRanges,
+    hash: HashSettings,
     cookies: Option<Cookies>,
     standing: Standing,
     /// How many requests may wait.
@@ -101,10 +103,20 @@ const CHOICES_MAX: u32 = 16;
 pub struct Selection<'a> {
     /// The client's address.
     pub client: IpAddr,
+    /// What [`Pool::hash_key`] finds in its request.
+    pub key: Option<&'a [u8]>,
     /// The value of the persistence cookie in its request.
     pub cookie: Option<&'a [u8]>,
     /// Whether `balance.tries` allows one more try; unhealthy backends are tried in any case.
     pub tries_left: bool,
+}
+
+impl Selection<'_> {
+    /// The request's part in the rendezvous.
+    fn rendezvous_key(&self) -> u64 {
+        let of_client = || persist::client_key(self.client);
+        self.key.map_or_else(of_client, persist::request_key)
+    }
 }
 
 /// The result of a choice.
@@ -204,6 +216,16 @@ impl Pool {
         self.cookies.as_ref().map(Cookies::name)
     }
 
+    /// What the method `hash` goes by in a request; nothing where the client's address decides.
+    pub fn hash_key<'a>(&self, request: &'a RequestHead) -> Option<&'a [u8]> {
+        self.hash.key.in_request(request)
+    }
+
+    /// How often a choice by hash went to another backend because the first was at its bound.
+    pub(crate) fn sent_on(&self) -> u64 {
+        self.shared.sent_on.load(Ordering::Relaxed)
+    }
+
     /// Limits the event lines about requests that no backend may take.
     pub(crate) fn unavailable_lines(&self) -> &LineLimit {
         &self.shared.unavailable_lines
@@ -244,6 +266,12 @@ impl Pool {
             .as_ref()
             .zip(selection.cookie)
             .and_then(|(cookies, value)| cookies.backend(value));
+        // Before the lock is taken: a path may be long.
+        let key = if self.method.is_by_hash() {
+            selection.rendezvous_key()
+        } else {
+            0
+        };
         // The backends that it was sent to before may have been chosen in another pool.
         tried.follow(&self.roster);
         // Dropped after the lock is released.
@@ -258,7 +286,7 @@ impl Pool {
             tried.choices += 1;
             let waits = waiter.is_some();
             let record = record.as_deref_mut();
-            self.pick(&mut state, selection, tried, (bound, waits), record)
+            self.pick(&mut state, selection, key, tried, (bound, waits), record)
         } else {
             self.walk_on(&mut state, selection, tried, bound)
         };
@@ -270,7 +298,7 @@ impl Pool {
             Ok(picked) => picked,
             Err(Choice::QueueFull) => {
                 let waits = waiter.and_then(|waiter| {
-                    let key = persist::client_key(selection.client);
+                    let key = selection.rendezvous_key();
                     self.wait(state, waiter, (key, bound), tried)
                 });
                 return waits.map_or(Choice::QueueFull, Choice::Waiting);
@@ -314,12 +342,13 @@ impl Pool {
         &self,
         state: &mut State,
         selection: &Selection<'_>,
+        key: u64,
         tried: &Tried,
         (bound, waits): (Option<usize>, bool),
-        record: Option<&mut Decision>,
+        mut record: Option<&mut Decision>,
     ) -> Result<Picked, Choice> {
         let chooser = &mut *state.chooser;
-        if let Some(decision) = record {
+        if let Some(decision) = record.as_deref_mut() {
             chooser.record(tried, decision);
         }
         if chooser.any_healthy() && !selection.tries_left {
@@ -335,20 +364,26 @@ impl Pool {
                 bound_is_full: false,
             });
         }
-        let client_key = || persist::client_key(selection.client);
-        let (index, tier) = match chooser.pick(tried, &mut state.random, client_key) {
+        let (index, tier) = match chooser.pick(tried, &mut state.random, key) {
             Ok(picked) => picked,
             Err(Lack::Full) if waits => return Err(Choice::QueueFull),
             Err(_) if chooser.any_tried(tried) => return Err(Choice::Exhausted),
             Err(_) => return Err(Choice::Unavailable),
         };
+        let rule = if tier >= Tier::Unhealthy {
+            Rule::FailOpen
+        } else if let Some(at_bound) = chooser.take_at_bound() {
+            self.shared.sent_on.fetch_add(1, Ordering::Relaxed);
+            if let Some(decision) = record {
+                chooser.record_bound(&at_bound, tried, decision);
+            }
+            Rule::NextByHash
+        } else {
+            Rule::Method(self.method)
+        };
         Ok(Picked {
             index,
-            rule: if tier >= Tier::Unhealthy {
-                Rule::FailOpen
-            } else {
-                Rule::Method(self.method)
-            },
+            rule,
             bound_is_full: bound_is_full == Some(true),
         })
     }

@@ -1,25 +1,31 @@
-//! How many clients a change of the backends moves if their addresses decide, found by asking for
-//! some thousands of them.
+//! How many clients a change of the backends moves if a hash decides, found by asking for some
+//! thousands of them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::pool::settings::{BackendSettings, BalanceSettings, HealthCheckSettings, Method};
+use crate::pool::settings::{
+    BackendSettings, BalanceSettings, HashKey, HashSettings, HealthCheckSettings, Method,
+};
 use crate::pool::{Choice, Pool, Selection, Tried};
 
 /// Enough clients for whole per cents.
 const CLIENTS: u32 = 20_000;
 
-/// How many per cent of the clients have another backend in the second list than in the first.
+/// How many per cent of the clients have another backend in the second list than in the first, by
+/// their addresses, or by some values of another `key`.
 pub(crate) fn percent(
+    key: &HashKey,
     old: &[BackendSettings],
     new: &[BackendSettings],
     health: &HealthCheckSettings,
 ) -> u64 {
-    let pools = [old, new].map(|backends| by_address(backends, health));
+    let pools = [old, new].map(|backends| by_hash(key, backends, health));
     let moved: u32 = (0..CLIENTS)
         .map(|number| {
             let client = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number));
-            let [before, after] = pools.each_ref().map(|pool| name_for(pool, client));
+            let value = format!("/{number}");
+            let value = (*key != HashKey::Source).then_some(value.as_bytes());
+            let [before, after] = pools.each_ref().map(|pool| name_for(pool, client, value));
             u32::from(before != after)
         })
         .sum();
@@ -31,18 +37,23 @@ pub(crate) fn rounded(a: u64, b: u64) -> u64 {
     (2 * a + b) / (2 * b)
 }
 
-fn by_address(backends: &[BackendSettings], health: &HealthCheckSettings) -> Pool {
+fn by_hash(key: &HashKey, backends: &[BackendSettings], health: &HealthCheckSettings) -> Pool {
     let balance = BalanceSettings {
-        method: Method::SourceHash,
+        method: Method::Hash,
+        hash: HashSettings {
+            key: key.clone(),
+            load_percent_max: None,
+        },
         tries: 1,
         ..BalanceSettings::default()
     };
     Pool::new(backends.to_vec(), &balance, health)
 }
 
-fn name_for(pool: &Pool, client: IpAddr) -> Option<String> {
+fn name_for(pool: &Pool, client: IpAddr, key: Option<&[u8]>) -> Option<String> {
     let selection = Selection {
         client,
+        key,
         cookie: None,
         tries_left: true,
     };
@@ -62,11 +73,13 @@ mod tests {
     #[test]
     fn a_backend_that_leaves_moves_its_own_clients_and_a_new_one_takes_its_share() {
         let all = ["a", "b", "c", "d"].map(settings);
-        let percent = |old: &[BackendSettings], new: &[BackendSettings]| {
-            super::percent(old, new, &health(Kind::None))
-        };
-        assert_eq!(percent(&all, &all[1..]), 25);
-        assert_eq!(percent(&all[1..], &all), 25);
-        assert_eq!(percent(&all, &all), 0);
+        for key in [HashKey::Source, HashKey::Path] {
+            let percent = |old: &[BackendSettings], new: &[BackendSettings]| {
+                super::percent(&key, old, new, &health(Kind::None))
+            };
+            assert_eq!(percent(&all, &all[1..]), 25);
+            assert_eq!(percent(&all[1..], &all), 25);
+            assert_eq!(percent(&all, &all), 0);
+        }
     }
 }

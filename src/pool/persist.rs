@@ -7,11 +7,14 @@
 
 use std::net::IpAddr;
 
+use crate::http::RequestHead;
 use crate::pool::hash::{Key, hash_64, hash_128, mix};
+use crate::pool::settings::HashKey;
 
 // Never change a key: every client of every installation would move to another backend.
 const NAME_KEY: Key = (0x726f_6e64_6f20_6e61, 0x6d65_206b_6579_2031);
 const CLIENT_KEY: Key = (0x726f_6e64_6f20_636c, 0x6965_6e74_206b_2031);
+const REQUEST_KEY: Key = (0x726f_6e64_6f20_7265, 0x7175_6573_7420_6b31);
 const COOKIE_KEY: Key = (0x726f_6e64_6f20_636f, 0x6f6b_6965_206b_2031);
 
 /// A backend's part in the rendezvous.
@@ -24,6 +27,26 @@ pub(crate) fn client_key(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => hash_64(CLIENT_KEY, &address.octets()),
         IpAddr::V6(address) => hash_64(CLIENT_KEY, &address.octets()),
+    }
+}
+
+/// The part in the rendezvous of what a request says, be it a path, a field's value or a cookie's:
+/// the same bytes are the same client.
+pub(crate) fn request_key(bytes: &[u8]) -> u64 {
+    hash_64(REQUEST_KEY, bytes)
+}
+
+impl HashKey {
+    /// What a request says there. Nothing where it has no such field or cookie, or an empty one:
+    /// the client's address decides then, or all such clients would have the same backend.
+    pub(in crate::pool) fn in_request<'a>(&self, request: &'a RequestHead) -> Option<&'a [u8]> {
+        let found = match self {
+            HashKey::Source => None,
+            HashKey::Path => Some(request.path()),
+            HashKey::Header(name) => request.first_value(name.as_bytes()),
+            HashKey::Cookie(name) => request.cookie(name.as_bytes()),
+        };
+        found.filter(|value| !value.is_empty())
     }
 }
 
@@ -141,6 +164,7 @@ impl SetCookie {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::HeadLimits;
 
     // These values are a promise: a release that changes one moves clients. Do not adapt the test.
     #[test]
@@ -162,6 +186,8 @@ mod tests {
             client_key("2001:db8::1".parse().unwrap()),
             0xe444_ed91_6faa_a008
         );
+        assert_eq!(request_key(b"/index.html"), 0xd8b3_228f_479f_8b3f);
+        assert_eq!(request_key(b"*"), 0x8f21_2140_274f_abfb);
     }
 
     #[test]
@@ -169,6 +195,60 @@ mod tests {
         let key = |text: &str| client_key(text.parse().unwrap());
         assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
         assert_ne!(key("192.0.2.1"), key("::192.0.2.1"));
+    }
+
+    #[test]
+    fn a_key_is_what_the_request_says_there_and_nothing_where_that_is_empty() {
+        let request = |text: &str| {
+            let mut head = RequestHead::default();
+            let limits = HeadLimits {
+                head_bytes_max: 1024,
+                fields_max: 10,
+            };
+            head.take(text.as_bytes(), &limits).unwrap().unwrap();
+            head
+        };
+        let head = request(
+            "GET /a%2Fb//./?q=/x HTTP/1.1\r\nHost: h.example\r\nX-User:  one \r\nx-user: two\r\n\
+             X-None:\r\nCookie: id=; user=u?1; user=2\r\n\r\n",
+        );
+        let header = |name: &str| HashKey::Header(name.to_owned());
+        let cookie = |name: &str| HashKey::Cookie(name.to_owned());
+        for (key, expected) in [
+            (HashKey::Source, None),
+            (HashKey::Path, Some("/a%2Fb//./")),
+            (header("X-USER"), Some("one")),
+            (header("host"), Some("h.example")),
+            (header("X-None"), None),
+            (header("X-Use"), None),
+            (cookie("user"), Some("u?1")),
+            (cookie("User"), None),
+            (cookie("id"), None),
+        ] {
+            let found = key.in_request(&head);
+            assert_eq!(found, expected.map(str::as_bytes), "{key}");
+        }
+        for (target, path, host) in [
+            (
+                "http://one.example/p/?q HTTP/1.1\r\nHost: two",
+                Some("/p/"),
+                Some("one.example"),
+            ),
+            (
+                "http://one.example?q HTTP/1.1\r\nHost: two",
+                Some("/"),
+                Some("one.example"),
+            ),
+            ("/? HTTP/1.0", Some("/"), None),
+        ] {
+            let head = request(&format!("GET {target}\r\n\r\n"));
+            let found = [HashKey::Path, header("Host")]
+                .map(|key| key.in_request(&head).map(<[u8]>::to_vec));
+            let bytes = |text: &str| text.as_bytes().to_vec();
+            assert_eq!(found, [path.map(bytes), host.map(bytes)], "{target}");
+        }
+        let head = request("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(HashKey::Path.in_request(&head), Some(&b"*"[..]));
     }
 
     #[test]

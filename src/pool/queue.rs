@@ -77,7 +77,8 @@ struct List {
 struct Request {
     waiter: Waiter,
     tried: Tried,
-    client_key: u64,
+    /// For a method by hash.
+    key: u64,
     /// The backend to which its client is bound.
     bound: Option<BackendId>,
     given: Option<Given>,
@@ -226,7 +227,7 @@ impl Request {
         // No room here to translate what it tried in a pool that is not the one that chooses now.
         let none = Tried::default();
         let tried = if is_of_roster { &self.tried } else { &none };
-        let (place, tier) = chooser.pick(tried, random, || self.client_key).ok()?;
+        let (place, tier) = chooser.pick(tried, random, self.key).ok()?;
         let backend = &chooser.backends()[place];
         if !is_of_roster && self.tried.has(backend) {
             return None;
@@ -394,7 +395,7 @@ impl Pool {
         &self,
         mut state: MutexGuard<'_, State>,
         waiter: Waiter,
-        (client_key, bound): (u64, Option<usize>),
+        (key, bound): (u64, Option<usize>),
         tried: &mut Tried,
     ) -> Option<Waiting> {
         if state.queue.waiting >= self.queue_length || !state.queue.has_room(waiter.worker) {
@@ -403,7 +404,7 @@ impl Pool {
         let is_retry = tried.choices > 1;
         let request = Request {
             waiter,
-            client_key,
+            key,
             bound: bound.map(|bound| self.backends[bound].id),
             tried: std::mem::take(tried),
             given: None,

@@ -218,6 +218,8 @@ impl fmt::Display for Host {
 pub struct BalanceSettings {
     /// How to choose among the eligible.
     pub method: Method,
+    /// What [`Method::Hash`] goes by; without a meaning for the others.
+    pub hash: HashSettings,
     /// What keeps a client with its backend.
     pub persistence: Persistence,
     /// To how many backends one request may be sent, 1 to 10.
@@ -233,6 +235,7 @@ impl Default for BalanceSettings {
     fn default() -> BalanceSettings {
         BalanceSettings {
             method: Method::RoundRobin,
+            hash: HashSettings::default(),
             persistence: Persistence::None,
             tries: 3,
             slow_start: Duration::ZERO,
@@ -259,7 +262,9 @@ pub enum Method {
     LeastConnections,
     /// The better of two at random.
     RandomTwo,
-    /// The client's address decides.
+    /// A hash decides, as [`HashSettings`] say.
+    Hash,
+    /// The same with its default settings: the client's address decides.
     SourceHash,
 }
 
@@ -284,13 +289,27 @@ impl Choices for Method {
             also: &["random", "random_choose", "p2c", "power_of_two"],
         },
         Choice {
+            name: "hash",
+            value: Method::Hash,
+            meaning: "by a hash of what `hash` names",
+            also: &[
+                "uri",
+                "url_hash",
+                "uri_hash",
+                "header_hash",
+                "consistent",
+                "ring_hash",
+                "maglev",
+            ],
+        },
+        Choice {
             name: "source_hash",
             value: Method::SourceHash,
-            meaning: "by the client's address",
+            meaning: "by a hash of the client's address",
             also: &["ip_hash", "source", "client_ip_hash", "iphash", "src"],
         },
     ];
-    const NOT_BUILT: &'static [&'static str] = &["fastest", "hash"];
+    const NOT_BUILT: &'static [&'static str] = &["fastest"];
 }
 
 impl Method {
@@ -300,8 +319,50 @@ impl Method {
             Method::RoundRobin => "its turn",
             Method::LeastConnections => "fewest in flight for its weight",
             Method::RandomTwo => "the better of two at random",
+            Method::Hash => "the hash of its key",
             Method::SourceHash => "the client's address",
         }
+    }
+
+    /// Whether a hash decides.
+    pub(crate) fn is_by_hash(self) -> bool {
+        matches!(self, Method::Hash | Method::SourceHash)
+    }
+}
+
+/// The section `balance.hash`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HashSettings {
+    /// What is hashed.
+    pub key: HashKey,
+    /// How many exchanges a backend may have by hash, in per cent of its share of all, 101 to 1000.
+    pub load_percent_max: Option<u32>,
+}
+
+/// What decides by its hash. Where a request has none, the client's address does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum HashKey {
+    /// The client's address.
+    #[default]
+    Source,
+    /// The path of the request, without the query.
+    Path,
+    /// The value of the first field of this name.
+    Header(String),
+    /// The value of the first cookie of this name.
+    Cookie(String),
+}
+
+impl fmt::Display for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match self {
+            HashKey::Source => ("source", ""),
+            HashKey::Path => ("path", ""),
+            HashKey::Header(name) => ("header:", &**name),
+            HashKey::Cookie(name) => ("cookie:", &**name),
+        };
+        f.write_str(kind)?;
+        f.write_str(name)
     }
 }
 
@@ -484,6 +545,7 @@ mod tests {
             Method::RoundRobin,
             Method::LeastConnections,
             Method::RandomTwo,
+            Method::Hash,
             Method::SourceHash,
         ];
         assert_eq!(Method::ALL.len(), methods.len());

@@ -69,6 +69,7 @@ impl Fixture {
     fn in_flight(&self, name: &str) -> InFlight {
         let selection = Selection {
             client: std::net::Ipv4Addr::LOCALHOST.into(),
+            key: None,
             cookie: None,
             tries_left: true,
         };

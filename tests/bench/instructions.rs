@@ -14,7 +14,7 @@ use rondo::http::{
     write_response,
 };
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
-use rondo::pool::settings::{BalanceSettings, Method};
+use rondo::pool::settings::{BalanceSettings, HashKey, HashSettings, Method};
 use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind, StatusRanges};
 use rondo::pool::trace::Decision;
 use rondo::pool::{Choice, Event, Pool, Selection, Tried};
@@ -41,16 +41,21 @@ const PARTS: [&str; 9] = [
 ];
 
 /// A choice is `choose_METHOD_of_NUMBER`: what it costs must not grow with the number of backends.
-const CHOICES: [(&str, Method); 5] = [
+const CHOICES: [(&str, Method); 7] = [
     ("round_robin", Method::RoundRobin),
     ("least_connections", Method::LeastConnections),
     ("random_two", Method::RandomTwo),
     ("source_hash", Method::SourceHash),
     (STRANGERS, Method::SourceHash),
+    ("hash_by_path", Method::Hash),
+    (BOUNDED, Method::Hash),
 ];
 
 /// Each request comes from a client that was not seen before.
 const STRANGERS: &str = "source_hash_for_strangers";
+
+/// By path, with bounded loads.
+const BOUNDED: &str = "hash_with_bound";
 
 const POOL_SIZES: [usize; 5] = [4, 16, 100, 1000, 10_000];
 
@@ -74,12 +79,8 @@ fn run(part: &str, times: usize) {
             .iter()
             .find(|(known, _)| *known == name)
             .expect("a method");
-        return choose(
-            *method,
-            size.parse().expect("a number of backends"),
-            name == STRANGERS,
-            times,
-        );
+        let size = size.parse().expect("a number of backends");
+        return choose(name, *method, size, times);
     }
     match part {
         "take_request_plain" => take_request(PLAIN_REQUEST, times),
@@ -246,17 +247,22 @@ fn encode_chunks(times: usize) {
     }
 }
 
-fn choose(method: Method, size: usize, strangers: bool, times: usize) {
-    let pool = pool_of(size, method);
+fn choose(name: &str, method: Method, size: usize, times: usize) {
+    let hash = HashSettings {
+        key: HashKey::Path,
+        load_percent_max: (name == BOUNDED).then_some(125),
+    };
+    let pool = pool_of(size, method, hash);
     let mut selection = Selection {
         client: CLIENT,
+        key: (method == Method::Hash).then_some(b"/api/items/1842"),
         cookie: None,
         tries_left: true,
     };
     let mut tried = Tried::default();
     let mut decision = Decision::default();
     for (number, _) in (0..).zip(0..times) {
-        if strangers {
+        if name == STRANGERS {
             selection.client = Ipv4Addr::from_bits(number).into();
         }
         tried.clear();
@@ -271,7 +277,7 @@ fn choose(method: Method, size: usize, strangers: bool, times: usize) {
 }
 
 fn report(times: usize) {
-    let pool = pool_of(4, Method::RoundRobin);
+    let pool = pool_of(4, Method::RoundRobin, HashSettings::default());
     let backend = &pool.backends()[0];
     for _ in 0..times {
         pool.report(
@@ -282,7 +288,7 @@ fn report(times: usize) {
     }
 }
 
-fn pool_of(size: usize, method: Method) -> Pool {
+fn pool_of(size: usize, method: Method, hash: HashSettings) -> Pool {
     let backends = (8081..)
         .take(size)
         .map(|port: u16| BackendSettings {
@@ -305,6 +311,7 @@ fn pool_of(size: usize, method: Method) -> Pool {
         .collect();
     let balance = BalanceSettings {
         method,
+        hash,
         ..BalanceSettings::default()
     };
     let health = HealthCheckSettings {

@@ -3,6 +3,7 @@
 //! What `round_robin.rs` does not show already: unequal weights with a dead backend, the methods that look at what is in
 //! flight, and the one that looks at the client.
 
+use crate::support::admin::{address, ask};
 use crate::support::client::get;
 use crate::support::{Addressed, Client, Holding, Origin, Proxy, Response, eventually};
 use std::collections::{BTreeMap, HashMap};
@@ -273,6 +274,138 @@ fn source_hash_goes_by_the_address_of_the_connection() {
     assert_eq!(counts(&first).len(), 3, "{first:?}");
 }
 
+/// The backends of 40 values, asked for by the client at 127.0.0.`last` in this way.
+fn by_value(proxy: &Proxy, last: u8, request: &str) -> Vec<String> {
+    let mut client = Client::connect_as(proxy, last);
+    (0..40)
+        .map(|value| {
+            let fields = request
+                .replace("VALUE", &value.to_string())
+                .replace("LAST", &last.to_string());
+            client.send(format!("GET {fields}\r\n\r\n"));
+            name_of(&client.read_response())
+        })
+        .collect()
+}
+
+#[test]
+fn hash_goes_by_the_path_a_field_or_a_cookie_whoever_the_client_is() {
+    let origins: [Origin; 4] = Origin::several();
+    let start = |key: &str| {
+        Proxy::over(&all(&origins))
+            .set("backends.0.name", "a")
+            .set("backends.1.name", "b")
+            .set("backends.2.name", "c")
+            .set("backends.3.name", "d")
+            .set("balance.method", "hash")
+            .set("balance.hash.key", key)
+            .start()
+    };
+    // A promise for every release: what has the bytes of these paths for its key goes there.
+    let promised: Vec<String> = "0213101231302002301133013202032230020302"
+        .chars()
+        .map(|place| format!("origin-{place}"))
+        .collect();
+    for (key, request) in [
+        ("path", "/VALUE?LAST HTTP/1.1\r\nHost: h"),
+        ("path", "http://LAST.example/VALUE HTTP/1.1\r\nHost: h"),
+        (
+            "header:X-Key",
+            "/?VALUE HTTP/1.1\r\nHost: h\r\nx-key: /VALUE\r\nX-Key: /LAST",
+        ),
+        (
+            "cookie:key",
+            "/?VALUE HTTP/1.1\r\nHost: h\r\nCookie: id=LAST; key=/VALUE; key=LAST",
+        ),
+    ] {
+        let proxy = start(key);
+        for last in [1, 2] {
+            assert_eq!(
+                by_value(&proxy, last, request),
+                promised,
+                "{key}, client {last}"
+            );
+        }
+    }
+
+    // Without the field, or with an empty one, the client's address decides.
+    let by_source = start("source");
+    for (key, request) in [
+        ("header:X-Key", "/VALUE HTTP/1.1\r\nHost: h"),
+        (
+            "header:X-Key",
+            "/VALUE HTTP/1.1\r\nHost: h\r\nX-Key:\r\nX-Key: VALUE",
+        ),
+        (
+            "cookie:key",
+            "/VALUE HTTP/1.1\r\nHost: h\r\nCookie: key=; id=VALUE",
+        ),
+    ] {
+        let proxy = start(key);
+        for last in 1..=6 {
+            let home = name_of(&Client::connect_as(&by_source, last).get("/"));
+            let names = by_value(&proxy, last, request);
+            assert!(
+                names.iter().all(|name| *name == home),
+                "{key}, client {last}: {names:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_backend_takes_by_hash_no_more_than_its_bound_and_the_next_takes_the_rest() {
+    let backends: [Holding; 2] = Holding::several();
+    let proxy = Proxy::over(&all(&backends))
+        .set("proxy.workers", 2)
+        .set("balance.method", "hash")
+        .set("balance.hash.key", "path")
+        .set("balance.hash.load_percent_max", 150)
+        .set("admin.address", "127.0.0.1:0")
+        .start();
+    let admin = address(&proxy);
+    let metric = || {
+        let text = ask(admin, "GET", "/metrics", "").text();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("rondo_hash_sent_on_total "));
+        line.unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    let held = || backends.each_ref().map(Holding::held);
+    let mut clients = Vec::new();
+    let mut most = 0;
+    // Of each two the first may have 1.5 of a half, rounded up.
+    for (all, bound) in (1..=8).zip([1, 2, 3, 3, 4, 5, 6, 6]) {
+        clients.push(hold(&proxy, &backends));
+        most = held().into_iter().max().unwrap();
+        assert_eq!(most, bound, "of {all}: {:?}", held());
+    }
+    assert_eq!(metric(), "2");
+    let first = held().iter().position(|&count| count == most).unwrap();
+    backends[1 - first].release();
+    eventually("the other one has ended what it had", || {
+        clients.iter().filter(|client| client.has_input()).count() == 2
+    });
+    for _ in 0..2 {
+        // Of 7 the first may have six, of which it has all.
+        assert_eq!(
+            name_of(&proxy.client().get("/hold")),
+            format!("origin-{}", 1 - first)
+        );
+    }
+    backends.iter().for_each(Holding::release);
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+    eventually("what was in flight has ended", || {
+        name_of(&proxy.client().get("/hold")) == format!("origin-{first}")
+    });
+    let decisions = ask(admin, "GET", "/decisions", "").text();
+    for text in ["the hash of its key", "the next by hash", "at its bound"] {
+        assert!(decisions.contains(text), "{text}: {decisions}");
+    }
+}
+
 #[test]
 fn backups_share_the_work_only_while_no_other_is_healthy() {
     let origins: [Origin; 4] = Origin::several();
@@ -339,6 +472,7 @@ fn a_full_backend_is_passed_over_by_every_method() {
         "round_robin",
         "least_connections",
         "random_two",
+        "hash",
         "source_hash",
     ] {
         let backends: [Holding; 2] = Holding::several();
@@ -366,6 +500,7 @@ fn weight_0_gets_nothing_from_any_method_even_when_all_others_are_dead() {
         "round_robin",
         "least_connections",
         "random_two",
+        "hash",
         "source_hash",
     ] {
         let origins: [Origin; 3] = Origin::several();

@@ -360,6 +360,8 @@ fn every_key_of_the_contract_is_taken_or_refused_by_name() {
             with("balance", "method", r#""source_hash""#),
             "balance.method",
         ),
+        (with("balance", "method", r#""hash""#), "balance.method"),
+        (with("balance", "hash", r#"{"key":"path"}"#), "balance.hash"),
         (
             with("balance", "persistence", r#"{"kind":"source_address"}"#),
             "balance.persistence",

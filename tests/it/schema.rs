@@ -24,8 +24,8 @@ fn documented() -> Vec<Value> {
                 "forwarded_proto": "https", "via": false,
             },
             "balance": {
-                "method": "least_connections", "persistence": { "kind": "cookie", "name": "a-b" }, "tries": 10,
-                "slow_start": "0s",
+                "method": "hash", "hash": { "key": "header:X-User", "load_percent_max": 1000 },
+                "persistence": { "kind": "cookie", "name": "a-b" }, "tries": 10, "slow_start": "0s",
             },
             "backends": [
                 {

@@ -371,6 +371,7 @@ fn every_other_method_applies_to_connections_too() {
 
     for (key, value) in [
         ("balance.method", json!("source_hash")),
+        ("balance.method", json!("hash")),
         ("balance.persistence", json!({ "kind": "source_address" })),
     ] {
         let proxy = over(&all(&backends)).set(key, value).start();
@@ -383,6 +384,28 @@ fn every_other_method_applies_to_connections_too() {
         assert_eq!(first, names(), "{key}");
         assert!(first.iter().any(|name| *name != first[0]), "{first:?}");
     }
+}
+
+#[test]
+fn the_bound_of_a_hash_sends_the_connections_of_one_client_to_the_next() {
+    let backends = [greeting("a"), greeting("b")];
+    let proxy = over(&all(&backends))
+        .set("balance.method", "hash")
+        .set("balance.hash.load_percent_max", 150)
+        .start();
+    let mut open: Vec<(String, Client)> = (0..8)
+        .map(|_| {
+            let mut client = Client::connect_as(&proxy, 7);
+            (client.read_line(), client)
+        })
+        .collect();
+    let first = open[0].0.clone();
+    // 1.5 of a half of 8.
+    assert_eq!(open.iter().filter(|(name, _)| *name == first).count(), 6);
+    open.clear();
+    eventually("its place is free", || {
+        Client::connect_as(&proxy, 7).read_line() == first
+    });
 }
 
 #[test]

@@ -31,8 +31,8 @@ const ALL_KEYS: &str = r#"{
     "port": 0, "address": "::1", "mode": "http", "workers": 3, "max_connections": 77, "access_log": "json",
     "trust_forwarded": ["10.0.0.0/8", "::1"], "accept_proxy_protocol": false, "forwarded_proto": "https", "via": false
   },
-  "balance": {"method": "least_connections", "persistence": {"kind": "cookie", "name": "sticky"}, "tries": 10,
-    "queue": {"length": 7, "timeout": "20ms"}},
+  "balance": {"method": "least_connections", "hash": {"key": "path", "load_percent_max": 125}, "tries": 10,
+    "persistence": {"kind": "cookie", "name": "sticky"}, "queue": {"length": 7, "timeout": "20ms"}},
   "backends": [
     {
       "url": "http://[::1]:8081/base/path/", "name": "one", "weight": 0, "backup": true, "max_connections": 5,

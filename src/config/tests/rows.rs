@@ -103,6 +103,7 @@ fn with_key(section: &Key, path: &str, value: &str) -> String {
         ("health_check", "path" | "status" | "method" | "host" | "body") => {
             place.1.push(("kind", r#""http""#));
         }
+        ("balance", "key" | "load_percent_max") => place.1.push(("method", r#""hash""#)),
         ("admin", "hosts" | "token") => place.1.push(("address", r#""127.0.0.1:1""#)),
         _ => {}
     }
@@ -193,6 +194,7 @@ fn other_values(section: &Key, key: &Key) -> Vec<String> {
                 "trust_forwarded" => "[\"::1\"]",
                 "url" => "\"http://other\"",
                 "name" => "\"other\"",
+                "key" => "\"header:X-Other\"",
                 "path" => "\"/other\"",
                 "status" => "\"204\"",
                 "host" => "\"other\"",

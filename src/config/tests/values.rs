@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::document::CONFIGURATION;
-use crate::pool::settings::{CheckMethod, Host, Kind, Method, Persistence};
-use crate::pool::settings::{QueueSettings, StatusRanges};
+use crate::pool::settings::{CheckMethod, HashKey, HashSettings, Host, Kind};
+use crate::pool::settings::{Method, Persistence, QueueSettings, StatusRanges};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -146,6 +146,8 @@ fn every_key_may_be_set() {
     assert!(!proxy.via);
 
     assert_eq!(config.balance.method, Method::LeastConnections);
+    assert_eq!(config.balance.hash.key, HashKey::Path);
+    assert_eq!(config.balance.hash.load_percent_max, Some(125));
     let name = "sticky".to_owned();
     assert_eq!(config.balance.persistence, Persistence::Cookie { name });
     assert_eq!(config.balance.tries, 10);
@@ -250,10 +252,32 @@ fn every_method_and_persistence_is_known() {
         ("round_robin", Method::RoundRobin),
         ("least_connections", Method::LeastConnections),
         ("random_two", Method::RandomTwo),
+        ("hash", Method::Hash),
         ("source_hash", Method::SourceHash),
     ] {
         let config = with(&format!(",\"balance\":{{\"method\":\"{name}\"}}")).unwrap();
         assert_eq!(config.balance.method, method);
+    }
+    let hash = |text: &str| {
+        let config = with(&format!(",\"balance\":{{\"hash\":{text}}}"));
+        config.unwrap().balance.hash
+    };
+    assert_eq!(hash("{}"), HashSettings::default());
+    let name = |name: &str| name.to_owned();
+    for (text, key) in [
+        ("source", HashKey::Source),
+        ("path", HashKey::Path),
+        ("header:X-User", HashKey::Header(name("X-User"))),
+        ("cookie:a|b", HashKey::Cookie(name("a|b"))),
+    ] {
+        let hash = hash(&format!(r#"{{"key":"{text}","load_percent_max":101}}"#));
+        let load_percent_max = Some(101);
+        assert_eq!(hash.key.to_string(), text);
+        let expected = HashSettings {
+            key,
+            load_percent_max,
+        };
+        assert_eq!(hash, expected);
     }
     let persistence = |text: &str| {
         let config = with(&format!(

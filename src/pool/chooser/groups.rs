@@ -22,7 +22,7 @@ pub(in crate::pool) struct Group {
     pub(in crate::pool) weight: u32,
     /// By place in the pool.
     pub(in crate::pool) members: Vec<u32>,
-    /// The hash of each member's name, in the same order: for `source_hash` only.
+    /// The hash of each member's name, in the same order: for `hash` only.
     pub(in crate::pool) keys: Vec<u64>,
     /// For `least_connections`, the turns that are due to the group.
     pub(in crate::pool) credit: i64,

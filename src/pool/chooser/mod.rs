@@ -28,7 +28,7 @@ use crate::pool::backend::Backend;
 use crate::pool::chooser::draws::{Random, better_of_two};
 use crate::pool::chooser::groups::Groups;
 use crate::pool::chooser::loads::{least_loaded, settle};
-use crate::pool::chooser::rendezvous::{Answers, highest_score};
+use crate::pool::chooser::rendezvous::{Answers, Bound, highest_score};
 use crate::pool::chooser::turns::Turns;
 use crate::pool::roster::Tried;
 use crate::pool::settings::Method;
@@ -89,7 +89,15 @@ pub(in crate::pool) struct Chooser {
     turns: [Turns; 4],
     /// The first two sets, if the method is another one.
     groups: [Groups; 2],
+    /// The exchanges of their members, if it hears of each.
+    loads: [u64; 2],
     answers: Answers,
+    /// For `hash` with bounded loads.
+    load_percent_max: Option<u32>,
+    /// Set by a choice whose first answer was at its bound.
+    at_bound: Option<AtBound>,
+    /// The chooser hears of each exchange that ends.
+    hears_ends: bool,
     /// Choices made, by all pools.
     choices: u64,
     /// How many pools have taken over.
@@ -143,10 +151,18 @@ pub(in crate::pool) struct Seat {
     period: u32,
     /// Its place in a group without turns.
     at: u32,
-    /// Its exchanges, for `least_connections`.
+    /// Its exchanges, for a method that goes by them.
     load: u32,
-    /// When it was last chosen, likewise.
+    /// When it was last chosen, for `least_connections`.
     last: u64,
+}
+
+/// Why a choice by hash took another backend than the first.
+#[derive(Debug)]
+pub(in crate::pool) struct AtBound {
+    first: u32,
+    tier: Tier,
+    bound: Bound,
 }
 
 impl Seat {
@@ -195,6 +211,7 @@ impl Chooser {
     pub(in crate::pool) fn new(
         backends: Arc<[Arc<Backend>]>,
         method: Method,
+        load_percent_max: Option<u32>,
         standing: Standing,
         home: Weak<Home>,
     ) -> Chooser {
@@ -212,7 +229,7 @@ impl Chooser {
             weights[*number as usize].1[usize::from(backend.settings.backup)] += 1;
             seats.push(Seat::new(*number));
         }
-        let with_keys = method == Method::SourceHash;
+        let with_keys = method.is_by_hash();
         let grows = standing.slow_start_ms > 0 && !with_keys;
         let (healthy, unhealthy) = (Rooms::of(&weights, grows), Rooms::of(&weights, false));
         let (in_turns, in_groups) = if method == Method::RoundRobin {
@@ -236,7 +253,11 @@ impl Chooser {
             ]
             .map(|(kind, rooms)| Turns::with_room(rooms, kind)),
             groups: [0, 1].map(|kind| Groups::with_room(in_groups, kind, with_keys)),
+            loads: [0; 2],
             answers: Answers::new(if with_keys { count } else { 0 }),
+            load_percent_max,
+            at_bound: None,
+            hears_ends: method == Method::LeastConnections || load_percent_max.is_some(),
             choices: 0,
             epoch: 0,
             healthy: 0,
@@ -278,9 +299,7 @@ impl Chooser {
             let seat = &mut self.seats[place as usize];
             kept.seat(place, seat);
             // What comes up while it is looked at must be told.
-            backend
-                .state
-                .tell_ends(self.method == Method::LeastConnections);
+            backend.state.tell_ends(self.hears_ends);
             self.candidates.extend(
                 (self.backends.len() <= CANDIDATES_MAX).then_some(Candidate {
                     backend: backend.id,
@@ -314,6 +333,7 @@ impl Chooser {
         for groups in &mut self.groups {
             groups.clear();
         }
+        self.loads = [0; 2];
         for (seat, backend) in self.seats.iter_mut().zip(&*self.backends) {
             let turns = self.turns.get(seat.tier as usize);
             let quota = turns.and_then(|turns| turns.quota_left(seat));
@@ -342,13 +362,13 @@ impl Chooser {
         &mut self,
         tried: &Tried,
         random: &mut Random,
-        client_key: impl FnOnce() -> u64,
+        key: u64,
     ) -> Result<(usize, Tier), Lack> {
         if tried.is_empty() {
-            return self.pick_present(false, random, client_key);
+            return self.pick_present(false, random, key);
         }
         self.without(tried, Chooser::leave, usize::wrapping_sub);
-        let picked = self.pick_present(true, random, client_key);
+        let picked = self.pick_present(true, random, key);
         self.without(tried, Chooser::join, usize::wrapping_add);
         picked
     }
@@ -377,7 +397,7 @@ impl Chooser {
         &mut self,
         is_retry: bool,
         random: &mut Random,
-        client_key: impl FnOnce() -> u64,
+        key: u64,
     ) -> Result<(usize, Tier), Lack> {
         let all = [
             Tier::Healthy,
@@ -411,11 +431,15 @@ impl Chooser {
                 let load = |place: u32| self.backends[place as usize].in_flight();
                 better_of_two(random, groups, load)
             }
-            // What is remembered holds for the whole set.
-            Method::SourceHash if is_retry => highest_score(groups, client_key()),
-            Method::SourceHash => {
+            Method::Hash | Method::SourceHash => {
                 let is_member = |place: u32| self.seats[place as usize].tier == tier;
-                self.answers.of(client_key(), groups, is_member)
+                let first = if is_retry {
+                    // What is remembered holds for the whole set.
+                    highest_score(groups, key, None)
+                } else {
+                    self.answers.of(key, groups, is_member)
+                };
+                self.below_bound(first, tier, key)
             }
         };
         #[cfg(test)]
@@ -434,6 +458,55 @@ impl Chooser {
     /// Whether any backend could be chosen by a request that has tried none.
     pub(in crate::pool) fn has_free(&self) -> bool {
         self.counts != [0; 4]
+    }
+
+    /// The first answer by hash; or the next that is not at its bound.
+    #[inline]
+    fn below_bound(&mut self, first: u32, tier: Tier, key: u64) -> u32 {
+        let Some(percent) = self.load_percent_max else {
+            return first;
+        };
+        self.at_bound = None;
+        let groups = &self.groups[tier as usize];
+        let bound = Bound::of(percent, self.loads[tier as usize], groups.total);
+        let seat = &self.seats[first as usize];
+        if bound.allows(seat.load, groups.groups[seat.group as usize].weight) {
+            return first;
+        }
+        #[cfg(test)]
+        {
+            self.answers.runs += 1;
+        }
+        self.at_bound = Some(AtBound { first, tier, bound });
+        highest_score(groups, key, Some((bound, &self.seats)))
+    }
+
+    /// Why the last choice was not the first by hash, once.
+    pub(in crate::pool) fn take_at_bound(&mut self) -> Option<AtBound> {
+        self.at_bound.take()
+    }
+
+    /// Records which backends were at their bounds.
+    #[cold]
+    pub(in crate::pool) fn record_bound(
+        &self,
+        why: &AtBound,
+        tried: &Tried,
+        decision: &mut Decision,
+    ) {
+        self.show(why.first as usize, decision);
+        decision.passed_over(self.backends[why.first as usize].id, Verdict::AtBound);
+        // Without candidates of its own it is one of many: the others are counted as they stand.
+        for (place, candidate) in self.candidates.iter().enumerate() {
+            let seat = &self.seats[place];
+            let group = &self.groups[why.tier as usize].groups[seat.group as usize];
+            if seat.tier == why.tier
+                && !tried.contains(place)
+                && !why.bound.allows(seat.load, group.weight)
+            {
+                decision.passed_over(candidate.backend, Verdict::AtBound);
+            }
+        }
     }
 
     /// Whether a backend was passed over because it was tried.
@@ -456,6 +529,8 @@ impl Chooser {
         if self.method == Method::LeastConnections {
             self.choices += 1;
             self.seats[place as usize].last = self.choices;
+        }
+        if self.hears_ends {
             self.weigh(place);
         }
         if is_trial || is_full {
@@ -468,7 +543,7 @@ impl Chooser {
         if let Some(place) = self.place(state) {
             if self.seats[place as usize].verdict == Verdict::Full {
                 self.update(place);
-            } else if self.method == Method::LeastConnections {
+            } else if self.hears_ends {
                 self.weigh(place);
             }
         }
@@ -581,13 +656,12 @@ impl Chooser {
         let state = &*backend.state;
         let is_healthy = state.is_healthy();
         let mut verdict = self.standing.verdict(backend, is_healthy);
-        let told_always = self.method == Method::LeastConnections;
-        if verdict == Verdict::Full && !told_always {
+        if verdict == Verdict::Full && !self.hears_ends {
             state.tell_ends(true);
             // One may have ended just before it was to be told.
             verdict = self.standing.verdict(backend, is_healthy);
         }
-        if verdict != Verdict::Full && !told_always {
+        if verdict != Verdict::Full && !self.hears_ends {
             state.tell_ends(false);
         }
         let seat = &mut self.seats[place as usize];
@@ -655,9 +729,10 @@ impl Chooser {
             return self.turns[tier as usize].join(place, &mut self.seats);
         }
         let key = self.backends[place as usize].name_key;
-        let key = (self.method == Method::SourceHash).then_some(key);
+        let key = self.method.is_by_hash().then_some(key);
         self.groups[tier as usize].join(place, key, &mut self.seats);
-        if self.method == Method::LeastConnections {
+        self.loads[tier as usize] += u64::from(self.seats[place as usize].load);
+        if self.hears_ends {
             self.weigh(place);
         }
     }
@@ -677,6 +752,7 @@ impl Chooser {
         }
         let groups = &mut self.groups[tier as usize];
         groups.leave(place, &mut self.seats);
+        self.loads[tier as usize] -= u64::from(self.seats[place as usize].load);
         if self.method == Method::LeastConnections {
             let members = &mut groups.groups[group as usize].members;
             if (at as usize) < members.len() {
@@ -685,14 +761,19 @@ impl Chooser {
         }
     }
 
-    /// Notes how many exchanges a backend has, for `least_connections`.
+    /// Notes how many exchanges a backend has.
     fn weigh(&mut self, place: u32) {
         let load = self.backends[place as usize].in_flight();
         let seat = &mut self.seats[place as usize];
+        let before = seat.load;
         seat.load = u32::try_from(load).unwrap_or(u32::MAX);
         let (group, at) = (seat.group as usize, seat.at as usize);
         if let Some(groups) = self.groups.get_mut(seat.tier as usize) {
-            settle(&mut groups.groups[group].members, at, &mut self.seats);
+            let load = &mut self.loads[seat.tier as usize];
+            *load = *load - u64::from(before) + u64::from(seat.load);
+            if self.method == Method::LeastConnections {
+                settle(&mut groups.groups[group].members, at, &mut self.seats);
+            }
         }
     }
 
@@ -715,7 +796,7 @@ impl Chooser {
             if seat.verdict.may_be_tried() {
                 let backend = self.backends[place as usize].id;
                 self.show(place as usize, decision);
-                decision.tried(backend);
+                decision.passed_over(backend, Verdict::Tried);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `source_hash`: rendezvous hashing.
+//! `hash`: rendezvous hashing.
 //!
 //! Each backend has a score with a client that depends on no other backend, and the best score
 //! wins; so losing a backend moves its own clients only, and spreads them evenly. The score is an
@@ -9,7 +9,13 @@
 //! The answers of clients that came lately are remembered, so that most requests cost no run at all
 //! however many backends there are. An answer holds as long as its backend is in the set and no
 //! other has joined: a backend that leaves moves its own clients only.
+//!
+//! With [`Bound`] a backend takes no more than a multiple of its share of what is in flight. The
+//! answer is looked up as without; only when that backend is at its bound, one more run finds the
+//! best score among those that are not. One is always below: together the bounds allow for more
+//! than is in flight.
 
+use crate::pool::chooser::Seat;
 use crate::pool::chooser::groups::{Group, Groups};
 use crate::pool::hash::{before_last_step, log2, mix};
 
@@ -75,6 +81,7 @@ impl Answers {
         groups: &Groups,
         is_member: impl Fn(u32) -> bool,
     ) -> u32 {
+        let highest_score = |groups, client_key| highest_score(groups, client_key, None);
         // The client's key is a hash itself.
         let at = usize::try_from(client_key % ANSWERS as u64).unwrap_or(0);
         let Some(known) = self.by_client.get_mut(at) else {
@@ -97,31 +104,72 @@ impl Answers {
     }
 }
 
-/// The member with the best score, of at least one.
-pub(in crate::pool) fn highest_score(groups: &Groups, client_key: u64) -> u32 {
-    let mut live = groups.groups.iter().filter(|group| !group.keys.is_empty());
-    let Some(first) = live.next() else { return 0 };
-    let mut best = (first, highest(first, client_key));
-    for group in live {
-        let this = highest(group, client_key);
-        if is_better((group.weight, this.0), (best.0.weight, best.1.0)) {
-            best = (group, this);
-        }
-    }
-    best.0.members[best.1.1]
+/// How many exchanges each member of a set may have by hash.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::pool) struct Bound {
+    percent: u64,
+    /// In flight in the set, with the one that is to be placed.
+    load: u64,
+    /// The weight of the set.
+    total: u64,
 }
 
-/// The greatest hash in a group, and where it is.
-fn highest(group: &Group, client_key: u64) -> (u64, usize) {
-    let mut best = (0, 0);
+impl Bound {
+    /// For one more exchange in a set of this weight that has so many.
+    pub(in crate::pool) fn of(percent: u32, load: u64, total: u64) -> Bound {
+        Bound {
+            percent: percent.into(),
+            load: load + 1,
+            total,
+        }
+    }
+
+    /// Whether a member of this weight with so many exchanges may take one more: whether with it,
+    /// it has at most `percent / 100 * load * weight / total`, rounded up.
+    pub(in crate::pool) fn allows(self, load: u32, weight: u32) -> bool {
+        // Bits: 20 by 7 by 28, for a million exchanges and ten thousand of the heaviest; 10 by 21 by 14.
+        u64::from(load) * 100 * self.total < self.percent * self.load * u64::from(weight)
+    }
+}
+
+/// The member with the best score, of at least one; of those below the bound, if there is one.
+pub(in crate::pool) fn highest_score(
+    groups: &Groups,
+    client_key: u64,
+    bound: Option<(Bound, &[Seat])>,
+) -> u32 {
+    let mut best: Option<(&Group, (u64, usize))> = None;
+    for group in groups.live() {
+        let may_take = |at: usize| {
+            bound.is_none_or(|(bound, seats)| {
+                bound.allows(seats[group.members[at] as usize].load, group.weight)
+            })
+        };
+        let Some(this) = highest(group, client_key, may_take) else {
+            continue;
+        };
+        if best.is_none_or(|best| is_better((group.weight, this.0), (best.0.weight, best.1.0))) {
+            best = Some((group, this));
+        }
+    }
+    best.map_or(0, |(group, (_, at))| group.members[at])
+}
+
+/// The greatest hash in a group of those that may take it, and where it is.
+fn highest(
+    group: &Group,
+    client_key: u64,
+    may_take: impl Fn(usize) -> bool,
+) -> Option<(u64, usize)> {
+    let mut best = None;
     let mut upper = 0;
     for (at, &key) in group.keys.iter().enumerate() {
         let number = client_key.wrapping_add(key);
         // The last step leaves the upper half as it is: most often that decides.
         if before_last_step(number) >= upper {
             let hash = mix(number);
-            if hash > best.0 {
-                best = (hash, at);
+            if best.is_none_or(|(most, _)| hash > most) && may_take(at) {
+                best = Some((hash, at));
                 upper = hash >> 32 << 32;
             }
         }
@@ -133,7 +181,7 @@ fn is_better((weight, a): (u32, u64), (best_weight, b): (u32, u64)) -> bool {
     if weight == best_weight {
         return a > b;
     }
-    // Crosswise instead of dividing; 38 bits by 10. Equal logarithms are decided as equal weights
+    // Crosswise instead of dividing; 38 bits by 14. Equal logarithms are decided as equal weights
     // are.
     let (x, y) = (
         minus_log2(a) * u64::from(best_weight),

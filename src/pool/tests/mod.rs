@@ -84,6 +84,7 @@ pub(super) fn pool(n: usize) -> Pool {
 pub(super) fn selection() -> Selection<'static> {
     Selection {
         client: CLIENT,
+        key: None,
         cookie: None,
         tries_left: true,
     }

@@ -91,9 +91,8 @@ fn a_bound_client_that_meets_its_backend_when_all_are_down_keeps_its_cookie() {
 fn source_address_keeps_a_client_with_its_backend_on_top_of_any_method() {
     let persistence = Persistence::SourceAddress;
     let settings = BalanceSettings {
-        method: Method::LeastConnections,
         persistence,
-        ..BalanceSettings::default()
+        ..balance(Method::LeastConnections)
     };
     let pool = Pool::new(backends(5), &settings, &health(Kind::Tcp));
     let home = hit(&pool);

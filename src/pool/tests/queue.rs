@@ -553,7 +553,7 @@ proptest! {
             let mut state = lock(&pool.shared.state);
             let state = &mut *state;
             if state.queue.has_newcomers() {
-                let picked = state.chooser.pick(&Tried::default(), &mut state.random, || 0);
+                let picked = state.chooser.pick(&Tried::default(), &mut state.random, 0);
                 prop_assert!(picked.is_err(), "{picked:?} is free");
             }
         }

@@ -14,6 +14,8 @@ pub enum Verdict {
     Tried,
     /// It had as many exchanges as it may have.
     Full,
+    /// By hash it could take no more: `load_percent_max` of its share.
+    AtBound,
     /// It is down.
     Down,
     /// It is a backup, and other backends are up.
@@ -33,6 +35,7 @@ impl Verdict {
         Verdict::Chosen,
         Verdict::Tried,
         Verdict::Full,
+        Verdict::AtBound,
         Verdict::Down,
         Verdict::Backup,
         Verdict::Weightless,
@@ -41,7 +44,7 @@ impl Verdict {
     ];
 
     /// How many there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 
     /// Whether it is for the state of the backend only, which a request may use.
     pub(in crate::pool) fn may_be_tried(self) -> bool {
@@ -58,6 +61,7 @@ impl Verdict {
             Verdict::Chosen => "chosen",
             Verdict::Tried => "tried already",
             Verdict::Full => "full",
+            Verdict::AtBound => "at its bound",
             Verdict::Down => "down",
             Verdict::Backup => "backup",
             Verdict::Weightless => "weight 0",
@@ -72,6 +76,8 @@ impl Verdict {
 pub enum Rule {
     /// The balancing method.
     Method(Method),
+    /// The method is by hash, and those before it are at their bounds.
+    NextByHash,
     /// The client's cookie is bound to it.
     Cookie,
     /// No backend was healthy: the unhealthy ones in turn.
@@ -95,6 +101,7 @@ impl Rule {
     pub fn text(self) -> &'static str {
         match self {
             Rule::Method(method) => method.reason(),
+            Rule::NextByHash => "the next by hash",
             Rule::Cookie => "the client's cookie",
             Rule::FailOpen => "none is healthy: each in turn",
             Rule::SameAgain => "the same again, on a fresh connection",

@@ -116,11 +116,11 @@ impl Decision {
         }
     }
 
-    /// Records that a backend is passed over because it was tried.
-    pub fn tried(&mut self, backend: BackendId) {
+    /// Records why a backend that is among the candidates is passed over.
+    pub fn passed_over(&mut self, backend: BackendId, why: Verdict) {
         let mut candidates = self.candidates.iter_mut();
         if let Some(candidate) = candidates.find(|candidate| candidate.backend == backend) {
-            candidate.verdict = Verdict::Tried;
+            candidate.verdict = why;
         }
     }
 
