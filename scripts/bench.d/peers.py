@@ -26,6 +26,8 @@ METHODS = {
     "round_robin": {"nginx": "", "haproxy": "roundrobin", "caddy": "round_robin"},
     "least_connections": {"nginx": "least_conn;", "haproxy": "leastconn", "caddy": "least_conn"},
     "random_two": {"nginx": "random two least_conn;", "haproxy": "random(2)", "caddy": "random_choose 2"},
+    # The others have nothing like it: this is the nearest.
+    "fastest": {"nginx": "least_conn;", "haproxy": "leastconn", "caddy": "least_conn"},
     "source_hash": {"nginx": "hash $remote_addr consistent;", "haproxy": "source\n    hash-type consistent", "caddy": "ip_hash"},
 }
 

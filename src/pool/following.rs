@@ -192,7 +192,7 @@ impl Pool {
             backends,
             roster,
             method,
-            learns: false,
+            learns: method == Method::Fastest,
             bad_status: StatusRanges(vec![500..=599]),
             hash,
             cookies,

@@ -364,14 +364,14 @@ impl Pool {
                 bound_is_full: false,
             });
         }
-        let (index, tier) = match chooser.pick(tried, &mut state.random, key) {
+        let (index, rule) = match chooser.pick(tried, &mut state.random, key) {
             Ok(picked) => picked,
             Err(Lack::Full) if waits => return Err(Choice::QueueFull),
             Err(_) if chooser.any_tried(tried) => return Err(Choice::Exhausted),
             Err(_) => return Err(Choice::Unavailable),
         };
-        let rule = if tier >= Tier::Unhealthy {
-            Rule::FailOpen
+        let rule = if rule == Rule::FailOpen {
+            rule
         } else if let Some(at_bound) = chooser.take_at_bound() {
             self.shared.sent_on.fetch_add(1, Ordering::Relaxed);
             if let Some(decision) = record {
@@ -379,7 +379,7 @@ impl Pool {
             }
             Rule::NextByHash
         } else {
-            Rule::Method(self.method)
+            rule
         };
         Ok(Picked {
             index,

@@ -16,6 +16,7 @@ use std::sync::{Arc, MutexGuard};
 
 use crate::net::lock::lock;
 use crate::net::mailbox::Mailbox;
+use crate::pool::Pool;
 use crate::pool::backend::InFlight;
 use crate::pool::chooser::Chooser;
 use crate::pool::chooser::draws::Random;
@@ -23,7 +24,6 @@ use crate::pool::following::{Shared, State};
 use crate::pool::roster::Tried;
 use crate::pool::state::{BackendId, Operator};
 use crate::pool::trace::Rule;
-use crate::pool::{Pool, Tier};
 
 /// So many waiting retries are looked at for one free place.
 const RETRIES_LOOKED_AT: usize = 64;
@@ -227,15 +227,14 @@ impl Request {
         // No room here to translate what it tried in a pool that is not the one that chooses now.
         let none = Tried::default();
         let tried = if is_of_roster { &self.tried } else { &none };
-        let (place, tier) = chooser.pick(tried, random, self.key).ok()?;
+        let (place, rule) = chooser.pick(tried, random, self.key).ok()?;
         let backend = &chooser.backends()[place];
         if !is_of_roster && self.tried.has(backend) {
             return None;
         }
-        let rule = if tier >= Tier::Unhealthy {
-            Rule::FailOpen
-        } else {
-            Rule::FreePlace
+        let rule = match rule {
+            Rule::FailOpen => rule,
+            _ => Rule::FreePlace,
         };
         let binds = bound.is_none() && self.bound != Some(backend.id);
         Some((place, rule, binds && backend.set_cookie.is_some()))

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-#[cfg(test)]
 use crate::net::lock::lock;
 use crate::pool::Pool;
 use crate::pool::backend::Backend;
+use crate::pool::chooser::fastest::TryResult;
+use crate::pool::settings::Method;
 use crate::pool::trace::Outcome;
 
 /// What an exchange tells of a try, as far as it says something about the backend.
@@ -39,17 +40,6 @@ pub enum Served {
     BrokeOff,
 }
 
-impl Served {
-    /// Whether the exchange is a bad one; some statuses are bad.
-    fn is_bad(self, is_bad_status: impl Fn(u16) -> bool) -> bool {
-        match self {
-            Served::Answered { status, .. } => is_bad_status(status),
-            Served::Connected { .. } => false,
-            Served::Failed { .. } | Served::BrokeOff => true,
-        }
-    }
-}
-
 impl Pool {
     /// Takes how a try of a backend ended. Where nothing in this pool goes by it, this costs a
     /// look at a flag.
@@ -64,10 +54,19 @@ impl Pool {
 
     #[inline(never)]
     fn learn(&self, backend: &Backend, served: Served) {
-        // Nothing listens yet.
-        let _ = (
-            backend,
-            served.is_bad(|status| self.bad_status.contains(status)),
-        );
+        let (took, result) = match served {
+            Served::Answered { status, took } if self.bad_status.contains(status) => {
+                (took, TryResult::Bad)
+            }
+            Served::Answered { took, .. } | Served::Connected { took } => (took, TryResult::Good),
+            Served::Failed { took, .. } => (took, TryResult::Bad),
+            Served::BrokeOff => (Duration::ZERO, TryResult::BrokeOff),
+        };
+        if self.method == Method::Fastest {
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let now_ms = self.now_ms();
+            let chooser = &mut lock(&self.shared.state).chooser;
+            chooser.served(&backend.state, took_us, result, now_ms);
+        }
     }
 }

@@ -262,6 +262,8 @@ pub enum Method {
     LeastConnections,
     /// The better of two at random.
     RandomTwo,
+    /// The smallest expected time.
+    Fastest,
     /// A hash decides, as [`HashSettings`] say.
     Hash,
     /// The same with its default settings: the client's address decides.
@@ -289,6 +291,18 @@ impl Choices for Method {
             also: &["random", "random_choose", "p2c", "power_of_two"],
         },
         Choice {
+            name: "fastest",
+            value: Method::Fastest,
+            meaning: "the smallest expected time to the response head",
+            also: &[
+                "least_time",
+                "ewma",
+                "peak_ewma",
+                "latency",
+                "response_time",
+            ],
+        },
+        Choice {
             name: "hash",
             value: Method::Hash,
             meaning: "by a hash of what `hash` names",
@@ -309,7 +323,6 @@ impl Choices for Method {
             also: &["ip_hash", "source", "client_ip_hash", "iphash", "src"],
         },
     ];
-    const NOT_BUILT: &'static [&'static str] = &["fastest"];
 }
 
 impl Method {
@@ -319,6 +332,7 @@ impl Method {
             Method::RoundRobin => "its turn",
             Method::LeastConnections => "fewest in flight for its weight",
             Method::RandomTwo => "the better of two at random",
+            Method::Fastest => "the smallest expected time",
             Method::Hash => "the hash of its key",
             Method::SourceHash => "the client's address",
         }
@@ -545,6 +559,7 @@ mod tests {
             Method::RoundRobin,
             Method::LeastConnections,
             Method::RandomTwo,
+            Method::Fastest,
             Method::Hash,
             Method::SourceHash,
         ];

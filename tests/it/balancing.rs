@@ -4,9 +4,13 @@
 //! flight, and the one that looks at the client.
 
 use crate::support::admin::{address, ask};
+use crate::support::backend::Running;
 use crate::support::client::get;
-use crate::support::{Addressed, Client, Holding, Origin, Proxy, Response, eventually};
+use crate::support::{Addressed, Backend, Client, Holding, Origin, Proxy, Response, eventually};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 fn all<T: Addressed, const N: usize>(backends: &[T; N]) -> [&dyn Addressed; N] {
     backends.each_ref().map(|backend| backend as &dyn Addressed)
@@ -205,6 +209,80 @@ fn by_source(proxy: &Proxy, family: &str, prefix: &str) -> Vec<String> {
             name_of(&client.get("/"))
         })
         .collect()
+}
+
+/// What a backend does with each request, and how many it had.
+struct Manner {
+    wait_ms: AtomicU64,
+    status: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl Manner {
+    fn of(wait_ms: u64) -> Arc<Manner> {
+        Arc::new(Manner {
+            wait_ms: AtomicU64::new(wait_ms),
+            status: AtomicU64::new(200),
+            requests: AtomicU64::new(0),
+        })
+    }
+
+    fn begin(&self, wait_ms: u64, status: u64) {
+        self.wait_ms.store(wait_ms, Ordering::SeqCst);
+        self.status.store(status, Ordering::SeqCst);
+    }
+
+    fn run(self: &Arc<Manner>) -> Running {
+        let manner = Arc::clone(self);
+        Backend::start().run(move |_, mut wire| {
+            while wire.next_request().is_some() {
+                manner.requests.fetch_add(1, Ordering::SeqCst);
+                let wait_ms = manner.wait_ms.load(Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(wait_ms));
+                let status = manner.status.load(Ordering::SeqCst);
+                wire.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"));
+            }
+        })
+    }
+}
+
+#[test]
+fn fastest_leaves_what_is_slow_or_fails_and_comes_back_to_what_has_recovered() {
+    let manners = [20, 20, 200].map(Manner::of);
+    let backends = manners.each_ref().map(Manner::run);
+    let proxy = Proxy::over(&all(&backends))
+        .set("balance.method", "fastest")
+        .start();
+    let mut client = proxy.client();
+    let mut ask = |count: usize| -> Vec<u64> {
+        for manner in &manners {
+            manner.requests.store(0, Ordering::SeqCst);
+        }
+        for _ in 0..count {
+            client.get("/");
+        }
+        let requests = |manner: &Arc<Manner>| manner.requests.load(Ordering::SeqCst);
+        manners.iter().map(requests).collect()
+    };
+    ask(20);
+    let hits = ask(100);
+    assert!(hits[2] <= 10, "the slow one: {hits:?}");
+
+    // The favourite fails, and at once.
+    let favourite = usize::from(hits[1] > hits[0]);
+    manners[favourite].begin(0, 503);
+    ask(20);
+    let hits = ask(100);
+    assert!(hits[favourite] <= 10, "the one that fails: {hits:?}");
+
+    // The one that is left becomes slow. The others are tried once more within ten seconds.
+    manners[1 - favourite].begin(200, 200);
+    manners[favourite].begin(0, 200);
+    manners[2].begin(0, 200);
+    eventually("both are back", || {
+        let hits = ask(10);
+        hits[1 - favourite] <= 1
+    });
 }
 
 #[test]
@@ -472,6 +550,7 @@ fn a_full_backend_is_passed_over_by_every_method() {
         "round_robin",
         "least_connections",
         "random_two",
+        "fastest",
         "hash",
         "source_hash",
     ] {
@@ -500,6 +579,7 @@ fn weight_0_gets_nothing_from_any_method_even_when_all_others_are_dead() {
         "round_robin",
         "least_connections",
         "random_two",
+        "fastest",
         "hash",
         "source_hash",
     ] {

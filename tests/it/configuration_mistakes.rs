@@ -323,7 +323,6 @@ fn every_key_of_the_contract_is_taken_or_refused_by_name() {
             with("balance", "retry_percent", "20"),
             "balance.retry_percent",
         ),
-        (with("balance", "method", r#""fastest""#), "balance.method"),
         (with("balance", "method", r#""hash""#), "balance.method"),
         (with("ejection", "errors", "5"), "ejection"),
         (
@@ -356,6 +355,7 @@ fn every_key_of_the_contract_is_taken_or_refused_by_name() {
             with("balance", "method", r#""random_two""#),
             "balance.method",
         ),
+        (with("balance", "method", r#""fastest""#), "balance.method"),
         (
             with("balance", "method", r#""source_hash""#),
             "balance.method",

@@ -102,7 +102,7 @@ fn wrong() -> Vec<Value> {
         ),
         with("discovery", json!({ "path": "a" })),
         with("discovery", json!({ "file": ["a"] })),
-        with("balance", json!({ "method": "fastest" })),
+        with("balance", json!({ "method": "least_time" })),
         with("balance", json!({ "slow_start": 1 })),
         with("balance", json!({ "persistence": {} })),
         with("health_check", json!({ "rise": 0 })),

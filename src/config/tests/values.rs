@@ -252,6 +252,7 @@ fn every_method_and_persistence_is_known() {
         ("round_robin", Method::RoundRobin),
         ("least_connections", Method::LeastConnections),
         ("random_two", Method::RandomTwo),
+        ("fastest", Method::Fastest),
         ("hash", Method::Hash),
         ("source_hash", Method::SourceHash),
     ] {

@@ -68,7 +68,7 @@ impl Random {
 
     /// A number below `bound` (at least 1); the bias of 2^-38 for a sum of weights of 2^26 does not
     /// matter.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(in crate::pool) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let number = u128::from(mix(self.0)) * u128::from(bound);
         u64::try_from(number >> 64).unwrap_or(0)

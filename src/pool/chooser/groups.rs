@@ -1,6 +1,7 @@
 //! A set of backends in groups of equal weight, for the methods that need no turns: in a group no
 //! order, or that of a heap.
 
+use crate::pool::chooser::loads::By;
 use crate::pool::chooser::{Rooms, Seat};
 
 /// The groups of one set.
@@ -59,7 +60,7 @@ impl Groups {
     pub(in crate::pool) fn join(&mut self, place: u32, key: Option<u64>, seats: &mut [Seat]) {
         let seat = &mut seats[place as usize];
         let group = &mut self.groups[seat.group as usize];
-        seat.at = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+        seat.at[By::Load as usize] = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
         group.members.push(place);
         group.keys.extend(key);
         self.total += u64::from(group.weight);
@@ -70,14 +71,17 @@ impl Groups {
     pub(in crate::pool) fn leave(&mut self, place: u32, seats: &mut [Seat]) {
         let seat = &seats[place as usize];
         self.partial -= usize::from(seat.group as usize >= self.whole);
-        let (group, at) = (&mut self.groups[seat.group as usize], seat.at);
+        let (group, at) = (
+            &mut self.groups[seat.group as usize],
+            seat.at[By::Load as usize],
+        );
         let left = group.members.swap_remove(at as usize);
         debug_assert_eq!(left, place, "a seat knows where it is in its group");
         if !group.keys.is_empty() {
             group.keys.swap_remove(at as usize);
         }
         if let Some(&moved) = group.members.get(at as usize) {
-            seats[moved as usize].at = at;
+            seats[moved as usize].at[By::Load as usize] = at;
         }
         self.total -= u64::from(group.weight);
     }

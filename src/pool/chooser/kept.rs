@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::net::atomic::AtomicU64;
 use crate::pool::chooser::Seat;
+use crate::pool::chooser::fastest::Times;
 use crate::pool::state::NEVER;
 
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(in crate::pool) struct Kept {
     credit: AtomicU64,
     /// When it was last chosen, as a number of choices.
     last: AtomicU64,
+    /// For `fastest`, its times.
+    times: [AtomicU64; Times::KEPT],
     /// What is left of its quota in this period; `u32::MAX` if it has had no turn in it.
     quota: AtomicU32,
     /// The epoch that ended the chooser, its set there, and its weight.
@@ -28,6 +31,7 @@ impl Default for Kept {
         Kept {
             credit: AtomicU64::default(),
             last: AtomicU64::default(),
+            times: Default::default(),
             quota: AtomicU32::default(),
             was_in: Default::default(),
             grows_from_ms: AtomicU64::new(NEVER),
@@ -74,6 +78,18 @@ impl Kept {
     /// Whether it was in the chooser that this epoch ended.
     pub(in crate::pool) fn was_there(&self, epoch: u32) -> bool {
         self.was_in[0].load(Relaxed) == epoch
+    }
+
+    /// Begins its times with what is known.
+    pub(in crate::pool) fn times(&self) -> Times {
+        Times::of(self.times.each_ref().map(|number| number.load(Relaxed)))
+    }
+
+    /// Keeps its times.
+    pub(in crate::pool) fn keep_times(&self, times: Times) {
+        for (place, number) in self.times.iter().zip(times.kept()) {
+            place.store(number, Relaxed);
+        }
     }
 
     /// The quota that was kept, if it was in the same set with the same weight just before.

@@ -47,10 +47,19 @@ pub(in crate::pool) fn least_loaded(groups: &mut Groups, seats: &[Seat]) -> u32 
     best
 }
 
-/// Restores the order of a group in which the member at `at` has joined, or has another load.
-pub(in crate::pool) fn settle(members: &mut [u32], mut at: usize, seats: &mut [Seat]) {
-    while at > 0 && goes_before(members[at], members[(at - 1) / 2], seats) {
-        swap(members, at, (at - 1) / 2, seats);
+/// By what a heap is in order; of equals, the one chosen longest ago is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pool) enum By {
+    /// What the method goes by.
+    Load,
+    /// When they were last chosen alone.
+    Turn,
+}
+
+/// Restores the order of a heap in which the member at `at` has joined, or has changed.
+pub(in crate::pool) fn settle(members: &mut [u32], mut at: usize, seats: &mut [Seat], by: By) {
+    while at > 0 && goes_before(members[at], members[(at - 1) / 2], seats, by) {
+        swap(members, at, (at - 1) / 2, seats, by);
         at = (at - 1) / 2;
     }
     loop {
@@ -59,30 +68,31 @@ pub(in crate::pool) fn settle(members: &mut [u32], mut at: usize, seats: &mut [S
             return;
         }
         let other = (below + 1).min(members.len() - 1);
-        let least = if goes_before(members[other], members[below], seats) {
+        let least = if goes_before(members[other], members[below], seats, by) {
             other
         } else {
             below
         };
-        if !goes_before(members[least], members[at], seats) {
+        if !goes_before(members[least], members[at], seats, by) {
             return;
         }
-        swap(members, at, least, seats);
+        swap(members, at, least, seats, by);
         at = least;
     }
 }
 
-fn swap(members: &mut [u32], one: usize, other: usize, seats: &mut [Seat]) {
+fn swap(members: &mut [u32], one: usize, other: usize, seats: &mut [Seat], by: By) {
     members.swap(one, other);
     for at in [one, other] {
-        seats[members[at] as usize].at = u32::try_from(at).unwrap_or(u32::MAX);
+        seats[members[at] as usize].at[by as usize] = u32::try_from(at).unwrap_or(u32::MAX);
     }
 }
 
-fn goes_before(one: u32, other: u32, seats: &[Seat]) -> bool {
+fn goes_before(one: u32, other: u32, seats: &[Seat], by: By) -> bool {
     let key = |place: u32| {
         let seat = &seats[place as usize];
-        (seat.load, seat.last, place)
+        let order = if by == By::Load { seat.order } else { 0 };
+        (order, seat.last, place)
     };
     key(one) < key(other)
 }

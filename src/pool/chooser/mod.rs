@@ -15,6 +15,7 @@
 //! Read next: `pool/chooser/turns.rs`, round robin.
 
 pub(in crate::pool) mod draws;
+pub(in crate::pool) mod fastest;
 mod groups;
 pub(in crate::pool) mod kept;
 mod loads;
@@ -26,15 +27,16 @@ use std::sync::{Arc, Mutex, Weak};
 use crate::pool::Tier;
 use crate::pool::backend::Backend;
 use crate::pool::chooser::draws::{Random, better_of_two};
+use crate::pool::chooser::fastest::Fastest;
 use crate::pool::chooser::groups::Groups;
-use crate::pool::chooser::loads::{least_loaded, settle};
+use crate::pool::chooser::loads::{By, least_loaded, settle};
 use crate::pool::chooser::rendezvous::{Answers, Bound, highest_score};
 use crate::pool::chooser::turns::Turns;
 use crate::pool::roster::Tried;
 use crate::pool::settings::Method;
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendState, NEVER};
-use crate::pool::trace::{CANDIDATES_MAX, Candidate, Decision, Verdict};
+use crate::pool::trace::{CANDIDATES_MAX, Candidate, Decision, Rule, Verdict};
 use crate::pool::trust::FULL;
 
 /// The room of a set: a weight in tenths, and how many backends and how many backups may have it.
@@ -98,6 +100,7 @@ pub(in crate::pool) struct Chooser {
     at_bound: Option<AtBound>,
     /// The chooser hears of each exchange that ends.
     hears_ends: bool,
+    fastest: Fastest,
     /// Choices made, by all pools.
     choices: u64,
     /// How many pools have taken over.
@@ -149,11 +152,14 @@ pub(in crate::pool) struct Seat {
     /// What is left of its quota in that period.
     quota: u32,
     period: u32,
-    /// Its place in a group without turns.
-    at: u32,
+    /// Its place in a group without turns, and in the heap by turn of `fastest`.
+    at: [u32; 2],
     /// Its exchanges, for a method that goes by them.
     load: u32,
-    /// When it was last chosen, for `least_connections`.
+    /// By what it stands in the heap of its group: for `least_connections` its exchanges, for
+    /// `fastest` the time that it is expected to take.
+    order: u64,
+    /// When it was last chosen, for both; 0: never.
     last: u64,
 }
 
@@ -178,7 +184,8 @@ impl Seat {
             credit: 0,
             quota: 0,
             period: 0,
-            at: 0,
+            at: [0; 2],
+            order: 0,
             load: 0,
             last: 0,
         }
@@ -191,12 +198,13 @@ impl Seat {
 
 impl Chooser {
     /// Bytes for each backend, if all have other weights: its seat, entries in both queues of two
-    /// sets or in two groups with their keys, and in the list of those that wait.
+    /// sets or in two groups with their keys, its times, and in the list of those that wait.
     pub(in crate::pool) const BYTES_EACH: usize = size_of::<Seat>()
         + 4 * turns::QUEUE_BYTES
         + 2 * size_of::<groups::Group>()
         + 2 * (8 + 4)
         + 2 * (4 + 4)
+        + Fastest::BYTES_EACH
         + 4;
 
     /// What is added to [`Chooser::BYTES_EACH`] where backends grow into their weight: nine more
@@ -238,6 +246,13 @@ impl Chooser {
             (&Rooms::NONE, &healthy)
         };
         let count = backends.len();
+        let backups = backends.iter().filter(|one| one.settings.backup).count();
+        let by_load = matches!(method, Method::LeastConnections | Method::Fastest);
+        let with_times = if method == Method::Fastest {
+            [count - backups, backups]
+        } else {
+            [0; 2]
+        };
         Chooser {
             method,
             standing,
@@ -257,7 +272,8 @@ impl Chooser {
             answers: Answers::new(if with_keys { count } else { 0 }),
             load_percent_max,
             at_bound: None,
-            hears_ends: method == Method::LeastConnections || load_percent_max.is_some(),
+            hears_ends: by_load || load_percent_max.is_some(),
+            fastest: Fastest::with_room(with_times),
             choices: 0,
             epoch: 0,
             healthy: 0,
@@ -289,6 +305,7 @@ impl Chooser {
         let is_first = before.backends.is_empty();
         let counts = std::mem::take(&mut before.counts);
         before.end(self.epoch);
+        self.fastest.take_over(&before.fastest);
         for (turns, before) in self.turns.iter_mut().zip(&before.turns) {
             turns.follow(before);
         }
@@ -298,6 +315,9 @@ impl Chooser {
             let is_new = !is_first && !kept.was_there(self.epoch);
             let seat = &mut self.seats[place as usize];
             kept.seat(place, seat);
+            if let Some(times) = self.fastest.times(place as usize) {
+                *times = kept.times();
+            }
             // What comes up while it is looked at must be told.
             backend.state.tell_ends(self.hears_ends);
             self.candidates.extend(
@@ -334,12 +354,16 @@ impl Chooser {
             groups.clear();
         }
         self.loads = [0; 2];
-        for (seat, backend) in self.seats.iter_mut().zip(&*self.backends) {
+        self.fastest.clear();
+        for (place, (seat, backend)) in self.seats.iter_mut().zip(&*self.backends).enumerate() {
             let turns = self.turns.get(seat.tier as usize);
             let quota = turns.and_then(|turns| turns.quota_left(seat));
             let kept = &backend.state.kept;
             let weight = backend.settings.weight * (FULL - seat.group / self.weights);
             kept.keep(seat, quota, [epoch, seat.tier as u32, weight]);
+            if let Some(times) = self.fastest.times(place) {
+                kept.keep_times(*times);
+            }
             backend.state.tell_ends(false);
             *seat = Seat::new(seat.weight);
         }
@@ -356,14 +380,14 @@ impl Chooser {
         self.healthy > 0
     }
 
-    /// The method's choice among the backends that were not tried, and the set that it is from.
+    /// The choice among the backends that were not tried, and why.
     #[inline]
     pub(in crate::pool) fn pick(
         &mut self,
         tried: &Tried,
         random: &mut Random,
         key: u64,
-    ) -> Result<(usize, Tier), Lack> {
+    ) -> Result<(usize, Rule), Lack> {
         if tried.is_empty() {
             return self.pick_present(false, random, key);
         }
@@ -398,7 +422,7 @@ impl Chooser {
         is_retry: bool,
         random: &mut Random,
         key: u64,
-    ) -> Result<(usize, Tier), Lack> {
+    ) -> Result<(usize, Rule), Lack> {
         let all = [
             Tier::Healthy,
             Tier::HealthyBackup,
@@ -418,15 +442,23 @@ impl Chooser {
         if self.counts[set] == 0 {
             return Err(Lack::Full);
         }
-        let method = if tier >= Tier::Unhealthy {
-            Method::RoundRobin
+        let (method, mut rule) = if tier >= Tier::Unhealthy {
+            (Method::RoundRobin, Rule::FailOpen)
         } else {
-            self.method
+            (self.method, Rule::Method(self.method))
         };
         let groups = &mut self.groups[set % 2];
         let place = match method {
             Method::RoundRobin => self.turns[set].next(&mut self.seats),
             Method::LeastConnections => least_loaded(groups, &self.seats),
+            Method::Fastest => {
+                let now_ms = self.standing.now_ms();
+                let (place, is_due) = self.fastest.next(groups, tier, &self.seats, now_ms);
+                if is_due {
+                    rule = Rule::Due;
+                }
+                place
+            }
             Method::RandomTwo => {
                 let load = |place: u32| self.backends[place as usize].in_flight();
                 better_of_two(random, groups, load)
@@ -447,7 +479,7 @@ impl Chooser {
             let runs = std::mem::take(&mut self.answers.runs);
             self.looked_at += 1 + runs * self.counts[set];
         }
-        Ok((place as usize, tier))
+        Ok((place as usize, rule))
     }
 
     /// Its backends by place.
@@ -526,9 +558,13 @@ impl Chooser {
         }
         let is_full = backend.is_full();
         let place = u32::try_from(place).unwrap_or(u32::MAX);
-        if self.method == Method::LeastConnections {
+        if self.is_by_load() {
             self.choices += 1;
             self.seats[place as usize].last = self.choices;
+            if self.method == Method::Fastest {
+                let now_ms = self.standing.now_ms();
+                self.fastest.took(place, &mut self.seats, now_ms);
+            }
         }
         if self.hears_ends {
             self.weigh(place);
@@ -735,6 +771,9 @@ impl Chooser {
         if self.hears_ends {
             self.weigh(place);
         }
+        if self.method == Method::Fastest {
+            self.fastest.join(tier as usize, place, &mut self.seats);
+        }
     }
 
     /// Takes a backend out of its set, if it is in one.
@@ -753,11 +792,15 @@ impl Chooser {
         let groups = &mut self.groups[tier as usize];
         groups.leave(place, &mut self.seats);
         self.loads[tier as usize] -= u64::from(self.seats[place as usize].load);
-        if self.method == Method::LeastConnections {
+        if matches!(self.method, Method::LeastConnections | Method::Fastest) {
             let members = &mut groups.groups[group as usize].members;
-            if (at as usize) < members.len() {
-                settle(members, at as usize, &mut self.seats);
+            let at = at[By::Load as usize] as usize;
+            if at < members.len() {
+                settle(members, at, &mut self.seats, By::Load);
             }
+        }
+        if self.method == Method::Fastest {
+            self.fastest.leave(tier as usize, place, &mut self.seats);
         }
     }
 
@@ -765,16 +808,27 @@ impl Chooser {
     fn weigh(&mut self, place: u32) {
         let load = self.backends[place as usize].in_flight();
         let seat = &mut self.seats[place as usize];
-        let before = seat.load;
+        let Some(groups) = self.groups.get_mut(seat.tier as usize) else {
+            return;
+        };
+        let (tier, group) = (seat.tier, seat.group as usize);
+        let sum = &mut self.loads[tier as usize];
+        *sum -= u64::from(seat.load);
         seat.load = u32::try_from(load).unwrap_or(u32::MAX);
-        let (group, at) = (seat.group as usize, seat.at as usize);
-        if let Some(groups) = self.groups.get_mut(seat.tier as usize) {
-            let load = &mut self.loads[seat.tier as usize];
-            *load = *load - u64::from(before) + u64::from(seat.load);
-            if self.method == Method::LeastConnections {
-                settle(&mut groups.groups[group].members, at, &mut self.seats);
-            }
-        }
+        *sum += u64::from(seat.load);
+        let (load, at) = (u64::from(seat.load), seat.at[By::Load as usize] as usize);
+        let group = &mut groups.groups[group];
+        seat.order = match self.method {
+            Method::LeastConnections => load,
+            Method::Fastest => self.fastest.order(place, load, group.weight),
+            _ => return,
+        };
+        settle(&mut group.members, at, &mut self.seats, By::Load);
+    }
+
+    /// Whether the groups are heaps.
+    fn is_by_load(&self) -> bool {
+        matches!(self.method, Method::LeastConnections | Method::Fastest)
     }
 
     fn is_by_turns(&self, tier: Tier) -> bool {

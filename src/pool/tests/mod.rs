@@ -1,5 +1,6 @@
 //! The pool as an exchange sees it.
 
+mod fastest;
 mod persistence;
 mod queue;
 mod record;
@@ -440,9 +441,9 @@ proptest! {
     #[test]
     fn the_choice_is_always_from_the_first_group_that_has_a_candidate(
         kinds in prop::collection::vec((0..3u32, any::<bool>(), 0..4usize, any::<bool>(), any::<bool>(), 0..3u8), 1..6),
-        before in any::<u8>(), method in 0..4usize, cookie in prop::option::of(0..6usize)
+        before in any::<u8>(), method in 0..5usize, cookie in prop::option::of(0..6usize)
     ) {
-        let method = [Method::RoundRobin, Method::LeastConnections, Method::RandomTwo, Method::SourceHash][method];
+        let method = [Method::RoundRobin, Method::LeastConnections, Method::RandomTwo, Method::Fastest, Method::SourceHash][method];
         let mut list = backends(kinds.len());
         for (backend, &(weight, backup, max, limited, ..)) in list.iter_mut().zip(&kinds) {
             backend.weight = weight;

@@ -76,6 +76,8 @@ impl Verdict {
 pub enum Rule {
     /// The balancing method.
     Method(Method),
+    /// It was not chosen for long, and `fastest` must know how fast it is.
+    Due,
     /// The method is by hash, and those before it are at their bounds.
     NextByHash,
     /// The client's cookie is bound to it.
@@ -101,6 +103,7 @@ impl Rule {
     pub fn text(self) -> &'static str {
         match self {
             Rule::Method(method) => method.reason(),
+            Rule::Due => "not chosen for 10 s",
             Rule::NextByHash => "the next by hash",
             Rule::Cookie => "the client's cookie",
             Rule::FailOpen => "none is healthy: each in turn",
