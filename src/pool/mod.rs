@@ -14,9 +14,9 @@
 //! and `state.rs` (one backend: what belongs to one pool, and what lives on), `standing.rs` (how it
 //! stands for a request), `health.rs` (rise and fall), `roster.rs` (which backends a request has
 //! tried), `following.rs` (how a pool takes over), `persist.rs` (cookies and hashing), `share.rs`
-//! (which share each is meant to get), `queue.rs` (requests that wait for a place), `time.rs` (its
-//! clock and its seed), `trace/mod.rs` (the record of a choice), `explain.rs` (choices shown);
-//! `checker.rs` and `resolver.rs` are the threads that feed the pool.
+//! (which share each is meant to get), `queue.rs` (requests that wait for a place), `served.rs`
+//! (how a try ended), `time.rs` (its clock and its seed), `trace/mod.rs` (the record of a choice),
+//! `explain.rs` (choices shown); `checker.rs` and `resolver.rs` are the threads that feed the pool.
 
 pub mod backend;
 mod chooser;
