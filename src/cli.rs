@@ -74,6 +74,18 @@ const OPTIONS: &[Flag] = &[
         help: "start four small servers and balance over them",
     },
     Flag {
+        name: "--simulate",
+        value: "",
+        wanted: "",
+        help: "play a load against CONFIG and compare the methods",
+    },
+    Flag {
+        name: "--json",
+        value: "",
+        wanted: "",
+        help: "with --simulate: print the figures as JSON",
+    },
+    Flag {
         name: "--log",
         value: "LEVEL",
         wanted: "a level, such as --log debug",
@@ -92,9 +104,6 @@ const OPTIONS: &[Flag] = &[
         help: "print the version",
     },
 ];
-
-/// Options that are refused by name, because what they ask for is not built yet.
-const NOT_BUILT: [&str; 2] = ["--simulate", "--json"];
 
 /// What `--version` prints.
 pub const VERSION: &str = concat!("rondo ", env!("CARGO_PKG_VERSION"), "\n");
@@ -115,6 +124,7 @@ pub fn help() -> String {
 rondo {}: a round-robin HTTP/1.1 load balancer
 
 Usage: rondo [OPTIONS] [CONFIG]
+       rondo --simulate [SCENARIO [CONFIG]] [--json]
 
   CONFIG                configuration file (JSON); ./config.json when left out
 
@@ -124,13 +134,14 @@ Examples:
   rondo --demo
   rondo --backends http://127.0.0.1:8081,http://127.0.0.1:8082 --port 8080
   rondo --check /etc/rondo.json
+  rondo --simulate
 
 SIGTERM, SIGINT, SIGQUIT: graceful stop; a second signal exits immediately.
 
 Exit status:
   0  clean stop
   1  cannot run, or stopped by a second signal; --health: no good answer
-  2  wrong command line or configuration
+  2  wrong command line, configuration or scenario
 ",
         env!("CARGO_PKG_VERSION")
     )
@@ -163,6 +174,16 @@ pub enum Command {
     Demo {
         /// Which events are logged.
         log: LevelFilter,
+    },
+    #[cfg(feature = "simulate")]
+    /// Play a load against the configuration, and print how each method takes it.
+    Simulate {
+        /// None: the default one.
+        scenario: Option<PathBuf>,
+        /// None: the usual one, or four equal backends.
+        config: Option<PathBuf>,
+        /// For a program.
+        json: bool,
     },
     /// Print the JSON Schema of the configuration.
     Schema,
@@ -222,7 +243,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
 /// The arguments as given, each at most once.
 #[derive(Debug, Default)]
 struct Given {
-    config: Option<OsString>,
+    /// What is no option: CONFIG; with --simulate SCENARIO and CONFIG.
+    files: Vec<OsString>,
     /// By the option's name; empty for an option without a value.
     options: HashMap<&'static str, String>,
 }
@@ -230,27 +252,26 @@ struct Given {
 impl Given {
     fn read(arguments: Vec<OsString>) -> Result<Given, UsageError> {
         let mut given = Given::default();
+        let simulates = arguments.iter().any(|argument| argument == "--simulate");
         let mut arguments = arguments.into_iter();
         let mut are_options = true;
         while let Some(argument) = arguments.next() {
             let is_option = are_options && argument.as_encoded_bytes().starts_with(b"-");
+            // The default scenario.
+            let is_option = is_option && (argument != "-" || !simulates);
             if argument == "--" && are_options {
                 are_options = false;
             } else if is_option {
                 given.read_option(&argument, &mut arguments)?;
             } else if argument.is_empty() {
                 return Err(error("CONFIG is empty", "name a configuration file"));
-            } else if let Some(first) = &given.config {
-                return Err(error(
-                    format!(
-                        "two configuration files, {} and {}",
-                        quoted(&first.to_string_lossy()),
-                        quoted(&argument.to_string_lossy())
-                    ),
-                    "name one",
-                ));
+            } else if given.files.len() > usize::from(simulates) {
+                let [before, this] = [given.files.last(), Some(&argument)]
+                    .map(|file| quoted(&file.map(|it| it.to_string_lossy()).unwrap_or_default()));
+                let what = format!("two configuration files, {before} and {this}");
+                return Err(error(what, "name one"));
             } else {
-                given.config = Some(argument);
+                given.files.push(argument);
             }
         }
         Ok(given)
@@ -272,9 +293,6 @@ impl Given {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (text, None),
         };
-        if NOT_BUILT.contains(&name) {
-            return Err(error(format!("{name} is not built yet"), "leave it out"));
-        }
         let Some(flag) = OPTIONS.iter().find(|flag| flag.name == name) else {
             let hint = match nearest(name, OPTIONS.iter().map(|flag| flag.name)) {
                 Some(meant) => format!("did you mean {meant}?"),
@@ -314,7 +332,14 @@ impl Given {
         Ok(())
     }
 
-    fn command(self) -> Result<Command, UsageError> {
+    fn command(mut self) -> Result<Command, UsageError> {
+        if self.options.remove("--simulate").is_some() {
+            return simulation(self);
+        }
+        if self.options.contains_key("--json") {
+            return Err(error("--json without --simulate", "add --simulate"));
+        }
+        let config = self.files.pop();
         let mut options = self.options;
         let mut take = |name: &str| options.remove(name);
         let log = take("--log").map_or(Ok(LevelFilter::Info), |text| level(&text))?;
@@ -329,7 +354,7 @@ impl Given {
             let other = OPTIONS
                 .iter()
                 .find_map(|flag| take(flag.name).map(|_| flag.name));
-            return match other.or(self.config.map(|_| "CONFIG")) {
+            return match other.or(config.map(|_| "CONFIG")) {
                 Some(other) => Err(error(format!("{name} and {other} exclude each other"), why)),
                 None => Ok(match name {
                     #[cfg(feature = "demo")]
@@ -355,7 +380,7 @@ impl Given {
                 return Err(error(format!("{name} without --check"), "add --check"));
             }
         }
-        let source = match (take("--backends"), take("--port"), self.config) {
+        let source = match (take("--backends"), take("--port"), config) {
             (None, None, config) => Source::File(config.unwrap_or("config.json".into()).into()),
             (Some(backends), Some(port), None) => Source::Flags { backends, port },
             (Some(_), None, None) => {
@@ -395,6 +420,28 @@ impl Given {
             Command::Run { source, log }
         })
     }
+}
+
+#[cfg(not(feature = "simulate"))]
+fn simulation(_: Given) -> Result<Command, UsageError> {
+    let hint = "build rondo with the feature \"simulate\"";
+    Err(error("--simulate is not in this build", hint))
+}
+
+#[cfg(feature = "simulate")]
+fn simulation(mut given: Given) -> Result<Command, UsageError> {
+    let json = given.options.remove("--json").is_some();
+    let mut others = OPTIONS.iter().map(|flag| flag.name);
+    if let Some(other) = others.find(|name| given.options.contains_key(name)) {
+        let what = format!("--simulate and {other} exclude each other");
+        return Err(error(what, "a simulation runs nothing"));
+    }
+    let mut files = given.files.into_iter().map(PathBuf::from);
+    Ok(Command::Simulate {
+        scenario: files.next().filter(|path| path.as_os_str() != "-"),
+        config: files.next(),
+        json,
+    })
 }
 
 fn level(text: &str) -> Result<LevelFilter, UsageError> {

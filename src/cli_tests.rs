@@ -124,6 +124,33 @@ fn good_command_lines_become_commands() {
 }
 
 #[test]
+fn a_simulation_takes_a_scenario_and_a_configuration() {
+    let simulation = |scenario: Option<&str>, config: Option<&str>, json| Command::Simulate {
+        scenario: scenario.map(PathBuf::from),
+        config: config.map(PathBuf::from),
+        json,
+    };
+    for (words, command) in [
+        (&["--simulate"][..], simulation(None, None, false)),
+        (&["--simulate", "-"], simulation(None, None, false)),
+        (
+            &["--json", "a.json", "--simulate"],
+            simulation(Some("a.json"), None, true),
+        ),
+        (
+            &["--simulate", "-", "c.json"],
+            simulation(None, Some("c.json"), false),
+        ),
+        (
+            &["--simulate", "--", "--json"],
+            simulation(Some("--json"), None, false),
+        ),
+    ] {
+        assert_eq!(parse_words(words), Ok(command), "{words:?}");
+    }
+}
+
+#[test]
 fn help_is_given_whatever_else_is_wrong() {
     for (words, command) in [
         (&["--help"][..], Command::Help),
@@ -267,7 +294,18 @@ fn wrong_combinations_are_one_line_each() {
             &["--health", "http://a", "--port", "1"],
             "--health and --port exclude each other; a health request needs its URL only",
         ),
-        (&["--simulate"], "--simulate is not built yet; leave it out"),
+        (
+            &["--simulate", "--log", "info"],
+            "--simulate and --log exclude each other; a simulation runs nothing",
+        ),
+        (
+            &["--json", "c.json"],
+            "--json without --simulate; add --simulate",
+        ),
+        (
+            &["--simulate", "a.json", "b.json", "c.json"],
+            "two configuration files, \"b.json\" and \"c.json\"; name one",
+        ),
         (
             &["--against", "old.json"],
             "--against without --check; add --check",

@@ -60,6 +60,7 @@
 //! | [`log`] | access lines and events |
 //! | [`metrics`] | what the counters say: the last minutes, and the text for Prometheus |
 //! | [`traffic`] | what the workers count |
+//! | `simulate` | a load played against the pool on a clock of its own |
 //! | [`text`] | escaping, numbers, times, words |
 //!
 //! The most memory that all of it can take is added up in [`memory`].
@@ -102,7 +103,7 @@
 //!
 //! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log`,
 //! `traffic` < `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `metrics` <
-//! `worker`, `listener`, `checker`, `discovery`, `reload`, `resolver`, `signals` < `admin`
+//! `worker`, `listener`, `checker`, `discovery`, `reload`, `resolver`, `signals`, `simulate` < `admin`
 //! < `change`, `memory` < `server` < `demo`, `health_request` < `main`.
 
 #![forbid(unsafe_code)]
@@ -124,6 +125,8 @@ pub mod memory;
 pub mod pool;
 pub mod reload;
 pub mod server;
+#[cfg(feature = "simulate")]
+pub mod simulate;
 
 #[cfg(feature = "admin")]
 mod admin;

@@ -17,6 +17,8 @@ use rondo::health_request::{self, HealthError};
 use rondo::log::events;
 use rondo::memory::MemoryBound;
 use rondo::pool::explain::explain;
+#[cfg(feature = "simulate")]
+use rondo::simulate::Simulation;
 use rondo::{reload, server};
 
 /// It cannot run, was stopped by a second signal, or `--health` got no good answer.
@@ -53,6 +55,15 @@ fn main() -> ExitCode {
                 Err(error) => fail(WRONG_INPUT, &error),
             }
         }
+        #[cfg(feature = "simulate")]
+        Command::Simulate {
+            scenario,
+            config,
+            json,
+        } => match Simulation::read(scenario.as_deref(), config.as_deref()) {
+            Ok(simulation) => print(&simulation.play(json)),
+            Err(error) => fail(WRONG_INPUT, &error),
+        },
         Command::Run { source, log } => match source.read() {
             Ok(config) => with_event_log(log, || run(&source, config)),
             Err(error) => fail(WRONG_INPUT, &error),

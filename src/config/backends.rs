@@ -86,6 +86,7 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// An entry by itself.
 const ENTRY: Form = Form {
+    is_configuration: true,
     noun: "the entry",
     least: r#"{"url":"http://127.0.0.1:8081"}"#,
     bytes_max: 64 * 1024,

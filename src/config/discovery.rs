@@ -28,6 +28,7 @@ pub(super) const KEYS: &[Key] = &[Key {
 
 /// What a list is.
 const LIST: Form = Form {
+    is_configuration: true,
     noun: "the list",
     least: r#"[{"url":"http://127.0.0.1:8081"}]"#,
     bytes_max: 4 * 1024 * 1024,

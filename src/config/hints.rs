@@ -2,6 +2,7 @@
 //! sections.
 
 use crate::config::KEYS;
+use crate::config::document::Form;
 use crate::config::key::{Key, Takes};
 use crate::pool::settings::Choices;
 use crate::text::words::{listed, nearest};
@@ -129,7 +130,7 @@ const KEYS_OF_OTHERS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// What to write instead of a key that is not one of `keys`, which belong to the object at `path`.
-pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key]) -> String {
+pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key], form: &Form) -> String {
     let names = || {
         let built = keys
             .iter()
@@ -140,6 +141,13 @@ pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key]) -> String {
     };
     if let Some(meant) = nearest(key, names()) {
         return format!("did you mean {meant:?}?");
+    }
+    let all = || {
+        let names: Vec<&str> = names().collect();
+        format!("the keys here are {}", listed(&names, "and"))
+    };
+    if !form.is_configuration {
+        return all();
     }
     // Of an entry in a discovered list, and of an entry by itself.
     let is_entry = path.is_empty() && keys.first().is_some_and(|row| row.name == "url");
@@ -158,10 +166,7 @@ pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key]) -> String {
     if !elsewhere.is_empty() {
         return format!("did you mean {}?", listed(&elsewhere, "or"));
     }
-    format!(
-        "the keys here are {}",
-        listed(&names().collect::<Vec<_>>(), "and")
-    )
+    all()
 }
 
 /// The word that was probably meant.

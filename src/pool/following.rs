@@ -129,7 +129,7 @@ impl Pool {
     }
 
     /// The first pool, for a caller that sets its clock.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulate"))]
     pub(crate) fn with_sources(
         sources: Sources,
         backends: Vec<BackendSettings>,

@@ -5,11 +5,11 @@
 //! answers.
 
 use std::hash::{BuildHasher, RandomState};
-#[cfg(test)]
+#[cfg(any(test, feature = "simulate"))]
 use std::sync::{Arc, atomic::Ordering};
 use std::time::Instant;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulate"))]
 use crate::net::atomic::AtomicU64;
 
 /// The clock of all pools that follow each other.
@@ -18,7 +18,7 @@ pub(crate) enum Time {
     /// The system's, since this moment.
     System(Instant),
     /// One that is set: microseconds.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulate"))]
     Set(Arc<AtomicU64>),
 }
 
@@ -37,7 +37,7 @@ impl Time {
                 let elapsed = started.elapsed();
                 elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros())
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulate"))]
             Time::Set(now_us) => now_us.load(Ordering::Relaxed),
         }
     }
@@ -58,7 +58,7 @@ impl Sources {
     }
 
     /// A clock that stands at 0 until it is set, and this seed.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulate"))]
     pub(crate) fn set(seed: u64) -> (Sources, Arc<AtomicU64>) {
         let now_us = Arc::new(AtomicU64::new(0));
         let time = Time::Set(Arc::clone(&now_us));

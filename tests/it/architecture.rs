@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
         "reload",
         "resolver",
         "signals",
+        "simulate",
         "worker",
     ],
     &["admin"],

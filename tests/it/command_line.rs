@@ -26,6 +26,8 @@ fn help_and_version_go_to_standard_output() {
         "--backends",
         "--port",
         "--demo",
+        "--simulate",
+        "--json",
         "--log",
         "--help",
         "--version",
@@ -50,7 +52,10 @@ fn help_and_version_go_to_standard_output() {
 fn a_wrong_command_line_gets_one_line_and_exit_status_2() {
     for (arguments, part) in [
         (&["--nonsense"][..], "--nonsense"),
-        (&["--simulate"], "--simulate is not built yet"),
+        (&["--json"], "--json without --simulate"),
+        (&["--simulate", "--check"], "--simulate and --check"),
+        (&["--simulate", "a", "b", "c"], "two configuration files"),
+        (&["--simulate", "none.json"], "none.json: cannot be read"),
         (
             &["--check", "--against", "old.json"],
             "old.json: cannot be read",

@@ -55,6 +55,7 @@ mod replies;
 mod retries;
 mod round_robin;
 mod schema;
+mod simulation;
 mod stubborn_peers;
 mod tcp_mode;
 mod test_tools;

@@ -18,6 +18,8 @@ use serde_json::value::RawValue;
 use crate::config::key::Key;
 use crate::text::words::{SHOWN_CHARS_MAX, quoted, shortened};
 
+#[cfg(feature = "simulate")]
+pub(crate) use self::object::entries;
 pub(crate) use self::object::{Object, parse_duration};
 pub(crate) use crate::config::error::{ConfigError, Details};
 
@@ -36,6 +38,8 @@ pub(crate) struct Form {
     pub bytes_max: usize,
     /// What to do where there is no such file.
     pub missing: &'static str,
+    /// Whether its keys are those of a configuration.
+    pub is_configuration: bool,
 }
 
 /// The configuration: room for some 20,000 backends.
@@ -44,6 +48,7 @@ pub(crate) const CONFIGURATION: Form = Form {
     least: r#"{"proxy":{"port":8080},"backends":[{"url":"http://127.0.0.1:8081"}]}"#,
     bytes_max: 1024 * 1024,
     missing: "name a configuration file, or use --backends with --port, or --demo",
+    is_configuration: true,
 };
 
 /// The text of a file and the name under which errors show it.
@@ -218,6 +223,15 @@ impl<'a> Node<'a> {
         self.error(format!("is {}", self.found()), format!("must be {wanted}"))
     }
 
+    /// An empty object in the place of one that was left out.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn nothing(&self) -> Node<'a> {
+        Node {
+            raw: "{}",
+            ..self.clone()
+        }
+    }
+
     /// Whether the value is a string, which says nothing about its content.
     pub(crate) fn is_text(&self) -> bool {
         self.raw.starts_with('"')
@@ -313,6 +327,12 @@ pub(crate) fn duration_text(duration: Duration) -> String {
         }
     }
     format!("{ms}ms")
+}
+
+/// The text of a string in JSON text.
+#[cfg(feature = "simulate")]
+pub(crate) fn text_of(raw: &str) -> Option<Cow<'_, str>> {
+    decoded(raw).ok()
 }
 
 fn decoded(raw: &str) -> Result<Cow<'_, str>, String> {

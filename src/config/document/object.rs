@@ -30,7 +30,7 @@ impl<'a> Object<'a> {
     pub(crate) fn read(node: &Node<'a>, keys: &'static [Key]) -> Result<Object<'a>, ConfigError> {
         let document = node.document;
         let mut values: Vec<Option<Node<'a>>> = vec![None; keys.len()];
-        for (key_raw, value) in entries(node)? {
+        for (key_raw, value) in entries_of(node)? {
             let offset = document.offset(key_raw);
             let key = decoded(key_raw).map_err(|reason| {
                 let what = format!("has a key that is not a valid string: {reason}");
@@ -38,7 +38,7 @@ impl<'a> Object<'a> {
             })?;
             let path = node.child_path(&key);
             let Some(row) = keys.iter().position(|row| row.name == key) else {
-                let hint = hints::about_unknown(&node.path, &key, keys);
+                let hint = hints::about_unknown(&node.path, &key, keys, document.form);
                 return Err(document.error_at(offset, path, "is not a known key".to_owned(), hint));
             };
             if let Takes::NotBuilt([]) = keys[row].takes {
@@ -165,23 +165,7 @@ impl<'a> Object<'a> {
     /// One of the words for the values of `T`.
     #[inline(never)]
     pub(crate) fn word<T: Choices>(&self, key: &str) -> Result<T, ConfigError> {
-        let node = self.value(key)?;
-        let wanted = || self.wanted(key);
-        let text = node.text().ok_or_else(|| node.not(&wanted()))?;
-        if let Some(choice) = T::ALL.iter().find(|choice| choice.name == text) {
-            return Ok(choice.value);
-        }
-        if T::NOT_BUILT.contains(&&*text) {
-            let what = format!("is {}, which is not built yet", node.found());
-            return Err(node.error(what, format!("must be {}", wanted())));
-        }
-        Err(match hints::about_word::<T>(&text) {
-            Some(name) => node.error(
-                format!("is {}", node.found()),
-                format!("did you mean {name:?}? It must be {}", wanted()),
-            ),
-            None => node.not(&wanted()),
-        })
+        self.value(key)?.word(&self.wanted(key))
     }
 
     /// The same for a key without a default.
@@ -234,14 +218,58 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(ms))
 }
 
-/// The keys and values of an object in the order of the text, repeated ones included.
-fn entries<'a>(node: &Node<'a>) -> Result<Vec<(&'a str, &'a RawValue)>, ConfigError> {
+#[cfg(feature = "simulate")]
+impl<'a> Node<'a> {
+    /// The values of an object whose keys may be any, each with its key and the key's place.
+    pub(crate) fn entries(&self) -> Result<Vec<(String, Node<'a>, Node<'a>)>, ConfigError> {
+        let mut named: Vec<(String, Node<'a>, Node<'a>)> = Vec::new();
+        for (key_raw, value) in entries_of(self)? {
+            let mut place = self.clone();
+            place.raw = key_raw;
+            let key = decoded(key_raw).map_err(|reason| place.error(reason, ""))?;
+            place.path = self.child_path(&key);
+            if named.iter().any(|(known, ..)| *known == key) {
+                return Err(place.error("is given twice", "keep one"));
+            }
+            let value = self.document.node(value, place.path.clone());
+            named.push((key.into_owned(), place, value));
+        }
+        Ok(named)
+    }
+}
+
+impl Node<'_> {
+    /// One of the words for the values of `T`; `wanted` is what must be there.
+    #[inline(never)]
+    pub(crate) fn word<T: Choices>(&self, wanted: &str) -> Result<T, ConfigError> {
+        let text = self.text().ok_or_else(|| self.not(wanted))?;
+        if let Some(choice) = T::ALL.iter().find(|choice| choice.name == text) {
+            return Ok(choice.value);
+        }
+        if T::NOT_BUILT.contains(&&*text) {
+            let what = format!("is {}, which is not built yet", self.found());
+            return Err(self.error(what, format!("must be {wanted}")));
+        }
+        Err(match hints::about_word::<T>(&text) {
+            Some(name) => self.error(
+                format!("is {}", self.found()),
+                format!("did you mean {name:?}? It must be {wanted}"),
+            ),
+            None => self.not(wanted),
+        })
+    }
+}
+
+fn entries_of<'a>(node: &Node<'a>) -> Result<Vec<(&'a str, &'a RawValue)>, ConfigError> {
     if !node.raw.starts_with('{') {
         return Err(node.not("an object"));
     }
-    let entries: Entries<'a> = serde_json::from_str(node.raw)
-        .map_err(|error| node.error(format!("is no object: {error}"), ""))?;
-    Ok(entries.0)
+    entries(node.raw).map_err(|error| node.error(format!("is no object: {error}"), ""))
+}
+
+/// The keys and values of an object in the order of the text, repeated ones included.
+pub(crate) fn entries(text: &str) -> Result<Vec<(&str, &RawValue)>, serde_json::Error> {
+    serde_json::from_str(text).map(|entries: Entries<'_>| entries.0)
 }
 
 struct Entries<'a>(Vec<(&'a str, &'a RawValue)>);

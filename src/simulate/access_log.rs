@@ -1,0 +1,207 @@
+//! An access log of one's own as the load: when requests came, from which clients, and how long
+//! backends worked on them.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::config::document::{ConfigError, Details, Node, entries, text_of};
+use crate::simulate::numbers::LONGEST_US;
+use crate::simulate::scenario::decimal;
+
+/// Requests of a log: of each some 50 bytes are kept.
+const REQUESTS_MAX: usize = 1_000_000;
+/// Bytes of a line: more than rondo writes.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A log.
+#[derive(Debug)]
+pub(super) struct Log {
+    /// In the order in which they came, the first at 0.
+    pub(super) calls: Vec<Logged>,
+    /// Each once.
+    pub(super) clients: Vec<IpAddr>,
+    /// Lines of requests that no backend had: rondo answered them itself.
+    pub(super) left_out: usize,
+}
+
+/// A request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logged {
+    pub(super) at_us: u64,
+    /// Its place among the clients.
+    pub(super) client: u32,
+    pub(super) work_us: u32,
+    /// Whether it may be sent again (RFC 9110 9.2.2).
+    pub(super) is_idempotent: bool,
+}
+
+impl Log {
+    /// Reads the log that a scenario names in `node`.
+    pub(super) fn read(path: &Path, node: &Node<'_>) -> Result<Log, ConfigError> {
+        let unreadable = |error| node.error(format!("cannot be read: {error}"), "");
+        let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
+        let mut read: Vec<(IpAddr, Logged)> = Vec::new();
+        let mut left_out = 0;
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            let mut limited = file.by_ref().take(LINE_BYTES_MAX);
+            if limited.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+                break;
+            }
+            match read_line(&line) {
+                Some(Line::Request(..)) if read.len() == REQUESTS_MAX => {
+                    let what = format!("has more than {REQUESTS_MAX} requests");
+                    return Err(node.error(what, "play a part of it"));
+                }
+                Some(Line::Request(client, call)) => read.push((client, call)),
+                Some(Line::LeftOut) => left_out += 1,
+                None => {
+                    return Err(ConfigError::from(Details {
+                        file: path.display().to_string(),
+                        line: number,
+                        column: 1,
+                        path: String::new(),
+                        what: "is no line of rondo's JSON access log".to_owned(),
+                        hint: r#"it is written with "access_log": "json""#.to_owned(),
+                    }));
+                }
+            }
+        }
+        let Some(first_us) = read.iter().map(|(_, call)| call.at_us).min() else {
+            return Err(node.error("has no request that a backend had", ""));
+        };
+        let mut clients: Vec<IpAddr> = read.iter().map(|(client, _)| *client).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        let place = |(client, call): (IpAddr, Logged)| Logged {
+            at_us: call.at_us - first_us,
+            client: clients
+                .binary_search(&client)
+                .map_or(0, |place| u32::try_from(place).unwrap_or(0)),
+            ..call
+        };
+        let mut calls: Vec<Logged> = read.into_iter().map(place).collect();
+        // A line is written when its request ends.
+        calls.sort_by_key(|call| call.at_us);
+        Ok(Log {
+            calls,
+            clients,
+            left_out,
+        })
+    }
+}
+
+enum Line {
+    /// Its time is since 1970.
+    Request(IpAddr, Logged),
+    /// No backend had it.
+    LeftOut,
+}
+
+/// What a line says, if it is one of an access log.
+fn read_line(line: &[u8]) -> Option<Line> {
+    let entries = entries(str::from_utf8(line).ok()?).ok()?;
+    let find = |name: &str| {
+        let mut found = entries
+            .iter()
+            .filter(|(key, _)| key.trim_matches('"') == name);
+        found.next().map(|(_, value)| value.get())
+    };
+    let time_us = 1000 * unix_ms(find("time")?.trim_matches('"'))?;
+    let client = find("client")?.trim_matches('"').parse().ok()?;
+    let [total_us, work_us] = ["total_ms", "backend_ms"].map(|name| match find(name)? {
+        "null" => Some(None),
+        number => decimal(number, 1000).map(Some),
+    });
+    let (total_us, Some(work_us)) = (total_us??, work_us?) else {
+        return Some(Line::LeftOut);
+    };
+    let method = text_of(find("request")?).unwrap_or_default();
+    let method = method.split(' ').next().unwrap_or_default();
+    let call = Logged {
+        at_us: time_us.saturating_sub(total_us),
+        client: 0,
+        work_us: u32::try_from(work_us.min(LONGEST_US)).unwrap_or(u32::MAX),
+        is_idempotent: !matches!(method, "POST" | "PATCH"),
+    };
+    Some(Line::Request(client, call))
+}
+
+/// A time as the log writes it, `2026-07-27T10:00:00.123Z`, in milliseconds since 1970.
+fn unix_ms(text: &str) -> Option<u64> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 24 || !text.is_ascii() {
+        return None;
+    }
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || day == 0 {
+        return None;
+    }
+    // Years that begin in March have their leap day at the end.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    let seconds = (days.checked_sub(719_468)? * 24 + hour) * 3600 + minute * 60 + second;
+    Some(seconds * 1000 + number(20, 23)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        let mut clock = crate::text::timestamp::Clock::new();
+        for ms in [
+            0,
+            951_782_399_999,
+            951_782_400_000,
+            1_785_146_400_123,
+            4_102_444_800_000,
+        ] {
+            let mut text = Vec::new();
+            clock.write(std::time::Duration::from_millis(ms), &mut text);
+            assert_eq!(unix_ms(str::from_utf8(&text).unwrap()), Some(ms));
+        }
+        for wrong in [
+            "",
+            "2026-13-27T10:00:00.123Z",
+            "2026-07-27 10:00",
+            "1969-12-31T23:59:59.999Z",
+        ] {
+            assert_eq!(unix_ms(wrong), None, "{wrong}");
+        }
+    }
+
+    fn line(backend_ms: &str, request: &str) -> Option<Line> {
+        let text = format!(
+            "{{\"time\":\"1970-01-01T00:00:10.000Z\",\"client\":\"::1\",\"request\":{request},\
+             \"status\":200,\"total_ms\":5.007,\"backend_ms\":{backend_ms}}}\n"
+        );
+        read_line(text.as_bytes())
+    }
+
+    #[test]
+    fn a_line_is_a_request_if_a_backend_had_it() {
+        for (request, is_idempotent) in [("GET / HTTP/1.1", true), ("POST / HTTP/1.1", false)] {
+            let Some(Line::Request(client, call)) = line("4.5", &format!("{request:?}")) else {
+                panic!("{request}");
+            };
+            assert!(client.is_ipv6() && call.is_idempotent == is_idempotent);
+            assert_eq!((call.at_us, call.work_us), (9_994_993, 4500));
+        }
+        assert!(matches!(line("null", "null"), Some(Line::LeftOut)));
+        assert!(line("-1", "null").is_none());
+        for wrong in ["", "{}", "[]", "x", r#"{"time":1}"#] {
+            assert!(read_line(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}
