@@ -103,7 +103,7 @@ impl Rule {
     pub fn text(self) -> &'static str {
         match self {
             Rule::Method(method) => method.reason(),
-            Rule::Due => "not chosen for 10 s",
+            Rule::Due => "not chosen in the last 10 s",
             Rule::NextByHash => "the next by hash",
             Rule::Cookie => "the client's cookie",
             Rule::FailOpen => "none is healthy: each in turn",
