@@ -254,7 +254,8 @@ impl Server {
         for backend in meant {
             let in_flight = backend.in_flight();
             change.in_flight += in_flight;
-            if backend.operator() == operator {
+            let ends_ejection = operator == Operator::Enabled && backend.ejection.is_out();
+            if backend.operator() == operator && !ends_ejection {
                 continue;
             }
             change.what = what;

@@ -19,6 +19,7 @@ use crate::traffic::{CONNECTION_STATES, FAILURE_KINDS, ProcessTotals, STATUS_CLA
 /// The states of a backend, those in trouble first: the order of the page's rows.
 pub(crate) const STATES: [&str; 5] = ["down", "ejected", "draining", "disabled", "up"];
 const DOWN: usize = 0;
+const EJECTED: usize = 1;
 const UP: usize = 4;
 
 /// What one backend takes in the document.
@@ -62,6 +63,7 @@ impl<'a> Overview<'a> {
         snapshot: &'a Snapshot,
         sampler: &'a Sampler,
     ) -> Overview<'a> {
+        snapshot.pool.look_at_due();
         let totals = live.traffic();
         let mut overview = Overview {
             live,
@@ -146,7 +148,8 @@ impl<'a> Overview<'a> {
     }
 
     fn level(&self, warnings: &[String]) -> &'static str {
-        let is_impaired = self.counts[DOWN] > 0 || !warnings.is_empty() || self.live.is_stopping();
+        let is_out = self.counts[DOWN] + self.counts[EJECTED] > 0;
+        let is_impaired = is_out || !warnings.is_empty() || self.live.is_stopping();
         if self.recent.failed > 0 || !self.snapshot.pool.has_healthy() {
             "trouble"
         } else if is_impaired {

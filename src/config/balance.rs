@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::config::document::{ConfigError, Node, Object, duration_text};
+use crate::config::ejection;
 use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
 use crate::pool::settings::{BalanceSettings, Choice, Choices, HashKey, HashSettings};
@@ -35,7 +36,12 @@ pub(super) const KEYS: &[Key] = &[
         default: Fallback::Nothing("none"),
         meaning: "where requests wait for a place while all backends that they could go to are full (`http` mode only); `{}` has these defaults",
     },
-    Key::not_built("retry_percent"),
+    Key {
+        name: "retry_percent",
+        takes: Takes::Integer(0, 100),
+        default: Fallback::Value("20"),
+        meaning: "requests that are sent again after their bytes went out, as a share of the requests of the last 10 s; ten in any 10 s are always allowed. Beyond, the failure is answered",
+    },
     Key {
         name: "persistence",
         takes: Takes::Object(PERSISTENCE),
@@ -140,6 +146,8 @@ pub(super) fn read(top: &Object<'_>, mode: Mode) -> Result<BalanceSettings, Conf
             Some(node) => Some(queue(node, mode)?),
             None => None,
         },
+        retry_percent: section.integer("retry_percent")?,
+        ejection: ejection::read(top)?,
     })
 }
 
@@ -229,6 +237,10 @@ pub(super) fn summary(balance: &BalanceSettings) -> String {
         Persistence::SourceAddress => "persistence by source_address".to_owned(),
         Persistence::Cookie { name } => format!("persistence by cookie {name}"),
     };
+    let retries = match balance.retry_percent {
+        20 => String::new(),
+        percent => format!(", retries up to {percent} % of requests"),
+    };
     let slow_start = match balance.slow_start {
         Duration::ZERO => String::new(),
         time => format!(", slow start {}", duration_text(time)),
@@ -253,7 +265,7 @@ pub(super) fn summary(balance: &BalanceSettings) -> String {
         }
     }
     format!(
-        "{method}, {persistence}, a request is sent to at most {}{slow_start}{queue}",
+        "{method}, {persistence}, a request is sent to at most {}{retries}{slow_start}{queue}",
         counted(balance.tries as usize, "backend")
     )
 }

@@ -41,7 +41,7 @@ pub(super) fn values(top: &Object<'_>, keys: &[Key]) -> Result<Vec<(String, Stri
     for key in keys {
         match key.takes {
             Takes::Object(keys) => all.extend(values(&top.section(key.name)?, keys)?),
-            Takes::Objects { .. } | Takes::NotBuilt(_) => {}
+            Takes::Objects { .. } => {}
             _ => {
                 let value = top.optional(key.name).map(|node| value(&node, key));
                 all.push((top.path_of(key.name), value.unwrap_or_default()));
@@ -76,6 +76,7 @@ impl Config {
         let HealthCheckSettings { kind, .. } = self.health_check;
         let has_admin = self.admin.is_some();
         let has_queue = self.balance.queue.is_some();
+        let ejects = self.balance.ejection.is_some();
         for (path, value) in &mut self.values {
             let of_check = path.strip_prefix("health_check.");
             let is_http_only = of_check.is_some_and(|key| HTTP_ONLY.contains(&key));
@@ -84,6 +85,7 @@ impl Config {
                 "balance.persistence.name" if !is_cookie => value.clear(),
                 "admin.hosts" if !has_admin => value.clear(),
                 "balance.queue.length" | "balance.queue.timeout" if !has_queue => value.clear(),
+                _ if path.starts_with("ejection.") && !ejects => value.clear(),
                 _ if is_http_only && kind != Kind::Http => value.clear(),
                 _ => {}
             }

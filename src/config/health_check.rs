@@ -162,7 +162,7 @@ fn path(node: &Node<'_>) -> Option<String> {
     fits.then(|| path.into_owned())
 }
 
-fn status(node: &Node<'_>) -> Option<StatusRanges> {
+pub(super) fn status(node: &Node<'_>) -> Option<StatusRanges> {
     node.text()?
         .split(',')
         .map(|range| status_range(range.trim_matches(' ')))

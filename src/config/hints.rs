@@ -132,10 +132,7 @@ const KEYS_OF_OTHERS: &[(&str, &[&str], &str)] = &[
 /// What to write instead of a key that is not one of `keys`, which belong to the object at `path`.
 pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key], form: &Form) -> String {
     let names = || {
-        let built = keys
-            .iter()
-            .filter(|row| !matches!(row.takes, Takes::NotBuilt(_)));
-        built
+        keys.iter()
             .map(|row| row.name)
             .filter(|name| !name.starts_with('$'))
     };
@@ -185,7 +182,7 @@ fn places_of(key: &str) -> Vec<String> {
             Takes::Objects { keys, .. } => (keys, "[]"),
             _ => return None,
         };
-        let is_one = |row: &Key| row.name == key && !matches!(row.takes, Takes::NotBuilt(_));
+        let is_one = |row: &Key| row.name == key;
         let found = keys.iter().any(is_one);
         found.then(|| format!("{}{list}.{key}", section.name))
     };

@@ -42,8 +42,6 @@ pub(crate) enum Takes {
         wanted: &'static str,
         schema: &'static str,
     },
-    /// Refused by name as not built yet; its keys are checked if they are known already.
-    NotBuilt(&'static [Key]),
 }
 
 /// What holds for a key that is left out.
@@ -65,16 +63,6 @@ pub(crate) struct Word {
 }
 
 impl Key {
-    /// A documented key that is refused by name, as not built yet.
-    pub(crate) const fn not_built(name: &'static str) -> Key {
-        Key {
-            name,
-            takes: Takes::NotBuilt(&[]),
-            default: Fallback::Nothing("none"),
-            meaning: "",
-        }
-    }
-
     /// Its meaning, values and default, for an editor.
     pub(crate) fn description(&self) -> String {
         let default = match self.default {
@@ -129,7 +117,7 @@ impl Takes {
                     .collect();
                 listed(&quoted, "or")
             }
-            Takes::Object(_) | Takes::NotBuilt(_) => "an object".to_owned(),
+            Takes::Object(_) => "an object".to_owned(),
             Takes::Objects { wanted, .. } | Takes::Other { wanted, .. } => (*wanted).to_owned(),
         }
     }

@@ -41,6 +41,7 @@ mod discovery;
 pub(crate) mod document;
 mod edits;
 mod effective;
+mod ejection;
 mod error;
 mod health_check;
 mod hints;
@@ -98,7 +99,12 @@ pub(crate) const KEYS: &[Key] = &[
         default: Fallback::Value("{}"),
         meaning: "how backends are checked",
     },
-    Key::not_built("ejection"),
+    Key {
+        name: "ejection",
+        takes: Takes::Object(ejection::KEYS),
+        default: Fallback::Nothing("off"),
+        meaning: "take a backend out that answers badly; `{}` switches it on",
+    },
     Key {
         name: "timeouts",
         takes: Takes::Object(timeouts::KEYS),

@@ -34,14 +34,13 @@ fn entry(key: &str, value: Json) -> (String, Json) {
 }
 
 fn object(keys: &[Key]) -> Entries {
-    let built = || {
-        keys.iter()
-            .filter(|key| !matches!(key.takes, Takes::NotBuilt(_)))
-    };
-    let required = built()
+    let required = keys
+        .iter()
         .filter(|key| matches!(key.default, Fallback::Required))
         .map(|key| key.name);
-    let properties = built().map(|key| entry(key.name, Json::Object(property(key))));
+    let properties = keys
+        .iter()
+        .map(|key| entry(key.name, Json::Object(property(key))));
     vec![
         entry("type", Json::text("object")),
         entry("properties", Json::Object(properties.collect())),
@@ -84,7 +83,7 @@ fn value(takes: &Takes) -> Entries {
                 ),
             ]
         }
-        Takes::Object(keys) | Takes::NotBuilt(keys) => object(keys),
+        Takes::Object(keys) => object(keys),
         Takes::Objects { keys, .. } => vec![
             kind("array"),
             entry("minItems", Json::raw(1)),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{
-    Config, DescriptorBudget, admin, backends, balance, descriptor_budget, health_check,
+    Config, DescriptorBudget, admin, backends, balance, descriptor_budget, ejection, health_check,
 };
 use crate::text::words::counted;
 
@@ -26,6 +26,7 @@ pub fn summary(config: &Config, descriptor_limit: u64, costs: &[(&str, String)])
     rows("backends", &backends);
     rows("discovery", &config.discovery.summary());
     rows("balance", &[balance::summary(&config.balance)]);
+    rows("ejection", &ejection::summary(&config.balance));
     rows(
         "health check",
         &[health_check::summary(&config.health_check)],

@@ -42,6 +42,7 @@ pub(super) fn choose(
         key: pool.hash_key(&exchange.request),
         cookie: persistence_cookie.and_then(|name| exchange.request.cookie(name.as_bytes())),
         tries_left: exchange.tries.used < exchange.settings.config.balance.tries,
+        repeats: exchange.tries.repeats,
     };
     let queue = exchange.settings.config.balance.queue;
     let waiter = queue.map(|_| Waiter {

@@ -16,6 +16,7 @@ use crate::exchange::state::{
 use crate::net::clock::Clock;
 use crate::net::errno::is_our_shortage;
 use crate::pool::Event;
+use crate::pool::Served;
 use crate::pool::trace::Rule;
 
 /// The log's reason when no backend may take a request.
@@ -82,6 +83,7 @@ pub(super) fn fail(
     );
     let tries = &mut exchange.tries;
     tries.used += u32::from(row.costs_try);
+    tries.repeats = row.is_repeated();
     match row.event {
         // A request may kill each backend that serves it: only one of them is blamed.
         Some(event @ (Event::Died | Event::NotHttp)) if !tries.has_blamed => {
@@ -156,6 +158,10 @@ pub(super) fn finish(client: &mut ClientSide, busy: &mut Busy, cx: &mut Context)
     record(client, busy, None, cx);
     let exchange = &busy.exchange;
     if let Some(backend) = busy.stage.take_backend() {
+        if let Some(status) = exchange.status {
+            let whole = Served::Whole { status };
+            cx.snapshot.pool.served(&backend.chosen.place, whole);
+        }
         keep_connection(backend, exchange, cx);
     }
     let request_is_whole = exchange.request_relay.has_read_all();

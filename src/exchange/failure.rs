@@ -90,6 +90,14 @@ pub(crate) struct Row {
     pub reason: &'static str,
 }
 
+impl Row {
+    /// Whether a try after this one counts for `balance.retry_percent`: what cost a try had been
+    /// sent, unless the connect was not in time.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.costs_try && self.outcome != Outcome::ConnectTimedOut
+    }
+}
+
 impl Failure {
     /// Looks the failure up.
     #[rustfmt::skip]

@@ -250,6 +250,8 @@ pub(super) struct Tries {
     pub(super) tried: Tried,
     /// How many of `balance.tries` are used up.
     pub(super) used: u32,
+    /// Whether the last one cost a try after the request had been sent.
+    pub(super) repeats: bool,
     /// How many backends were chosen; for the log.
     pub(super) attempts: u32,
     /// A backend has been blamed for a death in this exchange: a request that kills each backend
@@ -518,13 +520,14 @@ impl Tries {
         let Self {
             tried,
             used,
+            repeats,
             attempts,
             has_blamed,
             left,
             last_failure,
         } = self;
         tried.clear();
-        (*used, *attempts, *has_blamed) = (0, 0, false);
+        (*used, *repeats, *attempts, *has_blamed) = (0, false, 0, false);
         *left = None;
         *last_failure = None;
     }

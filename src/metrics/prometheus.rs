@@ -24,7 +24,7 @@ const LE_STEP: usize = 4;
 const LES: usize = 17;
 
 /// Lines for each backend, and the most that one takes beside the backend's name.
-const LINES_EACH: usize = 2 + BACKEND_FAILURES + STATUS_CLASSES.len() + LES + 3 + 6;
+const LINES_EACH: usize = 2 + BACKEND_FAILURES + STATUS_CLASSES.len() + LES + 3 + 9;
 const LINE_BYTES_MAX: usize = 96;
 /// The lines that are not for each backend.
 const OTHER_BYTES: usize = 16 * 1024;
@@ -148,6 +148,12 @@ const METRICS: &[Metric] = &[
         write: |scrape, out| out.number(&[], scrape.snapshot.pool.sent_on()),
     },
     Metric {
+        name: "rondo_retries_refused_total",
+        kind: "counter",
+        help: "Retries that balance.retry_percent did not allow.",
+        write: |scrape, out| out.number(&[], scrape.snapshot.pool.retries_refused()),
+    },
+    Metric {
         name: "rondo_response_head_seconds",
         kind: "histogram",
         help: "Time from a request's first byte to the head of a backend's response.",
@@ -213,6 +219,32 @@ const METRICS: &[Metric] = &[
                 let millionths = 100_000 * u64::from(scrape.snapshot.pool.trust(backend));
                 out.millionths("", &[("backend", name)], millionths);
             });
+        },
+    },
+    Metric {
+        name: "rondo_backend_ejected",
+        kind: "gauge",
+        help: "Whether it is ejected: out for a time because it answered badly.",
+        write: |scrape, out| {
+            scrape.number_of_each(out, |backend, _| backend.ejection.is_out().into());
+        },
+    },
+    Metric {
+        name: "rondo_backend_ejections_total",
+        kind: "counter",
+        help: "How often it was ejected.",
+        write: |scrape, out| scrape.number_of_each(out, |backend, _| backend.ejection.count()),
+    },
+    Metric {
+        name: "rondo_backend_share_wanted_ratio",
+        kind: "gauge",
+        help: "The part of the requests that it is meant to get now, by its weight and its trust.",
+        write: |scrape, out| {
+            let shares = scrape.snapshot.pool.shares();
+            let backends = scrape.snapshot.pool.backends();
+            for (backend, share) in backends.iter().zip(shares) {
+                out.millionths("", &[("backend", &backend.name)], 10 * u64::from(share));
+            }
         },
     },
     Metric {
@@ -369,6 +401,7 @@ impl Lines<'_> {
 /// All metrics as they are now. `resident_bytes`: the memory of the process, where that is known.
 pub(crate) fn text(live: &Live, resident_bytes: Option<u64>) -> Vec<u8> {
     let snapshot = live.current();
+    snapshot.pool.look_at_due();
     let backends = snapshot.pool.backends();
     let names = backends.iter().map(|backend| backend.name.len());
     let mut out = Vec::with_capacity(bytes_max(names));

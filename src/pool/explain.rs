@@ -42,6 +42,7 @@ pub fn explain(
             key: by_key.then_some(key.as_bytes()),
             cookie: None,
             tries_left: true,
+            repeats: false,
         };
         let mut decision = Decision::default();
         let choice = pool.choose(&selection, &mut Tried::default(), Some(&mut decision));

@@ -17,10 +17,11 @@ use crate::pool::chooser::draws::Random;
 use crate::pool::health::Check;
 use crate::pool::persist::{self, Cookies};
 use crate::pool::queue::Queue;
+use crate::pool::retries::Retries;
 use crate::pool::roster::Roster;
 use crate::pool::settings::{
     BackendSettings, BalanceSettings, HashSettings, HealthCheckSettings, Method, Persistence,
-    StatusRanges, has_ipv6_loopback,
+    has_ipv6_loopback,
 };
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
@@ -63,6 +64,7 @@ pub(in crate::pool) struct State {
     /// that walks at the same time go on together.
     pub(in crate::pool) last_walk: BackendId,
     pub(in crate::pool) queue: Queue,
+    pub(in crate::pool) retries: Retries,
 }
 
 impl Shared {
@@ -83,6 +85,7 @@ impl Shared {
                 random: Random::new(seed),
                 last_walk: BackendId::default(),
                 queue: Queue::new(0, workers),
+                retries: Retries::default(),
             }),
             came_up: AtomicUsize::new(0),
             sent_on: AtomicU64::new(0),
@@ -192,8 +195,10 @@ impl Pool {
             backends,
             roster,
             method,
-            learns: method == Method::Fastest,
-            bad_status: StatusRanges(vec![500..=599]),
+            learns: method == Method::Fastest || balance.ejection.is_some(),
+            retry_percent: balance.retry_percent,
+            bad_status: balance.ejection.clone().unwrap_or_default().status,
+            ejection: balance.ejection.clone(),
             hash,
             cookies,
             standing: Standing::new(balance, health, shared.time.clone()),

@@ -20,6 +20,7 @@
 
 pub mod backend;
 mod chooser;
+pub(crate) mod ejection;
 pub mod explain;
 mod following;
 pub(crate) mod hash;
@@ -28,6 +29,7 @@ pub(crate) mod moved;
 pub(crate) mod persist;
 pub mod queue;
 pub(crate) mod reasons;
+mod retries;
 mod roster;
 mod served;
 pub mod settings;
@@ -57,7 +59,7 @@ use crate::pool::health::{Check, Health};
 use crate::pool::persist::Cookies;
 use crate::pool::queue::{Waiter, Waiting};
 use crate::pool::roster::{Roster, Walk};
-use crate::pool::settings::{BackendSettings, BalanceSettings, HashSettings};
+use crate::pool::settings::{BackendSettings, BalanceSettings, EjectionSettings, HashSettings};
 use crate::pool::settings::{HealthCheckSettings, Method, StatusRanges};
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, Operator, Order};
@@ -78,6 +80,8 @@ pub struct Pool {
     /// Statuses that make an exchange a bad one.
     bad_status: StatusRanges,
     hash: HashSettings,
+    ejection: Option<EjectionSettings>,
+    retry_percent: u32,
     cookies: Option<Cookies>,
     standing: Standing,
     /// How many requests may wait.
@@ -109,6 +113,9 @@ pub struct Selection<'a> {
     pub cookie: Option<&'a [u8]>,
     /// Whether `balance.tries` allows one more try; unhealthy backends are tried in any case.
     pub tries_left: bool,
+    /// Whether the try before this one cost a try after the request had been sent, so that this one
+    /// counts for `balance.retry_percent`.
+    pub repeats: bool,
 }
 
 impl Selection<'_> {
@@ -174,8 +181,8 @@ impl Tier {
         match verdict {
             Verdict::Eligible => Some(Tier::Healthy),
             Verdict::Backup => Some(Tier::HealthyBackup),
-            Verdict::Down if is_backup => Some(Tier::UnhealthyBackup),
-            Verdict::Down => Some(Tier::Unhealthy),
+            Verdict::Down | Verdict::Ejected if is_backup => Some(Tier::UnhealthyBackup),
+            Verdict::Down | Verdict::Ejected => Some(Tier::Unhealthy),
             _ => None,
         }
     }
@@ -282,6 +289,14 @@ impl Pool {
         if state.queue.waiting() > 0 && state.chooser.has_free() {
             state = self.serve_first(state);
         }
+        if tried.choices == 0 {
+            state.retries.request(|| self.now_ms());
+        } else if selection.repeats
+            && (selection.tries_left || !state.chooser.any_healthy())
+            && !state.retries.allow(self.now_ms(), self.retry_percent)
+        {
+            return Choice::Exhausted;
+        }
         let picked = if tried.choices < CHOICES_MAX {
             tried.choices += 1;
             let waits = waiter.is_some();
@@ -311,8 +326,12 @@ impl Pool {
             state.chooser.show(index, decision);
         }
         state.chooser.took(index);
+        let back = state.chooser.take_back();
         drop(state);
         drop(gone);
+        if let Some(place) = back {
+            self.log_back(place);
+        }
 
         if let Some(decision) = record {
             decision.chosen(in_flight.id, rule);
@@ -322,6 +341,33 @@ impl Pool {
             in_flight,
             set_cookie,
         }
+    }
+
+    #[cold]
+    fn log_back(&self, place: usize) {
+        self.shared.came_up.fetch_add(1, Ordering::Release);
+        log::info!(
+            "backend {:?} is back from its ejection",
+            self.backends[place].name
+        );
+    }
+
+    /// Changes the backends whose time has come, which choices do otherwise.
+    pub(crate) fn look_at_due(&self) {
+        let back = {
+            let mut state = lock(&self.shared.state);
+            state.chooser.look_at_due();
+            let is_own = state.chooser.is_of(&self.backends);
+            is_own.then(|| state.chooser.take_back()).flatten()
+        };
+        if let Some(place) = back {
+            self.log_back(place);
+        }
+    }
+
+    /// Retries that `balance.retry_percent` refused.
+    pub(crate) fn retries_refused(&self) -> u64 {
+        lock(&self.shared.state).retries.refused
     }
 
     /// From now on this pool chooses. Returns the chooser of the pool before, if that is gone.
@@ -512,6 +558,7 @@ impl Pool {
     fn judge_bound(&self, index: usize, tried: &Tried) -> Option<bool> {
         let backend = &self.backends[index];
         let may_serve = backend.is_healthy()
+            && !backend.ejection.is_out()
             && backend.operator() != Operator::Disabled
             && !tried.contains(index);
         may_serve.then(|| backend.is_full())

@@ -56,6 +56,7 @@ fn name_for(pool: &Pool, client: IpAddr, key: Option<&[u8]>) -> Option<String> {
         key,
         cookie: None,
         tries_left: true,
+        repeats: false,
     };
     match pool.choose(&selection, &mut Tried::default(), None) {
         Choice::Backend { in_flight, .. } => Some(in_flight.settings.name.clone()),

@@ -229,6 +229,34 @@ pub struct BalanceSettings {
     pub slow_start: Duration,
     /// Where requests wait while all backends are full.
     pub queue: Option<QueueSettings>,
+    /// Retries that cost a try, as a share of the requests of the last 10 s, 0 to 100.
+    pub retry_percent: u32,
+    /// The section `ejection`; none: no backend is ejected.
+    pub ejection: Option<EjectionSettings>,
+}
+
+/// The section `ejection`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EjectionSettings {
+    /// Bad exchanges in a row that eject a backend, 1 to 1000.
+    pub errors: u32,
+    /// The statuses that are bad.
+    pub status: StatusRanges,
+    /// How long the first of a row lasts.
+    pub time: Duration,
+    /// How much of the weight of its group may be out at once, 1 to 100.
+    pub percent_max: u32,
+}
+
+impl Default for EjectionSettings {
+    fn default() -> EjectionSettings {
+        EjectionSettings {
+            errors: 5,
+            status: StatusRanges(vec![500..=599]),
+            time: Duration::from_secs(30),
+            percent_max: 50,
+        }
+    }
 }
 
 impl Default for BalanceSettings {
@@ -240,6 +268,8 @@ impl Default for BalanceSettings {
             tries: 3,
             slow_start: Duration::ZERO,
             queue: None,
+            retry_percent: 20,
+            ejection: None,
         }
     }
 }

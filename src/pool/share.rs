@@ -21,7 +21,8 @@ impl Pool {
         let stands = self.backends.iter().map(|backend| {
             let operator = backend.operator();
             let trust = self.trust(backend);
-            stand(&backend.settings, trust, backend.is_healthy(), operator)
+            let is_fit = backend.is_healthy() && !backend.ejection.is_out();
+            stand(&backend.settings, trust, is_fit, operator)
         });
         shares(stands.collect())
     }
@@ -45,7 +46,8 @@ impl Pool {
             let operator = decision(&settings.name)
                 .or_else(|| unchanged.map(|known| known.operator()))
                 .unwrap_or_else(|| Operator::of(settings));
-            let is_healthy = known.is_none_or(|known| known.is_healthy());
+            let is_fit = |known: &Backend| known.is_healthy() && !known.ejection.is_out();
+            let is_healthy = known.is_none_or(is_fit);
             let trust = known.map_or(FULL, |known| self.trust(known));
             stand(settings, trust, is_healthy, operator)
         });

@@ -19,6 +19,8 @@ pub(in crate::pool) struct Standing {
     rules: Rules,
     down_interval: Duration,
     pub(in crate::pool) slow_start_ms: u64,
+    /// How much of a group's weight may be ejected at once; none: nothing is.
+    pub(in crate::pool) ejected_percent_max: Option<u32>,
     time: Time,
 }
 
@@ -31,6 +33,7 @@ impl Standing {
     ) -> Standing {
         Standing {
             slow_start_ms: millis(balance.slow_start),
+            ejected_percent_max: balance.ejection.as_ref().map(|rules| rules.percent_max),
             rules: Rules::new(health),
             down_interval: health.down_interval,
             time,
@@ -58,11 +61,17 @@ impl Standing {
             Operator::Draining => Verdict::Draining,
             Operator::Disabled => Verdict::Disabled,
             Operator::Enabled if backend.settings.weight == 0 => Verdict::Weightless,
+            Operator::Enabled if is_healthy && self.is_ejected(backend) => Verdict::Ejected,
             Operator::Enabled if backend.is_full() => Verdict::Full,
             Operator::Enabled if !is_healthy && !self.may_be_tried(backend) => Verdict::Down,
             Operator::Enabled if backend.settings.backup => Verdict::Backup,
             Operator::Enabled => Verdict::Eligible,
         }
+    }
+
+    fn is_ejected(&self, backend: &Backend) -> bool {
+        let until_ms = backend.ejection.until_ms();
+        self.ejected_percent_max.is_some() && until_ms != 0 && until_ms > self.now_ms()
     }
 
     /// Whether an exchange may try a backend that is down, because no check would find out.

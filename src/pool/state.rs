@@ -18,6 +18,7 @@ use crate::log::limit::LineLimit;
 use crate::net::atomic::AtomicU64;
 use crate::net::lock::{lock, read, write};
 use crate::pool::chooser::kept::Kept;
+use crate::pool::ejection::Ejection;
 use crate::pool::following::Shared;
 use crate::pool::health::{Event, Health, Rules};
 use crate::pool::reasons::{Checked, Since};
@@ -69,6 +70,7 @@ pub struct BackendState {
     trial_at_ms: AtomicU64,
     pub(in crate::pool) attempts: Attempts,
     pub(in crate::pool) kept: Kept,
+    pub(crate) ejection: Ejection,
     /// The pools that it is in, one of which chooses and must hear of changes.
     pub(in crate::pool) shared: Weak<Shared>,
     /// Whether the chooser must hear when an exchange ends.
@@ -94,7 +96,7 @@ struct Known {
 /// How it stands, for people.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shown {
-    /// The first that is so of `disabled`, `draining`, `down`, `up`.
+    /// The first that is so of `disabled`, `draining`, `down`, `ejected`, `up`.
     pub(crate) state: &'static str,
     pub(crate) since: Since,
 }
@@ -131,6 +133,7 @@ impl BackendState {
             trial_at_ms: AtomicU64::new(NEVER),
             attempts: Attempts::default(),
             kept: Kept::default(),
+            ejection: Ejection::new(since),
             shared: Weak::new(),
             tells_ends: AtomicBool::new(false),
             needs_lookup: url.host.looked_up().is_some(),
@@ -312,6 +315,9 @@ impl BackendState {
             *lock(&self.decided) = Since::now(&why);
         }
         self.operator.store(operator as u8, Ordering::Relaxed);
+        if operator == Operator::Enabled {
+            self.ejection.pardon();
+        }
         self.tell_change();
     }
 
@@ -326,6 +332,7 @@ impl BackendState {
             Operator::Disabled => ("disabled", decided),
             Operator::Draining => ("draining", decided),
             Operator::Enabled if !is_up => ("down", known),
+            Operator::Enabled if self.ejection.is_out() => ("ejected", self.ejection.since()),
             // It has been up for as long as it has been both.
             Operator::Enabled if decided.unix_ms > known.unix_ms => ("up", decided),
             Operator::Enabled => ("up", known),

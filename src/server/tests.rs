@@ -72,6 +72,7 @@ impl Fixture {
             key: None,
             cookie: None,
             tries_left: true,
+            repeats: false,
         };
         let pool = &self.server.live.current().pool;
         loop {

@@ -98,6 +98,8 @@ struct OnItsWay {
     used: u32,
     attempts: u32,
     has_blamed: bool,
+    /// Its last try counts when it is repeated.
+    repeats: bool,
     /// The status of the last failure.
     failure: Option<u16>,
     place: Option<InFlight>,
@@ -428,6 +430,7 @@ impl Engine<'_> {
         request.call = call;
         request.tried.clear();
         request.used = 0;
+        request.repeats = false;
         request.attempts = 0;
         request.has_blamed = false;
         request.failure = None;
@@ -464,6 +467,7 @@ impl Engine<'_> {
             key: None,
             cookie: self.cookies.get(bound).map(Vec::as_slice),
             tries_left: request.used < self.config.balance.tries,
+            repeats: request.repeats,
         };
         let waiter = self.config.balance.queue.map(|_| Waiter {
             worker: 0,
@@ -663,6 +667,7 @@ impl Engine<'_> {
         if self.config.proxy.mode == Mode::Http {
             self.pool
                 .served(&backend, Served::Answered { status, took });
+            self.pool.served(&backend, Served::Whole { status });
             self.pool
                 .report(&backend, Sign::Answered, &"it answered a client's request");
             if !backend.settings.send_proxy_protocol {
@@ -700,6 +705,7 @@ impl Engine<'_> {
         let row = failure.row(age, state);
         request.stamp = request.stamp.wrapping_add(1);
         request.used += u32::from(row.costs_try);
+        request.repeats = row.is_repeated();
         request.failure = Some(row.status);
         if !matches!(row.outcome, Outcome::ReusedEnded | Outcome::OurShortage) {
             let outcome = row.outcome;
@@ -850,6 +856,7 @@ impl OnItsWay {
             used: 0,
             attempts: 0,
             has_blamed: false,
+            repeats: false,
             failure: None,
             place: None,
             waiting: None,

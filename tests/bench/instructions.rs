@@ -259,6 +259,7 @@ fn choose(name: &str, method: Method, size: usize, times: usize) {
         key: (method == Method::Hash).then_some(b"/api/items/1842"),
         cookie: None,
         tries_left: true,
+        repeats: false,
     };
     let mut tried = Tried::default();
     let mut decision = Decision::default();

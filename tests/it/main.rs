@@ -29,6 +29,7 @@ mod corpus;
 mod decisions;
 mod demo;
 mod discovery;
+mod ejection;
 mod event_log;
 mod failover;
 mod forwarding;

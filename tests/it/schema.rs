@@ -25,7 +25,7 @@ fn documented() -> Vec<Value> {
             },
             "balance": {
                 "method": "hash", "hash": { "key": "header:X-User", "load_percent_max": 1000 },
-                "persistence": { "kind": "cookie", "name": "a-b" }, "tries": 10, "slow_start": "0s",
+                "persistence": { "kind": "cookie", "name": "a-b" }, "tries": 10, "slow_start": "0s", "retry_percent": 0,
             },
             "backends": [
                 {
@@ -36,6 +36,7 @@ fn documented() -> Vec<Value> {
                 { "url": "HTTP://Example.COM" },
             ],
             "discovery": { "file": "backends.json" },
+            "ejection": { "errors": 3, "status": "500-599, 429", "time": "1s", "percent_max": 10 },
             "health_check": {
                 "kind": "http", "interval": "30s", "down_interval": "500ms", "timeout": "1m", "rise": 2, "fall": 100,
                 "path": "/up?deep=\"1\"", "status": "200-299, 404,500",

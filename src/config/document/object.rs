@@ -24,8 +24,7 @@ pub(crate) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Takes an object that has no keys but these, each at most once and none that is not built
-    /// yet.
+    /// Takes an object that has no keys but these, each at most once.
     #[inline(never)]
     pub(crate) fn read(node: &Node<'a>, keys: &'static [Key]) -> Result<Object<'a>, ConfigError> {
         let document = node.document;
@@ -41,9 +40,6 @@ impl<'a> Object<'a> {
                 let hint = hints::about_unknown(&node.path, &key, keys, document.form);
                 return Err(document.error_at(offset, path, "is not a known key".to_owned(), hint));
             };
-            if let Takes::NotBuilt([]) = keys[row].takes {
-                return Err(not_built(&document.node(value, path)));
-            }
             if let Some(first) = &values[row] {
                 let (line, column) = place(&document.text, document.offset(first.raw));
                 return Err(document.error_at(
@@ -176,7 +172,7 @@ impl<'a> Object<'a> {
     /// An object below this one; all its keys are missing when it was left out.
     #[inline(never)]
     pub(crate) fn section(&self, key: &str) -> Result<Object<'a>, ConfigError> {
-        let (Takes::Object(keys) | Takes::NotBuilt(keys)) = self.keys[self.row(key)].takes else {
+        let Takes::Object(keys) = self.keys[self.row(key)].takes else {
             panic!("the row of {key} says that it takes no object");
         };
         if let Some(node) = self.given(key) {
@@ -198,10 +194,6 @@ impl<'a> Object<'a> {
             .position(|row| row.name == key)
             .unwrap_or_else(|| panic!("{key} has no row in {:?}", self.node.path))
     }
-}
-
-fn not_built(node: &Node<'_>) -> ConfigError {
-    node.error("is not built yet", "leave it out")
 }
 
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {

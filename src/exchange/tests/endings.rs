@@ -60,7 +60,7 @@ fn an_exchange_that_finishes_keeps_both_connections() {
     let decision = table.decision();
     assert_eq!((decision.status, decision.reason), (Some(200), None));
     assert_eq!(table.outcome(), Outcome::Answered(200));
-    assert_eq!(table.told(), [OK]);
+    assert_eq!(table.told(), [OK, Served::Whole { status: 200 }]);
     assert_eq!(table.cx.snapshot.pool.backends()[0].idle(), 1);
     table.expect_no_blame();
 

@@ -209,7 +209,7 @@ impl Table {
             Served::Answered { status, .. } => Served::Answered { status, took },
             Served::Connected { .. } => Served::Connected { took },
             Served::Failed { outcome, .. } => Served::Failed { outcome, took },
-            Served::BrokeOff => Served::BrokeOff,
+            Served::BrokeOff | Served::Whole { .. } => served,
         };
         told.into_iter().map(without_times).collect()
     }

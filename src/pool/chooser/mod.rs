@@ -32,8 +32,9 @@ use crate::pool::chooser::groups::Groups;
 use crate::pool::chooser::loads::{By, least_loaded, settle};
 use crate::pool::chooser::rendezvous::{Answers, Bound, highest_score};
 use crate::pool::chooser::turns::Turns;
+use crate::pool::reasons::Since;
 use crate::pool::roster::Tried;
-use crate::pool::settings::Method;
+use crate::pool::settings::{EjectionSettings, Method};
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendState, NEVER};
 use crate::pool::trace::{CANDIDATES_MAX, Candidate, Decision, Rule, Verdict};
@@ -114,6 +115,12 @@ pub(in crate::pool) struct Chooser {
     weights: u32,
     /// Whether they grow into their weight.
     grows: bool,
+    /// The weight of those that are healthy, and of those that are but for their ejection: of
+    /// backends and of backups.
+    fit: [u64; 2],
+    out: [u64; 2],
+    /// Those whose ejection is over, for the log.
+    back: Vec<u32>,
     /// How each one stands, if they are few.
     candidates: Vec<Candidate>,
     /// How many stand how.
@@ -141,6 +148,8 @@ pub(in crate::pool) struct Seat {
     full: Tier,
     /// It counts among the healthy ones.
     is_healthy: bool,
+    /// It is ejected.
+    is_out: bool,
     /// It is in the list of those that wait.
     waits: bool,
     /// The number of its configured weight.
@@ -178,6 +187,7 @@ impl Seat {
             verdict: Verdict::Disabled,
             full: Tier::Empty,
             is_healthy: false,
+            is_out: false,
             waits: false,
             weight,
             group: weight,
@@ -205,7 +215,7 @@ impl Chooser {
         + 2 * (8 + 4)
         + 2 * (4 + 4)
         + Fastest::BYTES_EACH
-        + 4;
+        + 2 * 4;
 
     /// What is added to [`Chooser::BYTES_EACH`] where backends grow into their weight: nine more
     /// groups or queues in two sets, with room in those of one.
@@ -239,6 +249,7 @@ impl Chooser {
         }
         let with_keys = method.is_by_hash();
         let grows = standing.slow_start_ms > 0 && !with_keys;
+        let ejects = standing.ejected_percent_max.is_some();
         let (healthy, unhealthy) = (Rooms::of(&weights, grows), Rooms::of(&weights, false));
         let (in_turns, in_groups) = if method == Method::RoundRobin {
             (&healthy, &Rooms::NONE)
@@ -280,6 +291,9 @@ impl Chooser {
             waiting: Vec::with_capacity(count),
             next_due_ms: NEVER,
             weights: u32::try_from(weights.len()).unwrap_or(u32::MAX),
+            back: Vec::with_capacity(if ejects { count } else { 0 }),
+            fit: [0; 2],
+            out: [0; 2],
             grows,
             candidates: Vec::with_capacity(if count > CANDIDATES_MAX { 0 } else { count }),
             stand: [0; Verdict::COUNT],
@@ -342,6 +356,7 @@ impl Chooser {
             self.turns[set].go_on(is_same[set] && counts[set] == self.counts[set]);
         }
         self.answers.forget();
+        self.relieve();
     }
 
     /// Keeps what another chooser is to know of each backend, and empties the sets.
@@ -368,6 +383,8 @@ impl Chooser {
             *seat = Seat::new(seat.weight);
         }
         self.full = [0; 4];
+        (self.fit, self.out) = ([0; 2], [0; 2]);
+        self.back.clear();
         self.healthy = 0;
         self.waiting.clear();
         self.next_due_ms = NEVER;
@@ -589,7 +606,64 @@ impl Chooser {
     pub(in crate::pool) fn changed(&mut self, state: &BackendState) {
         if let Some(place) = self.place(state) {
             self.update(place);
+            self.relieve();
         }
+    }
+
+    /// Ejects a backend, unless too much is out already: returns for how many milliseconds.
+    pub(in crate::pool) fn eject(
+        &mut self,
+        state: &BackendState,
+        rules: &EjectionSettings,
+        why: Since,
+    ) -> Option<u64> {
+        let place = self.place(state)?;
+        let settings = &self.backends[place as usize].settings;
+        let (weight, kind) = (u64::from(settings.weight), usize::from(settings.backup));
+        let out = self.out[kind] + weight;
+        let is_too_much = self.healthy == 1 || self.is_too_much(out, kind, rules.percent_max);
+        if !self.seats[place as usize].is_healthy || is_too_much {
+            return None;
+        }
+        let lasts_ms = state.ejection.begin(self.standing.now_ms(), rules, why);
+        self.update(place);
+        Some(lasts_ms)
+    }
+
+    /// Whether this weight is more than may be out of a group.
+    fn is_too_much(&self, out: u64, kind: usize, percent_max: u32) -> bool {
+        out * 100 > (self.fit[kind] + self.out[kind]) * u64::from(percent_max)
+    }
+
+    /// Ends ejections while too much is out, or no other backend is healthy: first the one that is
+    /// over first.
+    fn relieve(&mut self) {
+        let Some(percent_max) = self.standing.ejected_percent_max else {
+            return;
+        };
+        while let Some(kind) = (0..2).find(|&kind| {
+            let out = self.out[kind];
+            out > 0 && (self.healthy == 0 || self.is_too_much(out, kind, percent_max))
+        }) {
+            let of_kind = |place: &u32| {
+                let backup = self.backends[*place as usize].settings.backup;
+                self.seats[*place as usize].is_out && usize::from(backup) == kind
+            };
+            let until_ms = |place: &u32| self.backends[*place as usize].ejection.until_ms();
+            let places = 0..u32::try_from(self.seats.len()).unwrap_or(u32::MAX);
+            let Some(place) = places.filter(of_kind).min_by_key(until_ms) else {
+                return;
+            };
+            let now_ms = self.standing.now_ms();
+            self.backends[place as usize].ejection.end(now_ms);
+            self.update(place);
+        }
+    }
+
+    /// A backend whose ejection is over, each once.
+    #[inline]
+    pub(in crate::pool) fn take_back(&mut self) -> Option<usize> {
+        self.back.pop().map(|place| place as usize)
     }
 
     /// How many backends it takes for standing like this.
@@ -639,6 +713,7 @@ impl Chooser {
             self.next_due_ms = self.next_due_ms.max(now_ms + gap_ms);
         }
         self.waiting = waiting;
+        self.relieve();
     }
 
     /// When a backend changes by itself.
@@ -646,6 +721,7 @@ impl Chooser {
         let state = &self.backends[place as usize].state;
         match self.seats[place as usize].verdict {
             Verdict::Down => state.trial_at_ms(),
+            Verdict::Ejected => state.ejection.until_ms(),
             _ if self.grows => self.standing.next_tenth_ms(state),
             _ => NEVER,
         }
@@ -701,7 +777,8 @@ impl Chooser {
             state.tell_ends(false);
         }
         let seat = &mut self.seats[place as usize];
-        let counts = is_healthy && verdict.may_be_tried();
+        let is_out = verdict == Verdict::Ejected;
+        let counts = is_healthy && verdict.may_be_tried() && !is_out;
         let grows = self.grows && counts;
         if grows && begins && !seat.is_healthy {
             state.kept.grows_from(self.standing.now_ms());
@@ -716,6 +793,22 @@ impl Chooser {
         }
         self.healthy += usize::from(counts);
         self.healthy -= usize::from(seat.is_healthy);
+        let weight = u64::from(backend.settings.weight);
+        let kind = usize::from(backend.settings.backup);
+        for (sum, was, is) in [
+            (&mut self.fit[kind], seat.is_healthy, counts),
+            (&mut self.out[kind], seat.is_out, is_out),
+        ] {
+            *sum = *sum + weight * u64::from(is) - weight * u64::from(was);
+        }
+        if is_out != state.ejection.is_out() {
+            state.ejection.set_out(is_out);
+            // There is room for each once.
+            if counts && self.back.len() < self.back.capacity() {
+                self.back.push(place);
+            }
+        }
+        seat.is_out = is_out;
         seat.is_healthy = counts;
         self.stand[seat.verdict as usize] -= 1;
         self.stand[verdict as usize] += 1;

@@ -1,5 +1,6 @@
 //! The pool as an exchange sees it.
 
+mod ejection;
 mod fastest;
 mod persistence;
 mod queue;
@@ -88,6 +89,7 @@ pub(super) fn selection() -> Selection<'static> {
         key: None,
         cookie: None,
         tries_left: true,
+        repeats: false,
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Verdict {
     AtBound,
     /// It is down.
     Down,
+    /// It answered badly and is out for a time.
+    Ejected,
     /// It is a backup, and other backends are up.
     Backup,
     /// Its weight is 0.
@@ -37,6 +39,7 @@ impl Verdict {
         Verdict::Full,
         Verdict::AtBound,
         Verdict::Down,
+        Verdict::Ejected,
         Verdict::Backup,
         Verdict::Weightless,
         Verdict::Draining,
@@ -44,7 +47,7 @@ impl Verdict {
     ];
 
     /// How many there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// Whether it is for the state of the backend only, which a request may use.
     pub(in crate::pool) fn may_be_tried(self) -> bool {
@@ -63,6 +66,7 @@ impl Verdict {
             Verdict::Full => "full",
             Verdict::AtBound => "at its bound",
             Verdict::Down => "down",
+            Verdict::Ejected => "ejected",
             Verdict::Backup => "backup",
             Verdict::Weightless => "weight 0",
             Verdict::Draining => "draining",
