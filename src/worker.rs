@@ -198,9 +198,13 @@ impl Worker {
 
     /// Gives a turn to the requests that were given a place at a backend.
     fn take_places(&mut self) {
-        if !self.mailbox.take_call() {
-            return;
+        if self.mailbox.take_call() {
+            self.find_places();
         }
+    }
+
+    #[inline(never)]
+    fn find_places(&mut self) {
         let Context {
             snapshot, traffic, ..
         } = &self.context;

@@ -85,6 +85,7 @@ impl Exchange {
     }
 
     /// The wait in the queue has ended.
+    #[inline(never)]
     pub(super) fn end_wait(&mut self, cx: &Context) {
         let took_us = cx.clock.now_us().saturating_sub(self.timestamps.queued);
         self.timestamps.waited += took_us;

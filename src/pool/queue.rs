@@ -104,6 +104,7 @@ impl Queue {
     pub(in crate::pool) const BYTES_EACH: usize = size_of::<Entry>();
 
     /// With room for so many.
+    #[inline(never)]
     pub(in crate::pool) fn new(room: usize, workers: usize) -> Queue {
         let list = List {
             first: NONE,
@@ -161,19 +162,6 @@ impl Queue {
     fn free(&mut self, at: u32) -> Request {
         self.shift(at, FREE);
         std::mem::take(&mut self.entries[at as usize].request)
-    }
-
-    /// Those that are asked for a free place, in this order.
-    fn oldest(&self) -> impl Iterator<Item = u32> {
-        let mut next = self.lists[RETRIES].first;
-        let retries = std::iter::from_fn(move || {
-            let at = next;
-            next = self.entries.get(at as usize)?.after;
-            Some(at)
-        });
-        let newcomer = self.lists[NEWCOMERS].first;
-        let newcomer = (newcomer != NONE).then_some(newcomer);
-        retries.take(RETRIES_LOOKED_AT).chain(newcomer)
     }
 
     /// Moves a place to the end of another list.
@@ -264,12 +252,19 @@ impl State {
         if !chooser.has_free() {
             return None;
         }
-        let mut choices = queue.oldest().filter_map(|at| {
-            let request = &queue.entries[at as usize].request;
-            Some((at, request.choose(chooser, random)?))
-        });
-        let (at, (place, rule, set_cookie)) = choices.next()?;
-        drop(choices);
+        let mut choice = None;
+        'lists: for (list, most) in [(RETRIES, RETRIES_LOOKED_AT), (NEWCOMERS, 1)] {
+            let (mut at, mut left) = (queue.lists[list].first, most);
+            while at != NONE && left > 0 {
+                let entry = &queue.entries[at as usize];
+                choice = entry.request.choose(chooser, random).map(|it| (at, it));
+                if choice.is_some() {
+                    break 'lists;
+                }
+                (at, left) = (entry.after, left - 1);
+            }
+        }
+        let (at, (place, rule, set_cookie)) = choice?;
         let in_flight = InFlight::take(&chooser.backends()[place]);
         chooser.took(place);
         let request = &mut queue.entries[at as usize].request;
@@ -308,6 +303,7 @@ impl Shared {
 
     /// Makes room for so many, on the thread that makes the pool; fewer than before only if no
     /// request is in a place that would go.
+    #[inline(never)]
     pub(in crate::pool) fn make_room(&self, room: usize) {
         let mut next = Queue::new(room, self.mailboxes.len());
         let mut state = lock(&self.state);
