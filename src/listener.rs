@@ -212,12 +212,16 @@ impl Listener {
 
     /// Waits for a new connection or for the waker.
     fn wait(&self) {
+        if self.sockets.len() > 1 {
+            // The last client of a replaced socket has just been accepted: that is closed first.
+            return;
+        }
         let waker = &self.admission().listener;
-        let sockets = self
-            .sockets
-            .iter()
-            .map(|socket| PollFd::new(socket, PollFlags::IN));
-        let mut fds: Vec<_> = sockets.chain([PollFd::new(waker, PollFlags::IN)]).collect();
+        let socket = &self.sockets[0];
+        let mut fds = [
+            PollFd::new(socket, PollFlags::IN),
+            PollFd::new(waker, PollFlags::IN),
+        ];
         // The result does not matter: the caller looks at everything again.
         let _ = poll(&mut fds, None);
         waker.clear();
