@@ -6,7 +6,9 @@
 use crate::exchange::close_reason::CloseReason;
 use crate::exchange::context::Context;
 use crate::exchange::failure::{Failure, Next, Row};
-use crate::exchange::record::{begin_try, count_failure, log_failure, record, tell_failure};
+use crate::exchange::record::{
+    begin_try, count_failure, log_failure, record, tell_failure, tell_whole,
+};
 use crate::exchange::relay::RelayError;
 use crate::exchange::reply::reply;
 use crate::exchange::state::{After, BackendSide, Busy, Chosen, ClientSide, End};
@@ -16,7 +18,6 @@ use crate::exchange::state::{
 use crate::net::clock::Clock;
 use crate::net::errno::is_our_shortage;
 use crate::pool::Event;
-use crate::pool::Served;
 use crate::pool::trace::Rule;
 
 /// The log's reason when no backend may take a request.
@@ -156,12 +157,11 @@ pub(super) fn refuse(
 /// the client's for its next request.
 pub(super) fn finish(client: &mut ClientSide, busy: &mut Busy, cx: &mut Context) -> After {
     record(client, busy, None, cx);
+    if cx.snapshot.pool.learns() {
+        tell_whole(busy, cx);
+    }
     let exchange = &busy.exchange;
     if let Some(backend) = busy.stage.take_backend() {
-        if let Some(status) = exchange.status {
-            let whole = Served::Whole { status };
-            cx.snapshot.pool.served(&backend.chosen.place, whole);
-        }
         keep_connection(backend, exchange, cx);
     }
     let request_is_whole = exchange.request_relay.has_read_all();

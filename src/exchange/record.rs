@@ -190,6 +190,16 @@ pub(super) fn tell_failure(exchange: &Exchange, backend: &Backend, outcome: Outc
     }
 }
 
+/// Tells the pool of an exchange that has ended with the whole answer.
+#[cold]
+pub(super) fn tell_whole(busy: &mut Busy, cx: &Context) {
+    if let (Some(status), Some(chosen)) = (busy.exchange.status, busy.stage.chosen()) {
+        cx.snapshot
+            .pool
+            .served(&chosen.place, Served::Whole { status });
+    }
+}
+
 /// How an exchange with this outcome has failed.
 fn kind(outcome: Outcome) -> FailureKind {
     match outcome {

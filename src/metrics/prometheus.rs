@@ -24,7 +24,7 @@ const LE_STEP: usize = 4;
 const LES: usize = 17;
 
 /// Lines for each backend, and the most that one takes beside the backend's name.
-const LINES_EACH: usize = 2 + BACKEND_FAILURES + STATUS_CLASSES.len() + LES + 3 + 9;
+const LINES_EACH: usize = 2 + BACKEND_FAILURES + STATUS_CLASSES.len() + LES + 3 + 10;
 const LINE_BYTES_MAX: usize = 96;
 /// The lines that are not for each backend.
 const OTHER_BYTES: usize = 16 * 1024;
@@ -215,10 +215,10 @@ const METRICS: &[Metric] = &[
         kind: "gauge",
         help: "The part of its weight that counts now: 1, or less during slow start.",
         write: |scrape, out| {
-            scrape.of_each(|name, backend, _| {
-                let millionths = 100_000 * u64::from(scrape.snapshot.pool.trust(backend));
-                out.millionths("", &[("backend", name)], millionths);
-            });
+            let pool = &scrape.snapshot.pool;
+            let tenths = pool.backends().iter().map(|backend| pool.trust(backend));
+            let millionths = tenths.map(|tenths| 100_000 * u64::from(tenths));
+            scrape.millionths_of_each(out, millionths.collect());
         },
     },
     Metric {
@@ -241,11 +241,15 @@ const METRICS: &[Metric] = &[
         help: "The part of the requests that it is meant to get now, by its weight and its trust.",
         write: |scrape, out| {
             let shares = scrape.snapshot.pool.shares();
-            let backends = scrape.snapshot.pool.backends();
-            for (backend, share) in backends.iter().zip(shares) {
-                out.millionths("", &[("backend", &backend.name)], 10 * u64::from(share));
-            }
+            let millionths = shares.into_iter().map(|share| 10 * u64::from(share));
+            scrape.millionths_of_each(out, millionths.collect());
         },
+    },
+    Metric {
+        name: "rondo_backend_turns_off",
+        kind: "gauge",
+        help: "How many turns it is away from its due, by round robin.",
+        write: |scrape, out| scrape.millionths_of_each(out, scrape.snapshot.pool.turns_off()),
     },
     Metric {
         name: "rondo_backend_in_flight",
@@ -312,6 +316,12 @@ impl Scrape<'_> {
         let backends = self.snapshot.pool.backends();
         for (backend, totals) in backends.iter().zip(&self.backends) {
             write(&backend.name, backend, totals);
+        }
+    }
+
+    fn millionths_of_each(&self, out: &mut Lines<'_>, millionths: Vec<u64>) {
+        for (backend, value) in self.snapshot.pool.backends().iter().zip(millionths) {
+            out.millionths("", &[("backend", &backend.name)], value);
         }
     }
 

@@ -365,6 +365,25 @@ impl Pool {
         }
     }
 
+    /// How many turns each backend is away from its due, in their order, in millionths; none for
+    /// other methods than `round_robin`.
+    pub(crate) fn turns_off(&self) -> Vec<u64> {
+        let mut all = Vec::with_capacity(self.backends.len());
+        let state = lock(&self.shared.state);
+        if self.method == Method::RoundRobin {
+            let is_known = state.chooser.is_of(&self.backends);
+            let places = 0..self.backends.len();
+            all.extend(places.map(|place| {
+                if is_known {
+                    state.chooser.turns_off(place)
+                } else {
+                    0
+                }
+            }));
+        }
+        all
+    }
+
     /// Retries that `balance.retry_percent` refused.
     pub(crate) fn retries_refused(&self) -> u64 {
         lock(&self.shared.state).retries.refused

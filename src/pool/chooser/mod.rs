@@ -660,6 +660,17 @@ impl Chooser {
         }
     }
 
+    /// How many turns a backend is away from its due, in millionths.
+    pub(in crate::pool) fn turns_off(&self, place: usize) -> u64 {
+        let seat = &self.seats[place];
+        let turns = self.turns.get(seat.tier as usize);
+        let credit = seat
+            .credit
+            .wrapping_add(turns.map_or(0, |turns| turns.earned(seat)));
+        let millionths = (u128::from(credit.unsigned_abs()) * 1_000_000 + (1 << 31)) >> 32;
+        u64::try_from(millionths).unwrap_or(u64::MAX)
+    }
+
     /// A backend whose ejection is over, each once.
     #[inline]
     pub(in crate::pool) fn take_back(&mut self) -> Option<usize> {

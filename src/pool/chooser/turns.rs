@@ -159,6 +159,12 @@ impl Turns {
         (self.total, self.ready, self.partial) = (0, 0, 0);
     }
 
+    /// What a member has earned beside its credit.
+    pub(in crate::pool) fn earned(&self, seat: &Seat) -> i64 {
+        let queue = self.queues.get(seat.group as usize);
+        queue.map_or(0, |queue| self.earned.of_weight(queue.weight))
+    }
+
     /// What is left of a member's quota in this period; none if it has had no turn in it.
     pub(in crate::pool) fn quota_left(&self, seat: &Seat) -> Option<u32> {
         (seat.period == self.period).then_some(seat.quota)

@@ -60,6 +60,22 @@ fn a_backend_that_has_come_up_grows_in_tenths_to_its_weight() {
 }
 
 #[test]
+fn it_is_known_how_far_each_backend_is_from_its_due() {
+    let (pool, _) = set_pool(Method::RoundRobin, 4);
+    assert_eq!(pool.turns_off(), [0; 4], "it has not chosen");
+    for turns in [
+        [750_000, 250_000, 250_000, 250_000],
+        [500_000, 500_000, 500_000, 500_000],
+    ] {
+        hit(&pool);
+        assert_eq!(pool.turns_off(), turns);
+    }
+    hits(&pool, 2);
+    assert_eq!(pool.turns_off(), [0; 4]);
+    assert!(set_pool(Method::RandomTwo, 2).0.turns_off().is_empty());
+}
+
+#[test]
 fn by_chance_too_it_gets_the_tenths_that_it_has() {
     let (pool, _) = set_pool(Method::RandomTwo, 2);
     down(&pool, 0);
