@@ -143,6 +143,7 @@ impl Pool {
         Pool::of(shared, None, backends, balance, health)
     }
 
+    #[inline(never)]
     fn of(
         shared: Arc<Shared>,
         previous: Option<&Pool>,

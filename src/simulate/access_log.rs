@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::document::{ConfigError, Details, Node, entries, text_of};
-use crate::simulate::numbers::LONGEST_US;
+use crate::simulate::agenda::sorted;
+use crate::simulate::numbers::{LONGEST_US, index};
 use crate::simulate::scenario::decimal;
 
 /// Requests of a log: of each some 50 bytes are kept.
@@ -39,6 +40,7 @@ pub(super) struct Logged {
 
 impl Log {
     /// Reads the log that a scenario names in `node`.
+    #[inline(never)]
     pub(super) fn read(path: &Path, node: &Node<'_>) -> Result<Log, ConfigError> {
         let unreadable = |error| node.error(format!("cannot be read: {error}"), "");
         let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
@@ -53,8 +55,7 @@ impl Log {
             }
             match read_line(&line) {
                 Some(Line::Request(..)) if read.len() == REQUESTS_MAX => {
-                    let what = format!("has more than {REQUESTS_MAX} requests");
-                    return Err(node.error(what, "play a part of it"));
+                    return Err(node.error("has more than 1000000 requests", "play a part of it"));
                 }
                 Some(Line::Request(client, call)) => read.push((client, call)),
                 Some(Line::LeftOut) => left_out += 1,
@@ -70,28 +71,44 @@ impl Log {
                 }
             }
         }
-        let Some(first_us) = read.iter().map(|(_, call)| call.at_us).min() else {
+        if read.is_empty() {
             return Err(node.error("has no request that a backend had", ""));
-        };
-        let mut clients: Vec<IpAddr> = read.iter().map(|(client, _)| *client).collect();
-        clients.sort_unstable();
-        clients.dedup();
-        let place = |(client, call): (IpAddr, Logged)| Logged {
-            at_us: call.at_us - first_us,
-            client: clients
-                .binary_search(&client)
-                .map_or(0, |place| u32::try_from(place).unwrap_or(0)),
-            ..call
-        };
-        let mut calls: Vec<Logged> = read.into_iter().map(place).collect();
+        }
+        let mut clients: Vec<IpAddr> = Vec::new();
+        for at in sorted(read.iter().map(|(client, _)| bits(*client))) {
+            let (client, call) = &mut read[at as usize];
+            if clients.last() != Some(client) {
+                clients.push(*client);
+            }
+            call.client = index(clients.len() - 1);
+        }
         // A line is written when its request ends.
-        calls.sort_by_key(|call| call.at_us);
+        let order = sorted(read.iter().zip(0..).map(|((_, call), at)| [call.at_us, at]));
+        let mut calls: Vec<Logged> = Vec::with_capacity(read.len());
+        for at in order {
+            calls.push(read[at as usize].1);
+        }
+        let first_us = calls[0].at_us;
+        for call in &mut calls {
+            call.at_us -= first_us;
+        }
         Ok(Log {
             calls,
             clients,
             left_out,
         })
     }
+}
+
+/// An address as two numbers.
+fn bits(address: IpAddr) -> [u64; 2] {
+    let octets = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+    .octets();
+    let (halves, _) = octets.as_chunks::<8>();
+    [u64::from_be_bytes(halves[0]), u64::from_be_bytes(halves[1])]
 }
 
 enum Line {
@@ -102,35 +119,39 @@ enum Line {
 }
 
 /// What a line says, if it is one of an access log.
+#[inline(never)]
 fn read_line(line: &[u8]) -> Option<Line> {
     let entries = entries(str::from_utf8(line).ok()?).ok()?;
     let find = |name: &str| {
         let mut found = entries
             .iter()
-            .filter(|(key, _)| key.trim_matches('"') == name);
+            .filter(|(key, _)| text_of(key).as_deref() == Some(name));
         found.next().map(|(_, value)| value.get())
     };
-    let time_us = 1000 * unix_ms(find("time")?.trim_matches('"'))?;
-    let client = find("client")?.trim_matches('"').parse().ok()?;
-    let [total_us, work_us] = ["total_ms", "backend_ms"].map(|name| match find(name)? {
-        "null" => Some(None),
-        number => decimal(number, 1000).map(Some),
-    });
-    let (total_us, Some(work_us)) = (total_us??, work_us?) else {
+    let text = |name: &str| text_of(find(name)?);
+    let time_us = 1000 * unix_ms(&text("time")?)?;
+    let client = text("client")?.parse().ok()?;
+    let total_us = decimal(find("total_ms")?, 1000)?;
+    let work_ms = find("backend_ms")?;
+    if work_ms == "null" {
         return Some(Line::LeftOut);
-    };
-    let method = text_of(find("request")?).unwrap_or_default();
-    let method = method.split(' ').next().unwrap_or_default();
+    }
+    let work_us = decimal(work_ms, 1000)?;
+    let request = text("request").unwrap_or_default();
+    let is_spent = ["POST ", "PATCH "]
+        .iter()
+        .any(|method| request.starts_with(method));
     let call = Logged {
         at_us: time_us.saturating_sub(total_us),
         client: 0,
         work_us: u32::try_from(work_us.min(LONGEST_US)).unwrap_or(u32::MAX),
-        is_idempotent: !matches!(method, "POST" | "PATCH"),
+        is_idempotent: !is_spent,
     };
     Some(Line::Request(client, call))
 }
 
 /// A time as the log writes it, `2026-07-27T10:00:00.123Z`, in milliseconds since 1970.
+#[inline(never)]
 fn unix_ms(text: &str) -> Option<u64> {
     let bytes = text.as_bytes();
     if bytes.len() != 24 || !text.is_ascii() {

@@ -1,7 +1,7 @@
 //! The health checks of the simulated servers, at the times at which the checker would make them.
 
 use crate::pool::settings::{HealthCheckSettings, Kind};
-use crate::simulate::numbers::LONGEST_US;
+use crate::simulate::numbers::us;
 
 /// The checks of one backend.
 #[derive(Debug)]
@@ -28,9 +28,6 @@ pub(super) struct Times {
 
 impl Times {
     pub(super) fn new(settings: &HealthCheckSettings) -> Times {
-        let us = |duration: std::time::Duration| {
-            u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US)
-        };
         Times {
             kind: settings.kind,
             interval_us: us(settings.interval),

@@ -7,8 +7,7 @@
 //!
 //! Read next: `pool/mod.rs`, what is played.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,9 +24,10 @@ use crate::pool::settings::{BalanceSettings, Kind, Method};
 use crate::pool::time::Sources;
 use crate::pool::trace::Outcome;
 use crate::pool::{Choice, Event as Sign, Pool, Selection, Served, Tried};
+use crate::simulate::agenda::{Agenda, Event, What};
 use crate::simulate::checks::{Schedule, Times};
 use crate::simulate::figures::{Figures, PARTS};
-use crate::simulate::numbers::{Draws, For, MILLION, mean_gap_us, mean_us};
+use crate::simulate::numbers::{Draws, For, MILLION, index, mean_gap_us, mean_us, us};
 use crate::simulate::scenario::{Load, REQUESTS_MAX, Scenario};
 use crate::simulate::server::{Server, Work};
 
@@ -43,41 +43,6 @@ const NONE: u32 = u32::MAX;
 
 /// Tries of one request that draw numbers of their own.
 const TRIES: u64 = 16;
-
-/// What happens at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Event {
-    at_us: u64,
-    /// Of two at the same time the one that was planned first comes first.
-    order: u64,
-    what: What,
-    /// A request, client or backend.
-    who: u32,
-    /// Of the try, or of the check, that it was planned for.
-    stamp: u32,
-    /// The backend.
-    server: u32,
-    /// The life of its server, or the number of a change.
-    life: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
-    /// The next request comes.
-    Arrival,
-    /// A client asks again.
-    Asks,
-    /// A connection has opened, unless the server is down.
-    Reached,
-    ConnectTimeout,
-    /// A server has done its work.
-    Done,
-    HeadTimeout,
-    QueueTimeout,
-    CheckBegins,
-    CheckEnds,
-    Change,
-}
 
 /// A request as it comes.
 #[derive(Debug, Clone, Copy)]
@@ -145,8 +110,7 @@ pub(super) struct Engine<'a> {
     clock: Arc<AtomicU64>,
     draws: Draws,
     now_us: u64,
-    agenda: BinaryHeap<Reverse<Event>>,
-    order: u64,
+    agenda: Agenda,
     servers: Vec<Server<'a>>,
     schedules: Vec<Schedule>,
     times: Times,
@@ -163,6 +127,7 @@ pub(super) struct Engine<'a> {
 }
 
 /// Plays the scenario by this method.
+#[inline(never)]
 pub(super) fn play(scenario: &Scenario, config: &Config, method: Method) -> Figures {
     let balance = BalanceSettings {
         method,
@@ -185,8 +150,7 @@ pub(super) fn play(scenario: &Scenario, config: &Config, method: Method) -> Figu
         clock,
         draws: Draws::new(scenario.seed),
         now_us: 0,
-        agenda: BinaryHeap::with_capacity(1024),
-        order: 0,
+        agenda: Agenda::new(),
         servers: scenario.servers.iter().map(Server::new).collect(),
         schedules: (1..=number as u64)
             .map(|place| Schedule::new(place, number as u64))
@@ -222,11 +186,13 @@ fn cookie_value(backend: &crate::pool::backend::Backend) -> &[u8] {
 }
 
 impl Engine<'_> {
+    #[inline(never)]
     fn begin(&mut self) {
         for place in 0..self.servers.len() {
             let server = index(place);
-            for (number, (at_us, _)) in self.scenario.servers[place].events.iter().enumerate() {
-                self.plan(*at_us, What::Change, 0, 0, (server, index(number)));
+            for (number, change) in self.scenario.servers[place].events.iter().enumerate() {
+                self.agenda
+                    .plan_at(change.at_us, What::Change, 0, 0, (server, index(number)));
             }
             self.plan_check(place);
         }
@@ -240,8 +206,9 @@ impl Engine<'_> {
         }
     }
 
+    #[inline(never)]
     fn run(&mut self) {
-        while let Some(Reverse(event)) = self.agenda.pop() {
+        while let Some(event) = self.agenda.next() {
             if event.at_us >= self.scenario.duration_us && self.open == 0 {
                 break;
             }
@@ -259,6 +226,7 @@ impl Engine<'_> {
         }
     }
 
+    #[inline(never)]
     fn end(mut self) -> Figures {
         for backend in &mut self.figures.backends {
             backend.end(self.scenario.duration_us);
@@ -271,19 +239,7 @@ impl Engine<'_> {
         self.figures
     }
 
-    fn plan(&mut self, at_us: u64, what: What, who: u32, stamp: u32, (server, life): (u32, u32)) {
-        self.order += 1;
-        self.agenda.push(Reverse(Event {
-            at_us,
-            order: self.order,
-            what,
-            who,
-            stamp,
-            server,
-            life,
-        }));
-    }
-
+    #[inline(never)]
     fn happen(&mut self, event: Event) {
         let id = event.who as usize;
         let is_current = |engine: &Self| {
@@ -340,7 +296,7 @@ impl Engine<'_> {
             Load::Clients { .. } => return,
         };
         if at_us < self.scenario.duration_us {
-            self.plan(at_us, What::Arrival, 0, 0, (0, 0));
+            self.agenda.plan(at_us, What::Arrival, 0, 0);
         }
     }
 
@@ -386,7 +342,7 @@ impl Engine<'_> {
             .exponential(mean_us(think_us), For::Thought, number);
         let at_us = self.now_us + thought_us.max(THOUGHT_MIN_US);
         if at_us < self.scenario.duration_us && self.came < REQUESTS_MAX {
-            self.plan(at_us, What::Asks, client, 0, (0, 0));
+            self.agenda.plan(at_us, What::Asks, client, 0);
         }
     }
 
@@ -523,7 +479,8 @@ impl Engine<'_> {
         request.waits_from_us = self.now_us;
         let at_us = self.now_us + most_us.saturating_sub(request.waited_us);
         let stamp = request.stamp;
-        self.plan(at_us, What::QueueTimeout, index(id), stamp, (0, 0));
+        self.agenda
+            .plan(at_us, What::QueueTimeout, index(id), stamp);
         self.figures.queue_max = self.figures.queue_max.max(self.pool.waiting());
     }
 
@@ -566,7 +523,8 @@ impl Engine<'_> {
         } else {
             (connect_us, What::Reached)
         };
-        self.plan(self.now_us + after_us, what, index(id), stamp, (0, 0));
+        self.agenda
+            .plan(self.now_us + after_us, what, index(id), stamp);
         None
     }
 
@@ -607,20 +565,14 @@ impl Engine<'_> {
     fn serve(&mut self, id: usize, place: usize) {
         let request = &mut self.requests[id];
         let call = request.call;
-        let is_dear = |dear: &&crate::simulate::scenario::Dear| {
-            self.draws.below(MILLION, For::Dear, call.number) < dear.share
-        };
+        let [dear, times] = self.scenario.dear;
+        let is_dear = self.draws.below(MILLION, For::Dear, call.number) < dear;
         let server = &mut self.servers[place];
         let work = Work {
             number: call.number.wrapping_mul(TRIES) + u64::from(request.attempts) % TRIES,
             logged_us: call.logged_us,
-            times: self
-                .scenario
-                .dear
-                .as_ref()
-                .filter(is_dear)
-                .map_or(1000, |dear| dear.times),
-            fails: call.client < self.scenario.failing,
+            times: if is_dear { times } else { 1000 },
+            fails: u64::from(call.client) < self.scenario.failing,
         };
         let (work_us, status) = server.work(work, self.draws);
         server.busy += 1;
@@ -628,7 +580,8 @@ impl Engine<'_> {
         let done_us = self.now_us + work_us;
         let waits = request.sent_us < self.now_us;
         let (stamp, sent_us, life) = (request.stamp, request.sent_us, server.life);
-        self.plan(done_us, What::Done, index(id), stamp, (index(place), life));
+        self.agenda
+            .plan_at(done_us, What::Done, index(id), stamp, (index(place), life));
         // A request that has waited has its time-out already.
         if !waits && done_us > sent_us + us(self.config.timeouts.response_head) {
             self.plan_head_timeout(id);
@@ -639,7 +592,7 @@ impl Engine<'_> {
         let request = &self.requests[id];
         let at_us = request.sent_us + us(self.config.timeouts.response_head);
         let stamp = request.stamp;
-        self.plan(at_us, What::HeadTimeout, index(id), stamp, (0, 0));
+        self.agenda.plan(at_us, What::HeadTimeout, index(id), stamp);
     }
 
     /// A server has done its work on one request, and begins with the next that is not given up.
@@ -754,7 +707,7 @@ impl Engine<'_> {
 
     /// Something happens to a server.
     fn change(&mut self, place: usize, number: usize) {
-        let (_, change) = self.scenario.servers[place].events[number];
+        let change = self.scenario.servers[place].events[number];
         if !self.servers[place].change(change) {
             return;
         }
@@ -777,7 +730,8 @@ impl Engine<'_> {
         schedule.stamp = schedule.stamp.wrapping_add(1);
         let (at_us, stamp) = (schedule.due_us.max(self.now_us), schedule.stamp);
         if self.is_checked(place) {
-            self.plan(at_us, What::CheckBegins, 0, stamp, (index(place), 0));
+            self.agenda
+                .plan_at(at_us, What::CheckBegins, 0, stamp, (index(place), 0));
         }
     }
 
@@ -798,7 +752,7 @@ impl Engine<'_> {
         let passes = takes_us <= self.times.timeout_us;
         let at_us = self.now_us + takes_us.min(self.times.timeout_us);
         let stamp = event.stamp;
-        self.plan(
+        self.agenda.plan_at(
             at_us,
             What::CheckEnds,
             u32::from(passes),
@@ -876,13 +830,4 @@ impl OnItsWay {
 /// Where no connection goes to.
 fn address() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 0))
-}
-
-fn us(duration: Duration) -> u64 {
-    duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros())
-}
-
-/// A place in a list, none of which has four thousand million entries.
-fn index<N: TryInto<u32>>(place: N) -> u32 {
-    place.try_into().unwrap_or(NONE)
 }

@@ -5,11 +5,12 @@
 //! same seed gives the same output on every machine.
 //!
 //! Read next: `simulate/scenario.rs`, what can be asked; `simulate/engine.rs`, how it is played.
-//! Beside them: `access_log.rs` (a log as the load), `server.rs` (a backend's server), `checks.rs`
+//! Beside them: `access_log.rs` (a log as the load), `agenda.rs` (what happens when), `server.rs` (a backend's server), `checks.rs`
 //! (when health checks are made), `numbers.rs` (what is drawn at random), `figures.rs` and
 //! `report.rs` (what comes out).
 
 mod access_log;
+mod agenda;
 mod checks;
 mod engine;
 mod figures;
@@ -41,6 +42,7 @@ pub struct Simulation {
 impl Simulation {
     /// Reads the scenario (none: one backend becomes slow for a while) and the configuration (none:
     /// `config.json` if it is there, or four equal backends).
+    #[inline(never)]
     pub fn read(scenario: Option<&Path>, config: Option<&Path>) -> Result<Simulation, ConfigError> {
         let usual = Path::new("config.json");
         let config = match config {
@@ -61,6 +63,7 @@ impl Simulation {
 
     /// Plays the scenario by each method, and returns the figures side by side: as JSON, or for
     /// people.
+    #[inline(never)]
     pub fn play(&self, as_json: bool) -> String {
         let (scenario, config) = (&self.scenario, &self.config);
         let methods = scenario.methods.iter();

@@ -12,6 +12,8 @@
     reason = "times stay far below 2^53 microseconds, and a conversion to an integer saturates"
 )]
 
+use std::time::Duration;
+
 use crate::pool::hash::mix;
 
 /// The longest that anything takes: 24 hours, in microseconds.
@@ -97,6 +99,16 @@ impl Latency {
         let us = exp(self.middle + self.spread * normal(part));
         ((us + 0.5) as u64).min(LONGEST_US)
     }
+}
+
+/// A duration in whole microseconds.
+pub(super) fn us(duration: Duration) -> u64 {
+    duration.as_secs() * 1_000_000 + u64::from(duration.subsec_micros())
+}
+
+/// A place in a list, none of which has four thousand million entries.
+pub(super) fn index<N: TryInto<u32>>(place: N) -> u32 {
+    place.try_into().unwrap_or(u32::MAX)
 }
 
 /// The mean time in microseconds between events of which so many come in a second.

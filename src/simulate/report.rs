@@ -1,20 +1,17 @@
 //! The figures of all methods side by side: as text for people, or as JSON.
 
-use std::fmt::Write as _;
-
 use crate::config::Config;
 use crate::pool::moved::rounded;
 use crate::pool::settings::{Choices as _, Method};
+use crate::simulate::agenda::sorted;
 use crate::simulate::figures::Figures;
-use crate::simulate::scenario::{Change, Load, Scenario};
-use crate::text::json::Writer;
+use crate::simulate::scenario::{Change, Load, Scenario, State};
+use crate::text::json::{Json, Writer};
 use crate::text::words::counted;
 
 /// Characters that a name takes, of a method or of a backend: with eight columns of ten characters
 /// or six shares of thirteen a line has less than a hundred.
 const NAME_WIDTH: usize = 18;
-/// Characters of the longest bar.
-const BAR_WIDTH: u64 = 5;
 /// Backends of which the shares are shown, and events of them.
 const SHOWN_MAX: usize = 16;
 
@@ -25,65 +22,47 @@ pub(super) struct Report<'a> {
     pub(super) results: Vec<(Method, Figures)>,
 }
 
-/// A column: its name, its name in JSON, the value of a row, and what it counts.
-type Column = (
-    &'static str,
-    &'static str,
-    fn(&Figures) -> Option<u64>,
-    Unit,
-);
+/// A column: its name, its name in JSON, and what it counts.
+type Column = (&'static str, &'static str, Unit);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
-    Microseconds,
+    /// Microseconds.
+    Time,
     Number,
     /// Tenths of a per cent.
     Permille,
 }
 
 const COLUMNS: [Column; 8] = [
-    (
-        "p50",
-        "p50_ms",
-        |it| it.times.quantile(500),
-        Unit::Microseconds,
-    ),
-    (
-        "p90",
-        "p90_ms",
-        |it| it.times.quantile(900),
-        Unit::Microseconds,
-    ),
-    (
-        "p99",
-        "p99_ms",
-        |it| it.times.quantile(990),
-        Unit::Microseconds,
-    ),
-    (
-        "p99.9",
-        "p99_9_ms",
-        |it| it.times.quantile(999),
-        Unit::Microseconds,
-    ),
-    ("failed", "failed", |it| Some(it.failed), Unit::Number),
-    ("repeated", "repeated", |it| Some(it.repeated), Unit::Number),
-    (
-        "queue",
-        "queue_max",
-        |it| Some(it.queue_max as u64),
-        Unit::Number,
-    ),
-    (
-        "moved",
-        "moved_percent",
-        |it| Some(permille(it.moved, it.clients)),
-        Unit::Permille,
-    ),
+    ("p50", "p50_ms", Unit::Time),
+    ("p90", "p90_ms", Unit::Time),
+    ("p99", "p99_ms", Unit::Time),
+    ("p99.9", "p99_9_ms", Unit::Time),
+    ("failed", "failed", Unit::Number),
+    ("repeated", "repeated", Unit::Number),
+    ("queue", "queue_max", Unit::Number),
+    ("moved", "moved_percent", Unit::Permille),
 ];
+
+/// The values of all columns.
+fn values(figures: &Figures) -> [Option<u64>; COLUMNS.len()] {
+    let time = |thousandths| figures.times.quantile(thousandths);
+    [
+        time(500),
+        time(900),
+        time(990),
+        time(999),
+        Some(figures.failed),
+        Some(figures.repeated),
+        Some(figures.queue_max as u64),
+        Some(permille(figures.moved, figures.clients)),
+    ]
+}
 
 impl Report<'_> {
     /// For people.
+    #[inline(never)]
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         self.write_load(&mut out);
@@ -93,87 +72,99 @@ impl Report<'_> {
         out
     }
 
+    #[inline(never)]
     fn write_load(&self, out: &mut String) {
         let scenario = self.scenario;
-        let mut left_out = 0;
-        let load = match &scenario.load {
-            Load::Rate { per_second, .. } => format!("{per_second} requests a second"),
+        let left_out = match &scenario.load {
+            Load::Rate { per_second, .. } => {
+                add(out, &[&per_second.to_string(), " requests a second"]);
+                0
+            }
             Load::Clients { clients, think_us } => {
                 let clients = counted(*clients as usize, "client");
-                format!("{clients}, thinking time {}", time(*think_us))
+                add(out, &[&clients, ", thinking time ", &time(*think_us)]);
+                0
             }
             Load::Log(log) => {
-                left_out = log.left_out;
-                "the requests of the log".to_owned()
+                add(out, &["the requests of the log"]);
+                log.left_out
             }
         };
-        let requests = self.results.iter().map(|(_, it)| it.requests).max();
+        let requests = self.results.first().map_or(0, |(_, it)| it.requests);
         let backends = counted(self.config.backends.len(), "backend");
-        // Writing to a String cannot fail.
-        let _ = writeln!(
+        let seed = scenario.seed.to_string();
+        let requests = requests.to_string();
+        add(
             out,
-            "{load} for {}, seed {}: {} requests over {backends}",
-            time(scenario.duration_us),
-            scenario.seed,
-            requests.unwrap_or(0),
+            &[" for ", &time(scenario.duration_us), ", seed ", &seed, ": "],
         );
+        add(out, &[&requests, " requests over ", &backends, "\n"]);
         if left_out > 0 {
-            let _ = writeln!(out, "  without {left_out} that rondo answered itself");
+            let left_out = left_out.to_string();
+            add(
+                out,
+                &["  without ", &left_out, " that rondo answered itself\n"],
+            );
         }
     }
 
+    #[inline(never)]
     fn write_events(&self, out: &mut String) {
-        let servers = self.scenario.servers.iter().zip(&self.config.backends);
-        let mut events: Vec<(u64, &str, Change)> = servers
-            .flat_map(|(server, backend)| {
-                let events = server.events.iter();
-                events.map(|(at_us, change)| (*at_us, &*backend.name, *change))
-            })
-            .collect();
-        events.sort_by_key(|(at_us, ..)| *at_us);
-        for (at_us, name, change) in events.iter().take(SHOWN_MAX) {
-            let what = match change {
-                Change::Slow(1000) => "takes as long as planned".to_owned(),
-                Change::Slow(times) => format!("takes {} times as long", thousandths(*times)),
-                Change::Errors(share) => format!("fails in {} %", thousandths(*share / 10)),
-                Change::Down => "is down".to_owned(),
-                Change::Up => "is up".to_owned(),
+        let mut events: Vec<(&str, Change)> = Vec::new();
+        for (server, backend) in self.scenario.servers.iter().zip(&self.config.backends) {
+            events.extend(server.events.iter().map(|change| (&*backend.name, *change)));
+        }
+        let order = sorted(events.iter().zip(0..).map(|((_, it), at)| [it.at_us, at]));
+        for at in order.iter().take(SHOWN_MAX) {
+            let (name, change) = events[*at as usize];
+            out.push_str("  at ");
+            left(out, &time(change.at_us), 6);
+            let value = thousandths(change.value);
+            let [before, value, after] = match change.to {
+                State::Slow if change.value == 1000 => [" takes as long as planned", "", ""],
+                State::Slow => [" takes ", &value, " times as long"],
+                State::Errors => [
+                    " fails in ",
+                    &percent(change.value / 1000),
+                    " of its answers",
+                ],
+                State::Down => [" is down", "", ""],
+                State::Up => [" is up", "", ""],
             };
-            let _ = writeln!(out, "  at {:<5} {name} {what}", time(*at_us));
+            add(out, &[name, before, value, after, "\n"]);
         }
         if events.len() > SHOWN_MAX {
-            let _ = writeln!(out, "  and {} more events", events.len() - SHOWN_MAX);
+            let more = (events.len() - SHOWN_MAX).to_string();
+            add(out, &["  and ", &more, " more events\n"]);
         }
     }
 
+    #[inline(never)]
     fn write_table(&self, out: &mut String) {
-        let _ = write!(out, "\n{:<NAME_WIDTH$}", "method");
+        out.push('\n');
+        left(out, "method", NAME_WIDTH);
         for (name, ..) in COLUMNS {
-            let _ = write!(out, "{name:>9} ");
+            right(out, name, 9);
+            out.push(' ');
         }
         end_line(out);
-        let worst = COLUMNS.map(|(_, _, value, _)| {
-            let values = || self.results.iter().filter_map(|(_, it)| value(it));
-            values()
-                .max()
-                .filter(|worst| values().min() != Some(*worst))
-        });
-        for (method, figures) in &self.results {
-            let _ = write!(out, "{:<NAME_WIDTH$}", method.name());
-            for ((_, _, value, unit), worst) in COLUMNS.iter().zip(worst) {
-                let value = value(figures);
-                let text = match (value, unit) {
+        let mut rows = Vec::with_capacity(self.results.len());
+        for (_, figures) in &self.results {
+            rows.push(values(figures));
+        }
+        for ((method, _), row) in self.results.iter().zip(&rows) {
+            left(out, method.name(), NAME_WIDTH);
+            for (at, (_, _, unit)) in COLUMNS.iter().enumerate() {
+                let text = match (row[at], unit) {
                     (None, _) => "-".to_owned(),
-                    (Some(us), Unit::Microseconds) => time(us),
+                    (Some(us), Unit::Time) => time(us),
                     (Some(number), Unit::Number) => number.to_string(),
                     (Some(permille), Unit::Permille) => percent(permille),
                 };
-                let mark = if value.is_some() && value == worst {
-                    '*'
-                } else {
-                    ' '
-                };
-                let _ = write!(out, "{text:>9}{mark}");
+                right(out, &text, 9);
+                let is_worst = rows.iter().all(|other| other[at] <= row[at]);
+                let is_alone = rows.iter().any(|other| other[at] < row[at]);
+                out.push(if is_worst && is_alone { '*' } else { ' ' });
             }
             end_line(out);
         }
@@ -184,43 +175,40 @@ impl Report<'_> {
     }
 
     /// Backends downwards, methods across; each name of a method in two lines.
+    #[inline(never)]
     fn write_shares(&self, out: &mut String) {
-        for line in 0..2 {
-            let title = ["", "\nshare of requests"][usize::from(line == 0)];
-            let _ = write!(
-                out,
-                "{title}{:1$}",
-                "",
-                NAME_WIDTH - title.trim_start().len()
-            );
+        out.push('\n');
+        for title in ["share of requests", ""] {
+            left(out, title, NAME_WIDTH);
             for (method, _) in &self.results {
                 let name = method.name();
                 let (first, rest) = name.split_once('_').unwrap_or(("", name));
-                let _ = write!(out, "{:>13}", if line == 0 { first } else { rest });
+                right(out, if title.is_empty() { rest } else { first }, 13);
             }
             end_line(out);
         }
         let backends = self.config.backends.iter().enumerate();
         for (place, backend) in backends.take(SHOWN_MAX) {
-            let name: String = backend.name.chars().take(NAME_WIDTH - 1).collect();
-            let _ = write!(out, "{name:<NAME_WIDTH$}");
+            // Names are ASCII.
+            let name = backend.name.get(..NAME_WIDTH - 1).unwrap_or(&backend.name);
+            left(out, name, NAME_WIDTH);
             for (_, figures) in &self.results {
-                let tries = figures.tries();
-                let share = permille(figures.backends[place].requests, tries);
                 let most = figures.backends.iter().map(|it| it.requests).max();
-                let most = permille(most.unwrap_or(0), tries).max(1);
-                let bar = usize::try_from(rounded(BAR_WIDTH * share, most)).unwrap_or(0);
-                let _ = write!(out, "{:>6} {:>6}", &"#####"[..bar.min(5)], percent(share));
+                let requests = figures.backends[place].requests;
+                let bar = rounded(5 * requests, most.unwrap_or(0).max(1));
+                right(out, &"#####"[5 - usize::try_from(bar).unwrap_or(0)..], 6);
+                right(out, &percent(permille(requests, figures.tries())), 7);
             }
             end_line(out);
         }
-        let more = self.config.backends.len().saturating_sub(SHOWN_MAX);
-        if more > 0 {
-            let _ = writeln!(out, "and {}", counted(more, "more backend"));
+        if self.config.backends.len() > SHOWN_MAX {
+            let more = (self.config.backends.len() - SHOWN_MAX).to_string();
+            add(out, &["and ", &more, " more backends\n"]);
         }
     }
 
     /// For a program.
+    #[inline(never)]
     pub(super) fn json(&self) -> String {
         let mut json = Writer::default();
         json.open("", '{');
@@ -231,14 +219,13 @@ impl Report<'_> {
             json.open("", '{');
             json.text("method", method.name());
             json.number("requests", figures.requests);
-            for (_, name, value, unit) in COLUMNS {
-                match (unit, value(figures)) {
-                    (Unit::Number, number) => json.number_or_null(name, number),
-                    (Unit::Microseconds, us) => json.thousandths_or_null(name, us),
-                    (Unit::Permille, permille) => {
-                        json.thousandths_or_null(name, permille.map(|it| it * 100));
-                    }
-                }
+            for ((_, name, unit), value) in COLUMNS.iter().zip(values(figures)) {
+                let unit = match unit {
+                    Unit::Number => 1000,
+                    Unit::Time => 1,
+                    Unit::Permille => 100,
+                };
+                json.thousandths_or_null(name, value.map(|value| value * unit));
             }
             json.open("backends", '[');
             for (backend, settings) in figures.backends.iter().zip(&self.config.backends) {
@@ -266,9 +253,31 @@ impl Report<'_> {
     }
 }
 
+fn add(out: &mut String, parts: &[&str]) {
+    for part in parts {
+        out.push_str(part);
+    }
+}
+
+#[inline(never)]
+fn left(out: &mut String, text: &str, width: usize) {
+    out.push_str(text);
+    for _ in text.len()..width {
+        out.push(' ');
+    }
+}
+
+#[inline(never)]
+fn right(out: &mut String, text: &str, width: usize) {
+    for _ in text.len()..width {
+        out.push(' ');
+    }
+    out.push_str(text);
+}
+
 /// Without the spaces before it.
 fn end_line(out: &mut String) {
-    out.truncate(out.trim_end_matches(' ').len());
+    out.truncate(out.trim_ascii_end().len());
     out.push('\n');
 }
 
@@ -277,28 +286,32 @@ fn permille(part: u64, all: u64) -> u64 {
     rounded(part * 1000, all.max(1))
 }
 
+#[inline(never)]
 fn percent(permille: u64) -> String {
-    format!("{}.{}%", permille / 10, permille % 10)
+    let mut text = (permille / 10).to_string();
+    add(&mut text, &[".", &(permille % 10).to_string(), "%"]);
+    text
 }
 
 /// A number that is given in thousandths, as far as they count.
+#[inline(never)]
 fn thousandths(number: u64) -> String {
-    let text = format!("{}.{:03}", number / 1000, number % 1000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    Json::thousandths(number).to_string()
 }
 
 /// A time in its first three digits.
+#[inline(never)]
 fn time(us: u64) -> String {
-    let (thousandths, unit) = match us {
+    let (number, unit) = match us {
         0..1_000_000 => (us, "ms"),
         _ => (us / 1000, "s"),
     };
-    let digits = match thousandths {
-        0..10_000 => thousandths / 10 * 10,
-        10_000..100_000 => thousandths / 100 * 100,
-        _ => thousandths / 1000 * 1000,
+    let unit_of_digit = match number {
+        0..10_000 => 10,
+        10_000..100_000 => 100,
+        _ => 1000,
     };
-    self::thousandths(digits) + unit
+    thousandths(number / unit_of_digit * unit_of_digit) + unit
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::config::document::{ConfigError, Document, Form, Node, Object};
+use crate::config::document::{ConfigError, Document, Form, Node, Object, parse_duration};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::pool::settings::{BackendSettings, Choices as _, HashSettings, Method};
 use crate::simulate::access_log::Log;
-use crate::simulate::numbers::{Latency, MILLION};
+use crate::simulate::numbers::{Latency, MILLION, index, us};
 use crate::text::json::Writer;
-use crate::text::words::{listed, nearest, quoted};
+use crate::text::words::nearest;
 
 /// What a scenario is.
 const SCENARIO: Form = Form {
@@ -30,208 +30,73 @@ pub(super) const REQUESTS_MAX: u64 = 100_000_000;
 /// Requests in a second that the default scenario has for each backend, and for all of them.
 const DEFAULT_RATE: [u64; 2] = [100, 20_000];
 
-const FROM_0: Takes = Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 3600));
-
-const KEYS: &[Key] = &[
-    key(
-        "seed",
-        Takes::Integer(0, u64::MAX),
-        Fallback::Value("1"),
-        "what is drawn at random follows from it",
-    ),
-    key(
-        "duration",
-        Takes::DURATION,
-        Fallback::Value(r#""60s""#),
-        "for so long requests come",
-    ),
-    key(
-        "load",
-        Takes::Object(LOAD),
-        Fallback::Required,
-        "the requests",
-    ),
-    key(
-        "backends",
-        Takes::Object(&[]),
-        Fallback::Value("{}"),
-        "how backends of the configuration, by their names, serve requests",
-    ),
-    key(
-        "methods",
-        Takes::Other {
-            wanted: "a list of methods, each once",
-            schema: "",
-        },
-        Fallback::Nothing("all"),
-        "which are compared",
-    ),
-    key(
-        "expect",
-        Takes::Other {
-            wanted: "anything",
-            schema: "",
-        },
-        Fallback::Nothing("none"),
-        "for tests; ignored",
-    ),
-];
-
-const LOAD: &[Key] = &[
-    key(
-        "rate",
-        Takes::Integer(1, 1_000_000),
-        Fallback::Nothing("none"),
-        "requests in a second, which come at random",
-    ),
-    key(
-        "clients",
-        Takes::Integer(1, 1_000_000),
-        Fallback::Nothing("none"),
-        "clients, each of which waits for its answer and thinks before it asks again",
-    ),
-    key(
-        "think",
-        FROM_0,
-        Fallback::Value(r#""0s""#),
-        "how long on average",
-    ),
-    key(
-        "log",
-        Takes::Other {
-            wanted: "the path of an access log that rondo wrote with \"access_log\": \"json\"",
-            schema: "",
-        },
-        Fallback::Nothing("none"),
-        "a log that is played again",
-    ),
-    key(
-        "dear",
-        Takes::Object(DEAR),
-        Fallback::Nothing("none"),
-        "some requests take longer than others",
-    ),
-    key(
-        "failing",
-        Takes::Integer(0, 1_000_000),
-        Fallback::Value("0"),
-        "so many of the clients get errors only, whatever backend answers",
-    ),
-];
-
-const DEAR: &[Key] = &[
-    key("share", SHARE, Fallback::Required, "so many of them"),
-    key(
-        "times",
-        TIMES,
-        Fallback::Required,
-        "take so many times as long",
-    ),
-];
-
-const BACKEND: &[Key] = &[
-    key(
-        "latency",
-        Takes::Object(LATENCY),
-        Fallback::Value("{}"),
-        "how long it works on a request",
-    ),
-    key(
-        "connect",
-        FROM_0,
-        Fallback::Value(r#""0s""#),
-        "how long a connection to it takes to open",
-    ),
-    key(
-        "at_once",
-        Takes::Integer(1, 1_000_000),
-        Fallback::Nothing("no limit"),
-        "requests that it works on at the same time; others wait in it",
-    ),
-    key(
-        "errors",
-        SHARE,
-        Fallback::Value("0"),
-        "the part of its answers that have the status 500",
-    ),
-    key(
-        "error_latency",
-        Takes::Object(LATENCY),
-        Fallback::Nothing("`latency`"),
-        "how long it works on those",
-    ),
-    key(
-        "events",
-        Takes::Objects {
-            keys: EVENT,
-            wanted: "a list of objects",
-        },
-        Fallback::Value("[]"),
-        "what happens to it",
-    ),
-];
-
-const LATENCY: &[Key] = &[
-    key(
-        "p50",
-        Takes::DURATION,
-        Fallback::Value(r#""10ms""#),
-        "half of the times are below",
-    ),
-    key(
-        "p99",
-        Takes::DURATION,
-        Fallback::Nothing("five times p50"),
-        "99 of 100 are below",
-    ),
-];
-
-const EVENT: &[Key] = &[
-    key("at", FROM_0, Fallback::Required, "when"),
-    key(
-        "slow",
-        TIMES,
-        Fallback::Nothing("none"),
-        "from then on it takes so many times as long",
-    ),
-    key(
-        "down",
-        Takes::Flag,
-        Fallback::Nothing("none"),
-        "true: it is gone",
-    ),
-    key(
-        "up",
-        Takes::Flag,
-        Fallback::Nothing("none"),
-        "true: it is back",
-    ),
-    key(
-        "errors",
-        SHARE,
-        Fallback::Nothing("none"),
-        "from then on so many of its answers fail",
-    ),
-];
-
-const SHARE: Takes = Takes::Other {
-    wanted: "a number from 0 to 1",
-    schema: "",
-};
-
-const TIMES: Takes = Takes::Other {
-    wanted: "a number from 0.001 to 1000",
-    schema: "",
-};
-
-const fn key(name: &'static str, takes: Takes, default: Fallback, meaning: &'static str) -> Key {
+/// The least that a row takes: its meaning is in README.
+const fn key(name: &'static str, takes: Takes, default: &'static str) -> Key {
     Key {
         name,
         takes,
-        default,
-        meaning,
+        default: match default.as_bytes() {
+            b"" => Fallback::Nothing(""),
+            _ => Fallback::Value(default),
+        },
+        meaning: "",
     }
 }
+
+const fn other(wanted: &'static str) -> Takes {
+    Takes::Other { wanted, schema: "" }
+}
+
+const SHARE: &str = "a number from 0 to 1";
+const TIMES: &str = "a number from 0.001 to 1000";
+const FROM_0: Takes = Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 3600));
+const CLIENTS: Takes = Takes::Integer(1, 1_000_000);
+
+const KEYS: &[Key] = &[
+    key("seed", Takes::Integer(0, u64::MAX), "1"),
+    key("duration", Takes::DURATION, r#""60s""#),
+    key("load", Takes::Object(LOAD), ""),
+    key("backends", Takes::Object(&[]), "{}"),
+    key("methods", other("a list of methods, each once"), ""),
+    // Bounds that tests read.
+    key("expect", other(""), ""),
+];
+
+const LOAD: &[Key] = &[
+    key("rate", Takes::Integer(1, 1_000_000), ""),
+    key("clients", CLIENTS, ""),
+    key("think", FROM_0, r#""0s""#),
+    key("log", other("the path of an access log"), ""),
+    key("dear", Takes::Object(DEAR), ""),
+    key("failing", Takes::Integer(0, 1_000_000), "0"),
+];
+
+const DEAR: &[Key] = &[
+    key("share", other(SHARE), ""),
+    key("times", other(TIMES), ""),
+];
+
+const BACKEND: &[Key] = &[
+    key("latency", Takes::Object(LATENCY), "{}"),
+    key("connect", FROM_0, r#""0s""#),
+    key("at_once", Takes::Integer(1, 1_000_000), "1000000"),
+    key("errors", other(SHARE), "0"),
+    key("error_latency", Takes::Object(LATENCY), ""),
+    key("events", other("a list of events"), "[]"),
+];
+
+const LATENCY: &[Key] = &[
+    key("p50", Takes::DURATION, r#""10ms""#),
+    key("p99", Takes::DURATION, ""),
+];
+
+const EVENT: &[Key] = &[
+    key("at", FROM_0, ""),
+    key("slow", other(TIMES), ""),
+    key("down", Takes::Flag, ""),
+    key("up", Takes::Flag, ""),
+    key("errors", other(SHARE), ""),
+];
 
 /// A scenario, checked.
 #[derive(Debug)]
@@ -240,8 +105,9 @@ pub(super) struct Scenario {
     pub(super) duration_us: u64,
     pub(super) load: Load,
     /// How many of the clients get errors only.
-    pub(super) failing: u32,
-    pub(super) dear: Option<Dear>,
+    pub(super) failing: u64,
+    /// So many requests, in millionths, take so many times as long, in thousandths.
+    pub(super) dear: [u64; 2],
     /// In the order of the configuration's backends.
     pub(super) servers: Vec<ServerPlan>,
     pub(super) methods: Vec<Method>,
@@ -258,15 +124,6 @@ pub(super) enum Load {
     Log(Log),
 }
 
-/// Some requests take longer than others.
-#[derive(Debug)]
-pub(super) struct Dear {
-    /// In millionths.
-    pub(super) share: u64,
-    /// In thousandths.
-    pub(super) times: u64,
-}
-
 /// How a backend serves requests.
 #[derive(Debug)]
 pub(super) struct ServerPlan {
@@ -274,21 +131,30 @@ pub(super) struct ServerPlan {
     pub(super) latency: Option<Latency>,
     pub(super) error_latency: Option<Latency>,
     pub(super) connect_us: u64,
-    pub(super) at_once: usize,
+    pub(super) at_once: u64,
     /// In millionths.
     pub(super) errors: u64,
-    pub(super) events: Vec<(u64, Change)>,
+    pub(super) events: Vec<Change>,
 }
 
 /// What happens to a backend.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Change {
-    /// Times as long, in thousandths.
-    Slow(u64),
+pub(super) struct Change {
+    pub(super) at_us: u64,
+    pub(super) to: State,
+    /// Of a slow one in thousandths, of errors in millionths.
+    pub(super) value: u64,
+}
+
+/// What a backend becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// It takes so many times as long.
+    Slow,
+    /// So many of its answers fail.
+    Errors,
     Down,
     Up,
-    /// In millionths.
-    Errors(u64),
 }
 
 impl Load {
@@ -303,61 +169,60 @@ impl Load {
 
 impl Scenario {
     /// Reads a scenario for the backends of a configuration; none: the default scenario.
+    #[inline(never)]
     pub(super) fn read(path: Option<&Path>, config: &Config) -> Result<Scenario, ConfigError> {
-        let directory = path.and_then(Path::parent).unwrap_or(Path::new(""));
         let document = match path {
             Some(path) => Document::read(path, &SCENARIO)?,
             None => Document::from_bytes("the default scenario", by_default(config), &SCENARIO)?,
         };
         let root = document.root()?;
         let top = root.object(KEYS)?;
-        let mut duration_us = us(top.duration("duration")?);
-        let section = top.section("load")?;
-        let load = load(&top.value("load")?, &section, directory)?;
+        let mut duration_us = needed(&top, "duration")?;
+        let section = top.value("load")?.object(LOAD)?;
+        let load = load(&top.value("load")?, &section, path)?;
         if let Load::Log(log) = &load {
             // A log has its own end, and may be cut short.
             let end_us = log.calls.last().map_or(0, |call| call.at_us) + 1;
-            duration_us = match top.given("duration") {
-                Some(_) => duration_us.min(end_us),
-                None => end_us,
-            };
+            if top.given("duration").is_none() || duration_us > end_us {
+                duration_us = end_us;
+            }
         }
         if let Load::Rate { per_second, .. } = load
             && per_second * (duration_us / 1000) / 1000 > REQUESTS_MAX
         {
             return Err(section.value("rate")?.error(
-                format!("makes more than {REQUESTS_MAX} requests in the whole duration"),
+                "makes more than 100000000 requests in the whole duration",
                 "lower the rate or the duration",
             ));
         }
         let is_log = matches!(load, Load::Log(_));
-        let names: Vec<&str> = config.backends.iter().map(|it| &*it.name).collect();
-        let no_keys = root.nothing();
-        let mut servers = Vec::with_capacity(names.len());
-        for _ in &names {
-            servers.push(server(&no_keys, duration_us, is_log)?);
+        let mut servers = Vec::with_capacity(config.backends.len());
+        for _ in &config.backends {
+            servers.push(server(&root.nothing(), duration_us, is_log)?);
         }
-        let entries = top.given("backends").map(Node::entries).transpose()?;
-        for (name, key, value) in entries.unwrap_or_default() {
-            let Some(place) = names.iter().position(|known| *known == name) else {
-                return Err(key.error("is no backend of the configuration", meant(&name, &names)));
-            };
-            servers[place] = server(&value, duration_us, is_log)?;
-        }
-        Ok(Scenario {
-            seed: top.integer("seed")?,
-            duration_us,
-            failing: section.integer("failing")?,
-            dear: match section.given("dear") {
-                Some(node) => {
-                    let dear = node.object(DEAR)?;
-                    Some(Dear {
-                        share: dear.parsed("share", share)?,
-                        times: dear.parsed("times", times)?,
-                    })
+        for (name, key, value) in top.value("backends")?.entries()? {
+            match config.backends.iter().position(|known| known.name == name) {
+                Some(place) => servers[place] = server(&value, duration_us, is_log)?,
+                None => {
+                    let names = config.backends.iter().map(|known| &*known.name);
+                    let meant = nearest(&name, names).map(|name| format!("did you mean {name:?}?"));
+                    let what = "is no backend of the configuration";
+                    return Err(key.error(what, meant.unwrap_or_default()));
                 }
-                None => None,
-            },
+            }
+        }
+        let dear = match section.given("dear") {
+            Some(node) => {
+                let dear = node.object(DEAR)?;
+                [needed(&dear, "share")?, needed(&dear, "times")?]
+            }
+            None => [0, 1000],
+        };
+        Ok(Scenario {
+            seed: needed(&top, "seed")?,
+            duration_us,
+            failing: needed(&section, "failing")?,
+            dear,
             load,
             servers,
             methods: methods(&top, config)?,
@@ -365,157 +230,168 @@ impl Scenario {
     }
 }
 
-fn meant(name: &str, names: &[&str]) -> String {
-    if let Some(meant) = nearest(name, names.iter().copied()) {
-        return format!("did you mean {meant:?}?");
-    }
-    let shown: Vec<String> = names.iter().take(8).map(|name| quoted(name)).collect();
-    match names.len() {
-        0..=8 => format!("the backends are {}", listed(&shown, "and")),
-        count => format!(
-            "the backends are {} and {} more",
-            shown.join(", "),
-            count - 8
-        ),
-    }
-}
-
-fn load(node: &Node<'_>, section: &Object<'_>, directory: &Path) -> Result<Load, ConfigError> {
-    const WANTED: &str = r#"must have one of "rate", "clients" and "log""#;
-    let given = |key: &'static str| section.given(key);
-    let no_use = |key: &'static str, why: &str| match given(key) {
-        Some(node) => Err(node.error(why, "leave it out")),
-        None => Ok(()),
+#[inline(never)]
+fn load(
+    node: &Node<'_>,
+    section: &Object<'_>,
+    scenario: Option<&Path>,
+) -> Result<Load, ConfigError> {
+    let [rate, clients] = [number(section, "rate")?, number(section, "clients")?];
+    let others: &[&str] = match (section.given("log"), rate, clients) {
+        (Some(_), ..) => &["rate", "clients", "dear", "failing", "think"],
+        (None, None, Some(_)) => &[],
+        _ => &["think"],
     };
-    if given("clients").is_none() || given("rate").is_some() {
-        no_use("think", r#"is of use beside "clients" alone"#)?;
-    }
-    if given("log").is_some() {
-        for key in ["rate", "clients", "dear", "failing"] {
-            no_use(key, "is of no use beside a log")?;
+    for key in others {
+        if let Some(node) = section.given(key) {
+            return Err(node.error("is of no use with this load", "leave it out"));
         }
-        let log = section.value("log")?;
-        let path = section.parsed("log", |node| {
-            node.text()
-                .filter(|path| !path.is_empty())
-                .map(|path| directory.join(&*path))
-        })?;
-        return Ok(Load::Log(Log::read(&path, &log)?));
     }
-    let clients = section.optional_integer::<u32>("clients")?;
-    Ok(match (section.optional_integer("rate")?, clients) {
+    if let Some(log) = section.given("log") {
+        let Some(name) = log.text() else {
+            return Err(log.not(&section.wanted("log")));
+        };
+        let directory = scenario.and_then(Path::parent).unwrap_or(Path::new(""));
+        return Ok(Load::Log(Log::read(&directory.join(&*name), log)?));
+    }
+    Ok(match (rate, clients) {
         (Some(per_second), clients) => Load::Rate {
             per_second,
-            clients: clients.unwrap_or(1000),
+            clients: index(clients.unwrap_or(1000)),
         },
         (None, Some(clients)) => Load::Clients {
-            clients,
-            think_us: us(section.duration("think")?),
+            clients: index(clients),
+            think_us: needed(section, "think")?,
         },
-        (None, None) => return Err(node.error("is empty", WANTED)),
+        (None, None) => {
+            let wanted = r#"must have one of "rate", "clients" and "log""#;
+            return Err(node.error("is empty", wanted));
+        }
     })
 }
 
+#[inline(never)]
 fn server(node: &Node<'_>, duration_us: u64, is_log: bool) -> Result<ServerPlan, ConfigError> {
     let server = node.object(BACKEND)?;
+    let latency = |key: &str| match server.optional(key) {
+        Some(node) => latency(&node.object(LATENCY)?).map(Some),
+        None => Ok(None),
+    };
     let by_log = is_log && server.given("latency").is_none();
-    let at_once: Option<usize> = server.optional_integer("at_once")?;
     let list = server.value("events")?;
-    let list = list
-        .list()
-        .ok_or_else(|| list.not(&server.wanted("events")))?;
+    let Some(list) = list.list() else {
+        return Err(list.not(&server.wanted("events")));
+    };
+    let mut events = Vec::new();
+    for node in list {
+        events.push(event(&node, duration_us)?);
+    }
     Ok(ServerPlan {
-        latency: if by_log {
-            None
-        } else {
-            Some(latency(&server.section("latency")?)?)
-        },
-        error_latency: match server.given("error_latency") {
-            Some(_) => Some(latency(&server.section("error_latency")?)?),
-            None => None,
-        },
-        connect_us: us(server.duration("connect")?),
-        at_once: at_once.unwrap_or(usize::MAX),
-        errors: server.parsed("errors", share)?,
-        events: list
-            .iter()
-            .map(|node| event(node, duration_us))
-            .collect::<Result<_, _>>()?,
+        latency: latency("latency")?.filter(|_| !by_log),
+        error_latency: latency("error_latency")?,
+        connect_us: needed(&server, "connect")?,
+        at_once: needed(&server, "at_once")?,
+        errors: needed(&server, "errors")?,
+        events,
     })
 }
 
+#[inline(never)]
 fn latency(section: &Object<'_>) -> Result<Latency, ConfigError> {
-    let p50 = section.duration("p50")?;
-    let p99 = match section.given("p99") {
-        Some(_) => section.duration("p99")?,
-        None => 5 * p50,
-    };
-    if p99 < p50 {
+    let p50_us = needed(section, "p50")?;
+    let p99_us = number(section, "p99")?.unwrap_or(5 * p50_us);
+    if p99_us < p50_us {
         return Err(section.value("p99")?.error("is shorter than p50", ""));
     }
-    Ok(Latency::through(us(p50), us(p99)))
+    Ok(Latency::through(p50_us, p99_us))
 }
 
-fn event(node: &Node<'_>, duration_us: u64) -> Result<(u64, Change), ConfigError> {
+#[inline(never)]
+fn event(node: &Node<'_>, duration_us: u64) -> Result<Change, ConfigError> {
     let event = node.object(EVENT)?;
-    let at_us = us(event.duration("at")?);
+    let at_us = needed(&event, "at")?;
     if at_us > duration_us {
         let at = event.value("at")?;
         return Err(at.error("is after the end", "see \"duration\""));
     }
-    let mut changes = Vec::new();
-    if event.given("slow").is_some() {
-        changes.push(Change::Slow(event.parsed("slow", times)?));
-    }
-    if event.given("errors").is_some() {
-        changes.push(Change::Errors(event.parsed("errors", share)?));
-    }
-    for (key, change) in [("down", Change::Down), ("up", Change::Up)] {
-        if event.given(key).is_some() {
-            if !event.flag(key)? {
-                return Err(event.value(key)?.error("is false", "must be true"));
+    let mut change = None;
+    for (to, key) in [
+        (State::Slow, "slow"),
+        (State::Errors, "errors"),
+        (State::Down, "down"),
+        (State::Up, "up"),
+    ] {
+        let is_flag = matches!(to, State::Down | State::Up);
+        match number(&event, key)? {
+            Some(value) if change.is_none() && (value > 0 || !is_flag) => {
+                change = Some(Change { at_us, to, value });
             }
-            changes.push(change);
+            Some(_) => return Err(no_event(node)),
+            None => {}
         }
     }
-    match changes[..] {
-        [change] => Ok((at_us, change)),
-        _ => Err(node.error(
-            "is no event",
-            r#"must have "at" and one of "slow", "down", "up" and "errors""#,
-        )),
-    }
+    change.ok_or_else(|| no_event(node))
 }
 
+fn no_event(node: &Node<'_>) -> ConfigError {
+    let wanted = r#"must have "at" and one of "slow", "errors", "down" and "up""#;
+    node.error("is no event", wanted)
+}
+
+#[inline(never)]
 fn methods(top: &Object<'_>, config: &Config) -> Result<Vec<Method>, ConfigError> {
+    let mut methods = Vec::new();
     let Some(node) = top.given("methods") else {
         let is_hash = config.balance.hash == HashSettings::default();
-        let all = Method::ALL.iter().map(|choice| choice.value);
-        return Ok(all
-            .filter(|method| !is_hash || *method != Method::SourceHash)
-            .collect());
+        for choice in Method::ALL {
+            if !is_hash || choice.value != Method::SourceHash {
+                methods.push(choice.value);
+            }
+        }
+        return Ok(methods);
     };
-    let list = node.list().filter(|list| !list.is_empty());
-    let list = list.ok_or_else(|| node.not(&top.wanted("methods")))?;
-    let mut methods = Vec::new();
-    for node in &list {
-        let method = node.word::<Method>(&Takes::word::<Method>().wanted())?;
+    let wanted = Takes::word::<Method>().wanted();
+    for node in node.list().unwrap_or_default() {
+        let method = node.word::<Method>(&wanted)?;
         if methods.contains(&method) {
             return Err(node.error("is given twice", "name each method once"));
         }
         methods.push(method);
     }
+    if methods.is_empty() {
+        return Err(node.not(&top.wanted("methods")));
+    }
     Ok(methods)
 }
 
-/// A part of 1, in millionths.
-fn share(node: &Node<'_>) -> Option<u64> {
-    decimal(node.json(), MILLION).filter(|share| *share <= MILLION)
+/// The value of a key that has one or a default.
+#[inline(never)]
+fn needed(object: &Object<'_>, key: &str) -> Result<u64, ConfigError> {
+    object.value(key)?;
+    number(object, key).map(Option::unwrap_or_default)
 }
 
-/// How many times as long, in thousandths.
-fn times(node: &Node<'_>) -> Option<u64> {
-    decimal(node.json(), 1000).filter(|times| (1..=1_000_000).contains(times))
+/// The value of a key, or its default, as a number: microseconds, 0 or 1, millionths of a share,
+/// thousandths of so many times.
+#[inline(never)]
+fn number(object: &Object<'_>, key: &str) -> Result<Option<u64>, ConfigError> {
+    let Some(node) = object.optional(key) else {
+        return Ok(None);
+    };
+    let (number, bounds) = match object.takes(key) {
+        Takes::Integer(least, most) => (node.integer(), least..=most),
+        Takes::Duration(least, most) => {
+            let duration = node.text().and_then(|text| parse_duration(&text));
+            (duration.map(us), us(least)..=us(most))
+        }
+        Takes::Other { wanted: SHARE, .. } => (decimal(node.json(), MILLION), 0..=MILLION),
+        Takes::Other { .. } => (decimal(node.json(), 1000), 1..=MILLION),
+        _ => (node.boolean().map(u64::from), 0..=1),
+    };
+    match number {
+        Some(number) if bounds.contains(&number) => Ok(Some(number)),
+        _ => Err(node.not(&object.wanted(key))),
+    }
 }
 
 /// A number without sign and exponent, in units of which `scale`, a power of ten, make 1.
@@ -525,20 +401,17 @@ pub(super) fn decimal(text: &str, scale: u64) -> Option<u64> {
     let mut unit = scale;
     for byte in part.bytes() {
         unit /= 10;
-        number = number.checked_add(unit * u64::from(byte.checked_sub(b'0')?))?;
-        if unit == 0 || byte > b'9' {
+        if unit == 0 || !byte.is_ascii_digit() {
             return None;
         }
+        number = number.checked_add(unit * u64::from(byte - b'0'))?;
     }
     Some(number)
 }
 
-fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 /// The last of the backends becomes ten times slower for a third of the time. Each can serve as
 /// many requests at once as its weight is worth, so that all together are busy to two fifths.
+#[inline(never)]
 fn by_default(config: &Config) -> Vec<u8> {
     let is_used = |backend: &&BackendSettings| backend.weight > 0 && !backend.disabled;
     let used: Vec<_> = config.backends.iter().filter(is_used).collect();

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::simulate::numbers::{Draws, For, MILLION};
-use crate::simulate::scenario::{Change, ServerPlan};
+use crate::simulate::scenario::{Change, ServerPlan, State};
 
 /// A server.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Server<'a> {
     /// In millionths.
     errors: u64,
     /// Requests that it works on.
-    pub(super) busy: usize,
+    pub(super) busy: u64,
     /// Requests that wait in it: each with the stamp of its try.
     pub(super) waiting: VecDeque<(u32, u32)>,
     /// When each idle connection to it expires, the one used last at the end.
@@ -54,11 +54,11 @@ impl<'a> Server<'a> {
 
     /// What happens to it. Whether all that it had is lost.
     pub(super) fn change(&mut self, change: Change) -> bool {
-        match change {
-            Change::Slow(times) => self.slow = times,
-            Change::Errors(share) => self.errors = share,
-            Change::Up => self.is_down = false,
-            Change::Down => {
+        match change.to {
+            State::Slow => self.slow = change.value,
+            State::Errors => self.errors = change.value,
+            State::Up => self.is_down = false,
+            State::Down => {
                 self.is_down = true;
                 self.life += 1;
                 self.busy = 0;

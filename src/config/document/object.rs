@@ -94,6 +94,12 @@ impl<'a> Object<'a> {
         self.node.child_path(key)
     }
 
+    /// What the key takes.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn takes(&self, key: &str) -> Takes {
+        self.keys[self.row(key)].takes
+    }
+
     /// What the key takes, to follow "must be".
     pub(crate) fn wanted(&self, key: &str) -> String {
         self.keys[self.row(key)].takes.wanted()
