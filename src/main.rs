@@ -61,7 +61,7 @@ fn main() -> ExitCode {
             config,
             json,
         } => match Simulation::read(scenario.as_deref(), config.as_deref()) {
-            Ok(simulation) => print(&simulation.play(json)),
+            Ok(mut simulation) => print(&simulation.play(json)),
             Err(error) => fail(WRONG_INPUT, &error),
         },
         Command::Run { source, log } => match source.read() {

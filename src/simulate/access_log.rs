@@ -2,7 +2,7 @@
 //! backends worked on them.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::simulate::scenario::decimal;
 /// Requests of a log: of each some 50 bytes are kept.
 const REQUESTS_MAX: usize = 1_000_000;
 /// Bytes of a line: more than rondo writes.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// A log.
 #[derive(Debug)]
@@ -42,33 +42,39 @@ impl Log {
     /// Reads the log that a scenario names in `node`.
     #[inline(never)]
     pub(super) fn read(path: &Path, node: &Node<'_>) -> Result<Log, ConfigError> {
-        let unreadable = |error| node.error(format!("cannot be read: {error}"), "");
-        let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
+        let unreadable = |error: io::Error| node.error(format!("cannot be read: {error}"), "");
+        let mut file = File::open(path).map_err(unreadable)?;
         let mut read: Vec<(IpAddr, Logged)> = Vec::new();
         let mut left_out = 0;
-        let mut line = Vec::new();
-        for number in 1.. {
-            line.clear();
-            let mut limited = file.by_ref().take(LINE_BYTES_MAX);
-            if limited.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
-                break;
+        let mut buffer = vec![0; LINE_BYTES_MAX];
+        let (mut number, mut length) = (1, 0);
+        loop {
+            let count = file.read(&mut buffer[length..]).map_err(unreadable)?;
+            length += count;
+            let mut used = 0;
+            for at in 0..length {
+                // The last line may end with the file.
+                if buffer[at] != b'\n' && (count > 0 || at + 1 < length) {
+                    continue;
+                }
+                match read_line(&buffer[used..=at]) {
+                    Some(Line::Request(client, call)) => read.push((client, call)),
+                    Some(Line::LeftOut) => left_out += 1,
+                    None => return Err(malformed(path, number)),
+                }
+                number += 1;
+                used = at + 1;
             }
-            match read_line(&line) {
-                Some(Line::Request(..)) if read.len() == REQUESTS_MAX => {
-                    return Err(node.error("has more than 1000000 requests", "play a part of it"));
-                }
-                Some(Line::Request(client, call)) => read.push((client, call)),
-                Some(Line::LeftOut) => left_out += 1,
-                None => {
-                    return Err(ConfigError::from(Details {
-                        file: path.display().to_string(),
-                        line: number,
-                        column: 1,
-                        path: String::new(),
-                        what: "is no line of rondo's JSON access log".to_owned(),
-                        hint: r#"it is written with "access_log": "json""#.to_owned(),
-                    }));
-                }
+            buffer.copy_within(used..length, 0);
+            length -= used;
+            if length == buffer.len() {
+                return Err(malformed(path, number));
+            }
+            if read.len() > REQUESTS_MAX {
+                return Err(node.error("has more than 1000000 requests", "play a part of it"));
+            }
+            if count == 0 {
+                break;
             }
         }
         if read.is_empty() {
@@ -98,6 +104,17 @@ impl Log {
             left_out,
         })
     }
+}
+
+fn malformed(path: &Path, line: usize) -> ConfigError {
+    ConfigError::from(Details {
+        file: path.display().to_string(),
+        line,
+        column: 1,
+        path: String::new(),
+        what: "is no line of rondo's JSON access log".to_owned(),
+        hint: r#"it is written with "access_log": "json""#.to_owned(),
+    })
 }
 
 /// An address as two numbers.
@@ -132,11 +149,11 @@ fn read_line(line: &[u8]) -> Option<Line> {
     let time_us = 1000 * unix_ms(&text("time")?)?;
     let client = text("client")?.parse().ok()?;
     let total_us = decimal(find("total_ms")?, 1000)?;
-    let work_ms = find("backend_ms")?;
-    if work_ms == "null" {
+    let took = find("backend_ms")?;
+    if took == "null" {
         return Some(Line::LeftOut);
     }
-    let work_us = decimal(work_ms, 1000)?;
+    let work_us = decimal(took, 1000)?;
     let request = text("request").unwrap_or_default();
     let is_spent = ["POST ", "PATCH "]
         .iter()

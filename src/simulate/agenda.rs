@@ -71,7 +71,7 @@ impl Agenda {
         stamp: u32,
         (server, life): (u32, u32),
     ) {
-        self.planned += 1;
+        self.planned = self.planned.wrapping_add(1);
         self.events.push(Event {
             at_us,
             order: self.planned,
@@ -97,7 +97,11 @@ pub(super) fn sorted(keys: impl Iterator<Item = [u64; 2]>) -> Vec<u32> {
         agenda.planned = order.wrapping_sub(1);
         agenda.plan(at_us, What::Asks, index(who), 0);
     }
-    std::iter::from_fn(|| agenda.next().map(|event| event.who)).collect()
+    let mut order = Vec::with_capacity(agenda.events.len());
+    while let Some(event) = agenda.next() {
+        order.push(event.who);
+    }
+    order
 }
 
 impl Ord for Event {

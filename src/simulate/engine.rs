@@ -18,9 +18,9 @@ use rustix::io::Errno;
 use crate::config::{Config, Mode};
 use crate::exchange::failure::{Age, Failure, Next, Request};
 use crate::net::atomic::AtomicU64;
-use crate::pool::backend::InFlight;
+use crate::pool::backend::{Backend, InFlight};
 use crate::pool::queue::{Waiter, Waiting};
-use crate::pool::settings::{BalanceSettings, Kind, Method};
+use crate::pool::settings::Kind;
 use crate::pool::time::Sources;
 use crate::pool::trace::Outcome;
 use crate::pool::{Choice, Event as Sign, Pool, Selection, Served, Tried};
@@ -112,38 +112,35 @@ pub(super) struct Engine<'a> {
     now_us: u64,
     agenda: Agenda,
     servers: Vec<Server<'a>>,
-    schedules: Vec<Schedule>,
     times: Times,
     requests: Vec<OnItsWay>,
     free: Vec<u32>,
     open: usize,
     backlog: VecDeque<Call>,
     clients: Vec<Client>,
-    /// The value of the cookie that binds a client to each backend.
-    cookies: Vec<Vec<u8>>,
     /// Requests that have come.
     came: u64,
     figures: Figures,
 }
 
-/// Plays the scenario by this method.
+/// Plays the scenario by the method of the configuration.
 #[inline(never)]
-pub(super) fn play(scenario: &Scenario, config: &Config, method: Method) -> Figures {
-    let balance = BalanceSettings {
-        method,
-        ..config.balance.clone()
-    };
+pub(super) fn play(scenario: &Scenario, config: &Config) -> Figures {
     let (sources, clock) = Sources::set(scenario.seed);
-    let pool = Pool::with_sources(
-        sources,
-        config.backends.clone(),
-        &balance,
-        &config.health_check,
-    );
-    let number = config.backends.len();
-    let cookie = |backend: &Arc<_>| cookie_value(backend).to_vec();
+    let backends = config.backends.clone();
+    let pool = Pool::with_sources(sources, backends, &config.balance, &config.health_check);
+    let number = scenario.servers.len() as u64;
+    let mut servers = Vec::with_capacity(scenario.servers.len());
+    for (place, plan) in (1..).zip(&scenario.servers) {
+        servers.push(Server::new(plan, Schedule::new(place, number)));
+    }
+    let client = Client {
+        last: NONE,
+        bound: NONE,
+        has_moved: false,
+        number: 0,
+    };
     let mut engine = Engine {
-        cookies: pool.backends().iter().map(cookie).collect(),
         scenario,
         config,
         pool,
@@ -151,38 +148,28 @@ pub(super) fn play(scenario: &Scenario, config: &Config, method: Method) -> Figu
         draws: Draws::new(scenario.seed),
         now_us: 0,
         agenda: Agenda::new(),
-        servers: scenario.servers.iter().map(Server::new).collect(),
-        schedules: (1..=number as u64)
-            .map(|place| Schedule::new(place, number as u64))
-            .collect(),
         times: Times::new(&config.health_check),
         requests: Vec::with_capacity(1024),
         free: Vec::with_capacity(1024),
         open: 0,
         backlog: VecDeque::new(),
-        clients: vec![
-            Client {
-                last: NONE,
-                bound: NONE,
-                has_moved: false,
-                number: 0,
-            };
-            scenario.load.clients() as usize
-        ],
+        clients: vec![client; scenario.load.clients() as usize],
         came: 0,
-        figures: Figures::new(number),
+        figures: Figures::new(servers.len()),
+        servers,
     };
     engine.begin();
     engine.run();
-    engine.end()
+    engine.end();
+    engine.figures
 }
 
-/// The value in a backend's `Set-Cookie` field; empty if cookies do not bind.
-fn cookie_value(backend: &crate::pool::backend::Backend) -> &[u8] {
-    let field = backend.set_cookie(false).unwrap_or_default();
-    let pair = field.split(|byte| *byte == b';').next().unwrap_or_default();
-    let equals = pair.iter().position(|byte| *byte == b'=');
-    equals.map_or(&[], |equals| &pair[equals + 1..])
+/// The value in a backend's `Set-Cookie` field.
+fn cookie_value(backend: &Backend) -> Option<&[u8]> {
+    let field = backend.set_cookie(false)?;
+    let equals = field.iter().position(|byte| *byte == b'=')?;
+    let end = field.iter().position(|byte| *byte == b';')?;
+    field.get(equals + 1..end)
 }
 
 impl Engine<'_> {
@@ -227,7 +214,7 @@ impl Engine<'_> {
     }
 
     #[inline(never)]
-    fn end(mut self) -> Figures {
+    fn end(&mut self) {
         for backend in &mut self.figures.backends {
             backend.end(self.scenario.duration_us);
         }
@@ -236,7 +223,6 @@ impl Engine<'_> {
             self.figures.clients += u64::from(client.last != NONE);
             self.figures.moved += u64::from(client.has_moved);
         }
-        self.figures
     }
 
     #[inline(never)]
@@ -421,7 +407,11 @@ impl Engine<'_> {
             },
             // A client always asks for the same.
             key: None,
-            cookie: self.cookies.get(bound).map(Vec::as_slice),
+            cookie: self
+                .pool
+                .backends()
+                .get(bound)
+                .and_then(|it| cookie_value(it)),
             tries_left: request.used < self.config.balance.tries,
             repeats: request.repeats,
         };
@@ -726,7 +716,7 @@ impl Engine<'_> {
     }
 
     fn plan_check(&mut self, place: usize) {
-        let schedule = &mut self.schedules[place];
+        let schedule = &mut self.servers[place].schedule;
         schedule.stamp = schedule.stamp.wrapping_add(1);
         let (at_us, stamp) = (schedule.due_us.max(self.now_us), schedule.stamp);
         if self.is_checked(place) {
@@ -737,12 +727,11 @@ impl Engine<'_> {
 
     fn begin_check(&mut self, event: Event) {
         let place = event.server as usize;
-        let server = &self.servers[place];
-        let schedule = &mut self.schedules[place];
-        if schedule.stamp != event.stamp {
+        let server = &mut self.servers[place];
+        if server.schedule.stamp != event.stamp {
             return;
         }
-        schedule.is_running = true;
+        server.schedule.is_running = true;
         let number = u64::from(event.server) << 32 | u64::from(event.stamp) | 1 << 63;
         let takes_us = match self.times.kind {
             Kind::Tcp => server.plan.connect_us,
@@ -776,7 +765,7 @@ impl Engine<'_> {
                 (false, _) => Err("connection refused"),
             },
         );
-        let schedule = &mut self.schedules[place];
+        let schedule = &mut self.servers[place].schedule;
         schedule.is_running = false;
         schedule.plan(backend.is_healthy(), &self.times, self.now_us);
         schedule.hear(
@@ -790,7 +779,7 @@ impl Engine<'_> {
 
     /// An exchange has seen a backend fail: the next check may begin earlier.
     fn hear(&mut self, place: usize) {
-        let schedule = &mut self.schedules[place];
+        let schedule = &mut self.servers[place].schedule;
         if schedule.is_running {
             return;
         }

@@ -64,15 +64,16 @@ impl Simulation {
     /// Plays the scenario by each method, and returns the figures side by side: as JSON, or for
     /// people.
     #[inline(never)]
-    pub fn play(&self, as_json: bool) -> String {
-        let (scenario, config) = (&self.scenario, &self.config);
-        let methods = scenario.methods.iter();
+    pub fn play(&mut self, as_json: bool) -> String {
+        let mut results = Vec::new();
+        for &method in &self.scenario.methods {
+            self.config.balance.method = method;
+            results.push((method, engine::play(&self.scenario, &self.config)));
+        }
         let report = Report {
-            scenario,
-            config,
-            results: methods
-                .map(|&method| (method, engine::play(scenario, config, method)))
-                .collect(),
+            scenario: &self.scenario,
+            config: &self.config,
+            results,
         };
         if as_json {
             report.json()

@@ -201,15 +201,14 @@ impl Scenario {
             servers.push(server(&root.nothing(), duration_us, is_log)?);
         }
         for (name, key, value) in top.value("backends")?.entries()? {
-            match config.backends.iter().position(|known| known.name == name) {
-                Some(place) => servers[place] = server(&value, duration_us, is_log)?,
-                None => {
-                    let names = config.backends.iter().map(|known| &*known.name);
-                    let meant = nearest(&name, names).map(|name| format!("did you mean {name:?}?"));
-                    let what = "is no backend of the configuration";
-                    return Err(key.error(what, meant.unwrap_or_default()));
-                }
-            }
+            let mut names = config.backends.iter().map(|known| &*known.name);
+            let Some(place) = names.position(|known| known == name) else {
+                let names = config.backends.iter().map(|known| &*known.name);
+                let meant = nearest(&name, names).map(|name| format!("did you mean {name:?}?"));
+                let what = "is no backend of the configuration";
+                return Err(key.error(what, meant.unwrap_or_default()));
+            };
+            servers[place] = server(&value, duration_us, is_log)?;
         }
         let dear = match section.given("dear") {
             Some(node) => {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::simulate::checks::Schedule;
 use crate::simulate::numbers::{Draws, For, MILLION};
 use crate::simulate::scenario::{Change, ServerPlan, State};
 
@@ -10,6 +11,8 @@ use crate::simulate::scenario::{Change, ServerPlan, State};
 #[derive(Debug)]
 pub(super) struct Server<'a> {
     pub(super) plan: &'a ServerPlan,
+    /// When it is checked.
+    pub(super) schedule: Schedule,
     pub(super) is_down: bool,
     /// How often it has gone: what was begun before is lost.
     pub(super) life: u32,
@@ -39,9 +42,10 @@ pub(super) struct Work {
 }
 
 impl<'a> Server<'a> {
-    pub(super) fn new(plan: &'a ServerPlan) -> Server<'a> {
+    pub(super) fn new(plan: &'a ServerPlan, schedule: Schedule) -> Server<'a> {
         Server {
             plan,
+            schedule,
             is_down: false,
             life: 0,
             slow: 1000,
