@@ -298,6 +298,7 @@ fn a_wrong_scenario_gets_one_line_with_its_place_and_exit_status_2() {
         fs::write(directory.join("config.json"), crate::configuration::ARTICLE).unwrap();
         let config = directory.join("config.json").to_string_lossy().into_owned();
         let played = run(&["--simulate", &file.to_string_lossy(), &config]);
+        fs::remove_dir_all(&directory).unwrap();
         assert_eq!((played.code, &*played.stdout), (2, ""), "{scenario}");
         assert_eq!(played.stderr.lines().count(), 1, "{}", played.stderr);
         assert!(
