@@ -3,8 +3,7 @@
 
 use crate::config::KEYS;
 use crate::config::document::Form;
-use crate::config::key::{Key, Takes};
-use crate::pool::settings::Choices;
+use crate::config::key::{Key, Takes, Word};
 use crate::text::words::{listed, nearest};
 
 /// Where other programs' words turn up (a section's path, `*` for any), the words, and what to
@@ -167,11 +166,11 @@ pub(super) fn about_unknown(path: &str, key: &str, keys: &[Key], form: &Form) ->
 }
 
 /// The word that was probably meant.
-pub(super) fn about_word<T: Choices>(text: &str) -> Option<&'static str> {
-    let of_others = T::ALL.iter().find(|choice| choice.also.contains(&text));
+pub(super) fn about_word(text: &str, words: &[Word]) -> Option<&'static str> {
+    let of_others = words.iter().find(|word| word.also.contains(&text));
     of_others
-        .map(|choice| choice.name)
-        .or_else(|| nearest(text, T::ALL.iter().map(|choice| choice.name)))
+        .map(|word| word.name)
+        .or_else(|| nearest(text, words.iter().map(|word| word.name)))
 }
 
 /// The path of every section that has such a key.

@@ -60,6 +60,8 @@ pub(crate) enum Fallback {
 pub(crate) struct Word {
     pub name: &'static str,
     pub meaning: &'static str,
+    /// What other programs call it.
+    pub also: &'static [&'static str],
 }
 
 impl Key {
@@ -123,12 +125,14 @@ impl Takes {
     }
 }
 
-fn words<T: Choices>() -> Vec<Word> {
+/// The words for the values of `T`, by row.
+pub(crate) fn words<T: Choices>() -> Vec<Word> {
     T::ALL
         .iter()
         .map(|choice| Word {
             name: choice.name,
             meaning: choice.meaning,
+            also: choice.also,
         })
         .collect()
 }

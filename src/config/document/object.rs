@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::config::document::{ConfigError, Node, decoded, place};
 use crate::config::hints;
-use crate::config::key::{Fallback, Key, Takes};
+use crate::config::key::{Fallback, Key, Takes, Word, words};
 use crate::pool::settings::Choices;
 
 /// An object whose keys are known; the values are not read yet.
@@ -165,7 +165,6 @@ impl<'a> Object<'a> {
     }
 
     /// One of the words for the values of `T`.
-    #[inline(never)]
     pub(crate) fn word<T: Choices>(&self, key: &str) -> Result<T, ConfigError> {
         self.value(key)?.word(&self.wanted(key))
     }
@@ -238,17 +237,27 @@ impl<'a> Node<'a> {
 
 impl Node<'_> {
     /// One of the words for the values of `T`; `wanted` is what must be there.
-    #[inline(never)]
     pub(crate) fn word<T: Choices>(&self, wanted: &str) -> Result<T, ConfigError> {
+        let row = self.word_row(&words::<T>(), T::NOT_BUILT, wanted)?;
+        Ok(T::ALL[row].value)
+    }
+
+    #[inline(never)]
+    fn word_row(
+        &self,
+        words: &[Word],
+        not_built: &[&str],
+        wanted: &str,
+    ) -> Result<usize, ConfigError> {
         let text = self.text().ok_or_else(|| self.not(wanted))?;
-        if let Some(choice) = T::ALL.iter().find(|choice| choice.name == text) {
-            return Ok(choice.value);
+        if let Some(row) = words.iter().position(|word| word.name == text) {
+            return Ok(row);
         }
-        if T::NOT_BUILT.contains(&&*text) {
+        if not_built.contains(&&*text) {
             let what = format!("is {}, which is not built yet", self.found());
             return Err(self.error(what, format!("must be {wanted}")));
         }
-        Err(match hints::about_word::<T>(&text) {
+        Err(match hints::about_word(&text, words) {
             Some(name) => self.error(
                 format!("is {}", self.found()),
                 format!("did you mean {name:?}? It must be {wanted}"),
