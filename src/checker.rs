@@ -11,7 +11,7 @@
 //!
 //! Read next: `checks/probe.rs`, one check; `pool/health.rs`, what its verdict means.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -149,25 +149,24 @@ impl Rounds {
     /// checks of removed backends end here.
     fn set_slots(&mut self) {
         let due = Instant::now();
-        let backends = self.follower.pool.backends();
-        let number = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let mut kept: BTreeMap<BackendId, Slot> = std::mem::take(&mut self.slots)
-            .into_iter()
-            .map(|slot| (slot.backend, slot))
-            .collect();
-        let slots = (1..=number).zip(backends).map(|(place, backend)| {
-            kept.remove(&backend.id).unwrap_or_else(|| Slot {
-                backend: backend.id,
-                due,
-                first_share: Some((place, number)),
-                probe: None,
-                rest: None,
-                is_ready: false,
-                without_address: false,
-                asked: None,
-            })
+        let pool = &self.follower.pool;
+        let number = u32::try_from(pool.backends().len()).unwrap_or(u32::MAX);
+        let slots = (1..=number).zip(pool.backends());
+        let slots = slots.map(|(place, backend)| Slot {
+            backend: backend.id,
+            due,
+            first_share: Some((place, number)),
+            probe: None,
+            rest: None,
+            is_ready: false,
+            without_address: false,
+            asked: None,
         });
-        self.slots = slots.collect();
+        for slot in std::mem::replace(&mut self.slots, slots.collect()) {
+            if let Some(place) = pool.place(slot.backend) {
+                self.slots[place] = slot;
+            }
+        }
         let places = 0..self.slots.len();
         self.running = places
             .filter(|&place| self.slots[place].open() > 0)

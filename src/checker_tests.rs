@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use crate::checks::messages::PROXY_LOCAL;
 use crate::checks::probe::may_send_echoes;
+use crate::commands::Commands;
 use crate::live::tests::snapshot_of;
 use crate::pool::Event;
 use crate::pool::Pool;
@@ -56,7 +57,7 @@ fn pool(addresses: &[SocketAddr], settings: &HealthCheckSettings) -> Arc<Pool> {
 
 fn live(pool: &Arc<Pool>, settings: &HealthCheckSettings, at_once: usize) -> Arc<Live> {
     let snapshot = snapshot_of(Arc::clone(pool), settings.clone(), at_once);
-    Arc::new(Live::new(snapshot).unwrap())
+    Arc::new(Live::new(snapshot, Commands::default()).unwrap())
 }
 
 fn start(pool: &Arc<Pool>, settings: &HealthCheckSettings) -> io::Result<Checker> {

@@ -7,9 +7,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
-
 use crate::config::url;
+use crate::net::bell::Bell;
 use crate::net::lock::lock;
 use crate::net::thread;
 use crate::pool::settings::BackendUrl;
@@ -57,17 +56,18 @@ pub fn ask(asked: &str) -> Result<(), HealthError> {
         env!("CARGO_PKG_VERSION")
     );
     // A thread of its own, since a name lookup has no time limit; it ends with the process.
-    let (done, is_done) = bounded(1);
+    let done = Arc::new(Bell::default());
+    let is_done = Arc::clone(&done);
     let answer = Arc::new(Mutex::new(None));
     let told = Arc::clone(&answer);
     let asking = thread::start("health-request", move || {
         *lock(&told) = Some(status(&origin, &request));
-        let _ = done.send(());
+        is_done.ring();
     });
     let failure = if let Err(error) = asking {
         error.to_string()
     } else {
-        let _ = is_done.recv_timeout(TIMEOUT);
+        done.wait(TIMEOUT);
         match lock(&answer).take() {
             Some(Ok(200..=399)) => return Ok(()),
             Some(Ok(status)) => format!("answered {status}"),

@@ -102,7 +102,7 @@
 //! # Layers
 //!
 //! Imports point one way, which a test enforces; from the bottom: `text`, `net` < `http`, `log`,
-//! `traffic` < `pool` < `ask`, `checks`, `config` < `cli`, `live` < `exchange` < `metrics` <
+//! `traffic` < `pool` < `ask`, `checks`, `commands`, `config` < `cli`, `live` < `exchange` < `metrics` <
 //! `worker`, `listener`, `checker`, `discovery`, `reload`, `resolver`, `signals`, `simulate` < `admin`
 //! < `change`, `memory` < `server` < `demo`, `health_request` < `main`.
 
@@ -137,6 +137,7 @@ mod ask;
 mod change;
 mod checker;
 mod checks;
+mod commands;
 mod discovery;
 mod exchange;
 mod listener;

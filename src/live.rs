@@ -9,14 +9,13 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
 use crate::ask::{Ask, Asked, Reply, Wish};
+use crate::commands::Commands;
 use crate::config::{Config, DescriptorBudget, News, Pending};
 use crate::http::HeadLimits;
 use crate::net::admission::Admission;
@@ -78,8 +77,10 @@ pub(crate) struct Live {
     news: Mutex<Pending>,
     /// What the admin interface asks of the main thread.
     asks: Mutex<Vec<Ask>>,
-    /// Wakes the main thread for both.
-    news_came: (Sender<()>, Receiver<()>),
+    /// Calls the main thread for both.
+    commands: Commands,
+    /// The workers that have not ended.
+    workers: AtomicUsize,
     /// Written under the lock of `asks`.
     is_stopping: AtomicBool,
     /// Written by the main thread alone.
@@ -100,8 +101,8 @@ pub(crate) struct Told {
 }
 
 impl Live {
-    /// Begins with this snapshot. An error: there is no eventfd to be had.
-    pub(crate) fn new(first: Snapshot) -> std::io::Result<Live> {
+    /// Begins with this snapshot; `commands` lead to the main thread. An error: there is no eventfd to be had.
+    pub(crate) fn new(first: Snapshot, commands: Commands) -> std::io::Result<Live> {
         Ok(Live {
             epoch: Instant::now(),
             admission: Admission::new(first.descriptors.clients)?,
@@ -112,7 +113,8 @@ impl Live {
             parked: Mutex::default(),
             news: Mutex::default(),
             asks: Mutex::default(),
-            news_came: bounded(1),
+            commands,
+            workers: AtomicUsize::new(0),
             is_stopping: AtomicBool::new(false),
             told: Mutex::default(),
         })
@@ -134,8 +136,7 @@ impl Live {
     /// Tells the main thread what was discovered.
     pub(crate) fn tell(&self, news: News) {
         lock(&self.news).add(news, Instant::now());
-        // Where it is full the main thread is about to look.
-        let _ = self.news_came.0.try_send(());
+        self.commands.call();
     }
 
     /// Asks the main thread for something; `waker` is woken once the reply is there. While the process stops, or when too much
@@ -158,7 +159,7 @@ impl Live {
         }
         asks.push(ask);
         drop(asks);
-        let _ = self.news_came.0.try_send(());
+        self.commands.call();
         asked
     }
 
@@ -181,9 +182,9 @@ impl Live {
         drop(unanswered);
     }
 
-    /// A message where there may be news or something was asked, for the main thread alone.
-    pub(crate) fn news_came(&self) -> &Receiver<()> {
-        &self.news_came.1
+    /// Whether a worker has not ended. The main thread is called when the last one has.
+    pub(crate) fn has_workers(&self) -> bool {
+        self.workers.load(Ordering::Acquire) > 0
     }
 
     /// When the news are to be taken; none where there are none.
@@ -238,6 +239,25 @@ impl Live {
         let mut all = self.decisions_by_worker().concat();
         all.sort_by_key(|decision| decision.at_unix_ms);
         all
+    }
+}
+
+/// A worker that has not ended.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Live>);
+
+impl Running {
+    /// One more.
+    pub(crate) fn new(live: Arc<Live>) -> Running {
+        live.workers.fetch_add(1, Ordering::AcqRel);
+        Running(live)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.workers.fetch_sub(1, Ordering::AcqRel);
+        self.0.commands.call();
     }
 }
 
@@ -303,7 +323,13 @@ pub(crate) mod tests {
             &config.balance,
             &config.health_check,
         );
-        Arc::new(Live::new(Snapshot::new(config, pool, descriptors)).unwrap())
+        Arc::new(
+            Live::new(
+                Snapshot::new(config, pool, descriptors),
+                Commands::default(),
+            )
+            .unwrap(),
+        )
     }
 
     /// A snapshot of this pool, with so many checks at once.
@@ -390,7 +416,8 @@ pub(crate) mod tests {
             let name = name.to_owned();
             live.ask(Wish::Remove { name }, true, &waker);
         }
-        live.news_came().recv().unwrap();
+        // Called, or it would wait for an hour.
+        live.commands.next(std::time::Duration::from_secs(3600));
         let asked = live.take_asks().into_iter().map(|ask| ask.wish.clone());
         let expected = names.map(|name| Wish::Remove {
             name: name.to_owned(),

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
+use crate::commands::Commands;
 use crate::config::Config;
 use crate::live::Snapshot;
 use crate::live::tests::{live_of, snapshot_of};
@@ -86,7 +87,7 @@ fn pool(hosts: &[impl AsRef<str>]) -> Arc<Pool> {
 
 fn live(pool: &Arc<Pool>) -> Arc<Live> {
     let snapshot = snapshot_of(Arc::clone(pool), health(Kind::None), 0);
-    Arc::new(Live::new(snapshot).unwrap())
+    Arc::new(Live::new(snapshot, Commands::default()).unwrap())
 }
 
 fn start(pool: &Arc<Pool>) -> (NameServer, Resolver) {
@@ -300,7 +301,7 @@ impl Main {
     }
 
     fn next_news(&self) -> Vec<News> {
-        self.live.news_came().recv_timeout(LONG).unwrap();
+        until(|| self.live.news_due().is_some());
         self.live.take_news()
     }
 

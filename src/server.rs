@@ -10,8 +10,6 @@ use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after};
-
 use crate::admin::Admin;
 use crate::ask::{Ask, Reply, Wish};
 use crate::change::{Change, verb};
@@ -35,7 +33,7 @@ use crate::text::words::counted;
 use self::start::{may_check, start, start_workers, warn_of_few_descriptors};
 
 pub use self::start::{StartError, raise_descriptor_limit};
-pub use crate::signals::Command;
+pub use crate::commands::{Command, Commands};
 
 mod start;
 
@@ -54,11 +52,9 @@ pub struct Server {
     file: Option<PathBuf>,
     descriptor_limit: u64,
     local_address: SocketAddr,
-    commands: Receiver<Command>,
+    commands: Commands,
     listener: ListenerHandle,
     admin: Admin,
-    /// Closed when the last worker has ended.
-    workers_done: Receiver<()>,
     access_log: AccessLog,
     /// Backends that were taken out of use, until nothing is in flight there.
     leaving: Vec<Arc<BackendState>>,
@@ -74,7 +70,7 @@ impl Server {
     pub fn start(
         config: Config,
         file: Option<&Path>,
-        commands: Receiver<Command>,
+        commands: Commands,
     ) -> Result<Self, StartError> {
         let descriptor_limit = raise_descriptor_limit();
         let descriptors = descriptor_budget(descriptor_limit, &config);
@@ -97,7 +93,7 @@ impl Server {
             &config.health_check,
         );
         let bound = MemoryBound::of(&config, &descriptors);
-        let live = Live::new(Snapshot::new(config, pool, descriptors))
+        let live = Live::new(Snapshot::new(config, pool, descriptors), commands.clone())
             .map_err(|error| StartError::System("an eventfd", error))?;
         let live = Arc::new(live);
         *lock(&live.told) = Told {
@@ -120,7 +116,7 @@ impl Server {
             Discovery::start(&live).map_err(|error| StartError::System("discovery", error))?;
         let checker =
             Checker::start(&live).map_err(|error| StartError::System("health checks", error))?;
-        let (senders, workers_done) = start_workers(workers, &live, &access_log)?;
+        let senders = start_workers(workers, &live, &access_log)?;
         admin.go_by(interface);
         let (mut listener, handle) = Listener::new(socket, senders, &live);
         start("listener", move || listener.run())?;
@@ -132,7 +128,6 @@ impl Server {
             commands,
             listener: handle,
             admin,
-            workers_done,
             access_log,
             leaving: Vec::new(),
             _checker: checker,
@@ -173,42 +168,49 @@ impl Server {
             if self.look_after_leaving() {
                 patience = patience.min(LEAVING_LOOK);
             }
-            crossbeam_channel::select! {
-                recv(self.commands) -> command => match command {
-                    Ok(Command::Reload) => {
-                        let _ = self.reload(false, false);
-                    }
-                    // A closed channel means that no signal can come any more.
-                    Ok(Command::Stop) | Err(_) => break,
-                },
-                // They may not be due yet.
-                recv(self.live.news_came()) -> _ => {}
-                default(patience) => {}
+            match self.commands.next(patience) {
+                Some(Command::Reload) => {
+                    let _ = self.reload(false, false);
+                }
+                Some(Command::Stop) => break,
+                // News may not be due yet.
+                None => {}
             }
         }
         self.live.begin_stop();
         log::info!("stopping: {} connections open", self.live.admission.count());
         let mut last = Snapshot::clone(&self.live.current());
-        self.wait_until_stopped_again(&after(last.config.timeouts.drain_delay));
+        let delayed = Instant::now();
+        let delay = last.config.timeouts.drain_delay;
+        self.wait_or_stop_again(|| delay.saturating_sub(delayed.elapsed()));
         let since = Instant::now();
         last.draining_since = Some(since);
         self.live.publish(last);
-        self.wait_until_stopped_again(&self.workers_done);
+        self.wait_or_stop_again(|| {
+            if self.live.has_workers() {
+                LONG
+            } else {
+                Duration::ZERO
+            }
+        });
         log::info!("stopped after {} ms", since.elapsed().as_millis());
         self.access_log.stop(LAST_LINES);
     }
 
-    /// Waits until `done` brings a message or is closed; a second stop meanwhile ends the process.
-    fn wait_until_stopped_again<T>(&self, done: &Receiver<T>) {
+    /// Waits for as long as `left` is not zero; it is asked again after each call. A second stop meanwhile ends the process.
+    fn wait_or_stop_again(&self, left: impl Fn() -> Duration) {
         loop {
-            crossbeam_channel::select! {
-                recv(done) -> _ => return,
-                recv(self.commands) -> command => match command {
-                    Ok(Command::Reload) => log::error!(
-                        "not reloaded, nothing has changed: {}", ReloadError::Stopping
-                    ),
-                    Ok(Command::Stop) | Err(_) => stop_at_once(),
-                }
+            let left = left();
+            if left.is_zero() {
+                return;
+            }
+            match self.commands.next(left) {
+                Some(Command::Reload) => log::error!(
+                    "not reloaded, nothing has changed: {}",
+                    ReloadError::Stopping
+                ),
+                Some(Command::Stop) => stop_at_once(),
+                None => {}
             }
         }
     }
@@ -481,7 +483,7 @@ pub fn run(config: Config, source: &Source) -> Result<(), StartError> {
 }
 
 /// From now on, each signal that has a meaning becomes a command.
-pub fn watch_signals() -> Result<Receiver<Command>, StartError> {
+pub fn watch_signals() -> Result<Commands, StartError> {
     signals::watch().map_err(|error| StartError::System("signals", error))
 }
 

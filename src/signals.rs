@@ -6,30 +6,22 @@
 use std::io;
 use std::process;
 
-use crossbeam_channel::{Receiver, unbounded};
 use rustix::process::{WaitOptions, wait};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use crate::commands::{Command, Commands};
 use crate::net::thread;
 
-/// A command to the main thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// Drain and end; the second time, end at once.
-    Stop,
-    /// Read the configuration again.
-    Reload,
-}
-
 /// From now on, each signal that has a meaning becomes a command.
-pub(crate) fn watch() -> io::Result<Receiver<Command>> {
+pub(crate) fn watch() -> io::Result<Commands> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let is_init = process::id() == 1;
     if is_init {
         signals.add_signal(SIGCHLD)?;
     }
-    let (sender, receiver) = unbounded();
+    let commands = Commands::default();
+    let main_thread = commands.clone();
     let pass_on = move || {
         if is_init {
             // Children that ended before the signal was watched.
@@ -46,21 +38,13 @@ pub(crate) fn watch() -> io::Result<Receiver<Command>> {
                     "SIGUSR2 ignored: this version cannot replace its program while it runs"
                 ),
                 SIGCHLD => reap_orphans(),
-                _ => {
-                    let command = if signal == SIGHUP {
-                        Command::Reload
-                    } else {
-                        Command::Stop
-                    };
-                    if sender.send(command).is_err() {
-                        return;
-                    }
-                }
+                SIGHUP => main_thread.send(Command::Reload),
+                _ => main_thread.send(Command::Stop),
             }
         }
     };
     thread::start("signals", pass_on)?;
-    Ok(receiver)
+    Ok(commands)
 }
 
 /// Takes the exit status of every child that has ended. As PID 1 of a container this process

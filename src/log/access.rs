@@ -15,9 +15,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{Thread, park, park_timeout};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
-
 use crate::log::output::{Output, has_room, turn};
+use crate::net::bell::Bell;
 use crate::net::lock::{lock, wait};
 use crate::net::thread;
 use crate::text::timestamp::Clock;
@@ -57,7 +56,7 @@ impl Write for Unbuffered {
 pub(crate) struct AccessLog {
     shared: Arc<Shared>,
     thread: Thread,
-    is_done: Receiver<()>,
+    done: Arc<Bell>,
 }
 
 /// One worker's end of the log.
@@ -124,7 +123,7 @@ impl AccessLog {
     pub(crate) fn stop(self, timeout: Duration) -> bool {
         self.shared.stopping.store(true, Ordering::Release);
         self.thread.unpark();
-        let is_done = self.is_done.recv_timeout(timeout).is_ok();
+        let is_done = self.done.wait(timeout);
         if !is_done {
             // The output holds the thread up, so it cannot report the lost lines.
             let lines = self.shared.lines_lost.swap(0, Ordering::Relaxed);
@@ -148,7 +147,8 @@ impl AccessLog {
             lines_lost: AtomicUsize::new(0),
             has_room: Box::new(has_room),
         });
-        let (done, is_done) = bounded(1);
+        let done = Arc::new(Bell::default());
+        let is_done = Arc::clone(&done);
         let mut work = Work {
             output,
             shared: Arc::clone(&shared),
@@ -158,13 +158,12 @@ impl AccessLog {
         };
         let handle = thread::start("access-log", move || {
             work.run();
-            // The caller may have stopped waiting.
-            let _ = done.try_send(());
+            is_done.ring();
         })?;
         Ok(AccessLog {
             shared,
             thread: handle.thread().clone(),
-            is_done,
+            done,
         })
     }
 }
@@ -308,7 +307,7 @@ impl<W: Write> Work<W> {
 mod tests {
     use std::io::{ErrorKind, Read as _, Seek as _};
 
-    use crossbeam_channel::Sender;
+    use crossbeam_channel::{Receiver, Sender, bounded};
 
     use super::*;
     use std::fs::File;

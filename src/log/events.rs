@@ -20,6 +20,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
 use crate::log::output::{Output, has_room, turn};
+use crate::net::bell::Bell;
 use crate::net::room::FIRST_BYTES;
 use crate::net::thread;
 use crate::text::escape::make_printable;
@@ -97,8 +98,8 @@ fn panic_text(info: &PanicHookInfo<'_>) -> String {
 enum Message {
     /// A whole line.
     Line(String),
-    /// Answered when everything before it is written.
-    Flush(Sender<()>),
+    /// Rings when everything before it is written.
+    Flush(Arc<Bell>),
 }
 
 /// What the macros of `log` call.
@@ -139,11 +140,11 @@ impl Queue {
             return false;
         }
         let deadline = Instant::now() + timeout;
-        let (done, is_done) = bounded(1);
+        let done = Arc::new(Bell::default());
         self.sender
-            .send_deadline(Message::Flush(done), deadline)
+            .send_deadline(Message::Flush(Arc::clone(&done)), deadline)
             .is_ok()
-            && is_done.recv_deadline(deadline).is_ok()
+            && done.wait(deadline.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -236,10 +237,7 @@ impl<W: Write> Work<W> {
                         self.lost.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Message::Flush(done) => {
-                    // The waiting thread may have given up.
-                    let _ = done.try_send(());
-                }
+                Message::Flush(done) => done.ring(),
             }
             // There is room again: the queue is empty, or some time has passed.
             let is_room = self.messages.is_empty() || reported.elapsed() >= REPORT_INTERVAL;

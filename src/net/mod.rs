@@ -5,10 +5,11 @@
 //! may be open, `published` how a thread learns of a change, `sync` what these are made of. `slab`,
 //! `idle_list` and `pipes` are a worker's tables, `room` is how a buffer grows; `proxy_protocol` is
 //! a header in front of everything, `errno` sorts the kernel's errors, `lock` takes a lock,
-//! `thread` starts a thread, `atomic` is what a small processor lacks.
+//! `thread` starts a thread, `bell` wakes one, `atomic` is what a small processor lacks.
 
 pub(crate) mod admission;
 pub(crate) mod atomic;
+pub(crate) mod bell;
 pub(crate) mod clock;
 pub(crate) mod connection;
 pub(crate) mod errno;

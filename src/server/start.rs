@@ -5,13 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, bounded};
 use log::Level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::checks::probe::may_send_echoes;
 use crate::config::{Config, DescriptorBudget};
-use crate::live::{Follower, Live};
+use crate::live::{Follower, Live, Running};
 use crate::log::access::AccessLog;
 use crate::net::mailbox::{MailboxSender, mailbox};
 use crate::net::poller::Poller;
@@ -55,14 +54,12 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Starts the workers. Returns the senders of their mailboxes, and a channel that is closed when
-/// the last worker has ended.
+/// Starts the workers. Returns the senders of their mailboxes.
 pub(crate) fn start_workers(
     count: usize,
     live: &Arc<Live>,
     access_log: &AccessLog,
-) -> Result<(Vec<MailboxSender>, Receiver<()>), StartError> {
-    let (done, all_done) = bounded(0);
+) -> Result<Vec<MailboxSender>, StartError> {
     let mut senders = Vec::new();
     for number in 1..=count {
         let no_eventfd = |error| StartError::System("an eventfd", error);
@@ -73,15 +70,15 @@ pub(crate) fn start_workers(
         // Built on this thread: what the worker keeps then lies in no heap from which loads come
         // and go (`net/room.rs`).
         let mut worker = Worker::new(follower, mailbox, poller, access_log.writer());
-        let done = done.clone();
+        let running = Running::new(live.clone());
         start(&format!("worker-{number}"), move || {
             worker.run();
-            // Closed when this closure is dropped, after the worker's end.
-            let _ = &done;
+            // Dropped with this closure, after the worker.
+            let _ = &running;
         })?;
         senders.push(sender);
     }
-    Ok((senders, all_done))
+    Ok(senders)
 }
 
 /// Whether this process may make checks of the configured kind.

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use crossbeam_channel::unbounded;
 use serde_json::{Value, json};
 
 use super::*;
@@ -24,9 +23,8 @@ impl Fixture {
         let file = std::env::temp_dir().join(format!("rondo-server-{name}-{}", process::id()));
         let entries = ["a", "b", "c"].map(entry).join(",");
         write(&file, &entries, sections);
-        let (_, commands) = unbounded();
         let config = Config::read(&file).unwrap();
-        let server = Server::start(config, Some(&file), commands).unwrap();
+        let server = Server::start(config, Some(&file), Commands::default()).unwrap();
         let waker = Arc::new(Waker::new().unwrap());
         Fixture {
             server,

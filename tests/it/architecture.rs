@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["guide", "net", "text"],
     &["http", "log", "traffic"],
     &["pool"],
-    &["ask", "checks", "config"],
+    &["ask", "checks", "commands", "config"],
     &["cli", "live"],
     &["exchange"],
     &["metrics"],

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use rondo::config::Config;
 use rondo::pool::settings::Method;
 use rondo::pool::trace::{Decision, Outcome, Rule, Stage, Verdict};
-use rondo::server::{Command, Server};
+use rondo::server::{Command, Commands, Server};
 
 use crate::support::backend::Addressed;
 use crate::support::{Origin, Refusing};
@@ -31,8 +31,9 @@ fn recorded_by(trust: &str, backends: &str, request: &str) -> (Decision, String)
              "trust_forwarded": {trust} }},
              "health_check": {{ "kind": "none" }}, "backends": [{backends}] }}"#
     );
-    let (stop, stopped) = crossbeam_channel::unbounded();
-    let server = Server::start(Config::from_text("test", &text).unwrap(), None, stopped).unwrap();
+    let commands = Commands::default();
+    let config = Config::from_text("test", &text).unwrap();
+    let server = Server::start(config, None, commands.clone()).unwrap();
     let response = exchange(server.local_address(), request);
     // The answer may be there before the record is; the next exchange on the only worker is not.
     exchange(
@@ -40,7 +41,7 @@ fn recorded_by(trust: &str, backends: &str, request: &str) -> (Decision, String)
         "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     );
     let decisions = server.decisions();
-    stop.send(Command::Stop).unwrap();
+    commands.send(Command::Stop);
     server.wait();
     (decisions[0], response)
 }
