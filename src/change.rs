@@ -2,9 +2,8 @@
 //!
 //! Read next: `server.rs`, `answer`, where it is done.
 
-use std::collections::HashMap;
-
 use crate::ask::Reply;
+use crate::config::by_name;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::Operator;
 use crate::text::json::Json;
@@ -41,15 +40,14 @@ impl Change<'_> {
                 ]));
             }
         };
-        let known = before.iter().map(|backend| &*backend.name);
-        let mut known: HashMap<&str, u32> = known.zip(self.before.iter().copied()).collect();
+        let [were, are] = [before, after].map(by_name);
         for (backend, share) in after.iter().zip(&self.after) {
-            let before = known.remove(&*backend.name).unwrap_or(0);
-            compare(&backend.name, before, *share);
+            let before = were.get(&*backend.name).map(|&place| self.before[place]);
+            compare(&backend.name, before.unwrap_or(0), *share);
         }
-        for backend in before {
-            if let Some(share) = known.remove(&*backend.name) {
-                compare(&backend.name, share, 0);
+        for (backend, share) in before.iter().zip(&self.before) {
+            if !are.contains_key(&*backend.name) {
+                compare(&backend.name, *share, 0);
             }
         }
         let document = Json::object([

@@ -3,7 +3,6 @@
 //! Written by hand, because there are few options and each wrong combination has an error of its
 //! own. An option is one row of [`OPTIONS`], from which reading and `--help` come.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -246,7 +245,7 @@ struct Given {
     /// What is no option: CONFIG; with --simulate SCENARIO and CONFIG.
     files: Vec<OsString>,
     /// By the option's name; empty for an option without a value.
-    options: HashMap<&'static str, String>,
+    options: Vec<(&'static str, String)>,
 }
 
 impl Given {
@@ -326,22 +325,28 @@ impl Given {
                 }
             },
         };
-        if self.options.insert(flag.name, value).is_some() {
+        if self.take(flag.name).is_some() {
             return Err(error(format!("{name} is given twice"), "give it once"));
         }
+        self.options.push((flag.name, value));
         Ok(())
     }
 
+    /// Takes an option out, if it is given.
+    fn take(&mut self, name: &str) -> Option<String> {
+        let place = self.options.iter().position(|(given, _)| *given == name)?;
+        Some(self.options.swap_remove(place).1)
+    }
+
     fn command(mut self) -> Result<Command, UsageError> {
-        if self.options.remove("--simulate").is_some() {
+        if self.take("--simulate").is_some() {
             return simulation(self);
         }
-        if self.options.contains_key("--json") {
+        if self.take("--json").is_some() {
             return Err(error("--json without --simulate", "add --simulate"));
         }
         let config = self.files.pop();
-        let mut options = self.options;
-        let mut take = |name: &str| options.remove(name);
+        let mut take = |name: &str| self.take(name);
         let log = take("--log").map_or(Ok(LevelFilter::Info), |text| level(&text))?;
         for (name, why) in [
             ("--demo", "the demo brings its own configuration"),
@@ -430,9 +435,9 @@ fn simulation(_: Given) -> Result<Command, UsageError> {
 
 #[cfg(feature = "simulate")]
 fn simulation(mut given: Given) -> Result<Command, UsageError> {
-    let json = given.options.remove("--json").is_some();
+    let json = given.take("--json").is_some();
     let mut others = OPTIONS.iter().map(|flag| flag.name);
-    if let Some(other) = others.find(|name| given.options.contains_key(name)) {
+    if let Some(other) = others.find(|name| given.take(name).is_some()) {
         let what = format!("--simulate and {other} exclude each other");
         return Err(error(what, "a simulation runs nothing"));
     }

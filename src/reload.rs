@@ -89,7 +89,7 @@ impl Changes {
     /// From `old` to `new`.
     pub(crate) fn between(old: &Config, new: &Config) -> Changes {
         let [before, after] = [old, new].map(|config| by_name(&config.backends));
-        let names = |config: &Config, others: &HashMap<&str, &BackendSettings>| {
+        let names = |config: &Config, others: &HashMap<&str, usize>| {
             let names = config.backends.iter().map(|backend| backend.name.clone());
             names.filter(|name| !others.contains_key(&**name)).collect()
         };
@@ -104,8 +104,9 @@ impl Changes {
             moves_listener: old.proxy.port != new.proxy.port,
         };
         for backend in &new.backends {
-            match before.get(&*backend.name) {
-                Some(old) if *old == backend => changes.kept += 1,
+            let before = before.get(&*backend.name);
+            match before.map(|&place| &old.backends[place]) {
+                Some(old) if old == backend => changes.kept += 1,
                 Some(old) => {
                     let values = old.values().into_iter().zip(backend.values());
                     let differing = values.filter(|((_, from), (_, to))| from != to);

@@ -198,15 +198,12 @@ impl Schedule {
     /// Takes the names of the live pool. A name that was there before keeps its state; if its
     /// backends have changed, it is looked up at once.
     fn set_names(&mut self, now: Instant) {
-        let mut known: HashMap<String, Name> = std::mem::take(&mut self.names)
-            .into_iter()
-            .map(|name| (name.host.clone(), name))
-            .collect();
-        self.names = distinct_names(&self.follower.pool, now);
-        for name in &mut self.names {
-            let Some(before) = known.remove(&name.host) else {
+        let (names, places) = distinct_names(&self.follower.pool, now);
+        for before in std::mem::replace(&mut self.names, names) {
+            let Some(&place) = places.get(&before.host) else {
                 continue;
             };
+            let name = &mut self.names[place];
             let is_pending = |backend: &Arc<Backend>| backend.is_lookup_pending();
             let due = if name.backends.iter().any(is_pending) {
                 now
@@ -418,9 +415,9 @@ impl Members {
 }
 
 /// The names of a pool's backends that need a lookup, each once (in either case, RFC 4343), in the
-/// order of the backends.
-fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
-    let mut places = HashMap::new();
+/// order of the backends; and where each stands.
+fn distinct_names(pool: &Pool, now: Instant) -> (Vec<Name>, HashMap<String, usize>) {
+    let mut places: HashMap<String, usize> = HashMap::new();
     let mut names: Vec<Name> = Vec::new();
     for backend in pool.backends() {
         let Some(host) = backend.settings.url.host.looked_up() else {
@@ -442,7 +439,7 @@ fn distinct_names(pool: &Pool, now: Instant) -> Vec<Name> {
         }
         names[place].backends.push(Arc::clone(backend));
     }
-    names
+    (names, places)
 }
 
 #[cfg(test)]

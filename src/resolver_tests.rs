@@ -217,7 +217,7 @@ fn more_silent_names_than_lookups_do_not_keep_a_good_name_waiting() {
 fn a_lookup_that_takes_long_is_doubtful_while_it_lasts_and_the_next_time() {
     let pool = pool(&["a.example"]);
     let now = Instant::now();
-    let mut name = distinct_names(&pool, now).remove(0);
+    let mut name = distinct_names(&pool, now).0.remove(0);
     assert!(!name.is_doubtful(now));
     name.begun = Some(now.checked_sub(SLOW).unwrap());
     assert!(name.is_doubtful(now));

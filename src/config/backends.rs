@@ -8,6 +8,7 @@ use crate::config::key::{Fallback, Key, Takes};
 use crate::config::proxy::Mode;
 use crate::config::url;
 use crate::pool::settings::{BackendSettings, BackendUrl};
+use crate::text::names::places;
 use crate::text::words::{counted, quoted};
 
 /// The keys of one entry.
@@ -282,10 +283,9 @@ fn name(
         .collect())
 }
 
-/// Backends by their names.
-pub(crate) fn by_name(backends: &[BackendSettings]) -> HashMap<&str, &BackendSettings> {
-    let named = backends.iter().map(|backend| (&*backend.name, backend));
-    named.collect()
+/// Where each backend stands, by its name.
+pub(crate) fn by_name(backends: &[BackendSettings]) -> HashMap<&str, usize> {
+    places(backends.iter().map(|backend| &*backend.name))
 }
 
 fn backend_name(node: &Node<'_>) -> Option<String> {

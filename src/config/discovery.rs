@@ -4,7 +4,6 @@
 //! Reading a list stands here, because the start and `--check` read it too; the thread that looks at it again is
 //! `src/discovery.rs`, and names are looked up in `src/resolver.rs`.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use crate::config::document::{ConfigError, Document, Form, Object};
 use crate::config::key::{Fallback, Key, Takes};
 use crate::config::{Config, Mode};
 use crate::pool::settings::{BackendSettings, Host};
+use crate::text::names::places;
 use crate::text::words::counted;
 
 pub(super) const KEYS: &[Key] = &[Key {
@@ -214,8 +214,8 @@ impl Discovery {
         entries.retain(|(entry, _)| !removed.contains_key(&*entry.name));
         let mut edited = backends::by_name(&self.edited);
         for (entry, source) in &mut entries {
-            if let Some(other) = edited.remove(&*entry.name) {
-                (*entry, *source) = (other, EntrySource::Admin);
+            if let Some(place) = edited.remove(&*entry.name) {
+                (*entry, *source) = (&self.edited[place], EntrySource::Admin);
             }
         }
         let added = self.edited.iter();
@@ -270,12 +270,7 @@ impl Discovery {
     /// Forgets the addresses of names that no entry has.
     fn forget_names(&mut self) {
         let mut found = std::mem::take(&mut self.found);
-        let mut names = HashMap::new();
-        for (entry, _) in self.entries() {
-            if let Some(name) = looked_up(entry) {
-                names.insert(name, entry);
-            }
-        }
+        let names = places(self.names().into_iter());
         found.retain(|(name, _)| names.contains_key(&**name));
         self.found = found;
     }

@@ -1,7 +1,7 @@
 //! How a pool follows another: what it takes over, and what both share while both are in use.
 
 use std::cell::LazyCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
@@ -26,6 +26,7 @@ use crate::pool::settings::{
 use crate::pool::standing::Standing;
 use crate::pool::state::{BackendId, BackendState, NEVER, Operator};
 use crate::pool::time::{Sources, Time};
+use crate::text::names::places;
 
 /// Removed backends whose names are still kept for readers of recorded decisions.
 const GONE_MAX: usize = 4096;
@@ -274,17 +275,14 @@ impl Shared {
         backends: &[BackendSettings],
     ) -> Vec<Arc<BackendState>> {
         let known = previous.map_or(&[][..], Pool::backends);
-        let mut by_name: HashMap<&str, &Backend> = known
-            .iter()
-            .map(|backend| (&*backend.settings.name, &**backend))
-            .collect();
+        let mut by_name = places(known.iter().map(|known| &*known.settings.name));
         // Lazily and once: asking the system for each of a thousand backends would take ten
         // milliseconds.
         let has_ipv6 = LazyCell::new(has_ipv6_loopback);
         let state = |settings: &BackendSettings| {
-            let is_same = |known: &&Backend| settings.is_same_backend(&known.settings);
             // Taken out, so that two backends cannot share a state whatever their names are.
-            if let Some(known) = by_name.remove(&*settings.name).filter(is_same) {
+            let known = by_name.remove(&*settings.name).map(|place| &known[place]);
+            if let Some(known) = known.filter(|it| settings.is_same_backend(&it.settings)) {
                 return Arc::clone(&known.state);
             }
             let id = self.next_id(previous);

@@ -3,14 +3,13 @@
 //!
 //! Full backends count: they take requests again a moment later.
 
-use std::collections::HashMap;
-
 use crate::pool::backend::Backend;
 use crate::pool::moved::rounded;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::Operator;
 use crate::pool::trust::FULL;
 use crate::pool::{Pool, Tier};
+use crate::text::names::places;
 
 /// A share of 100 per cent; shares are in thousandths of a per cent.
 const ALL: u64 = 100_000;
@@ -33,13 +32,10 @@ impl Pool {
         backends: impl IntoIterator<Item = &'a BackendSettings>,
         decision: impl Fn(&str) -> Option<Operator>,
     ) -> Vec<u32> {
-        let known: HashMap<&str, &Backend> = self
-            .backends
-            .iter()
-            .map(|backend| (&*backend.settings.name, &**backend))
-            .collect();
+        let by_name = places(self.backends.iter().map(|known| &*known.settings.name));
         let stands = backends.into_iter().map(|settings| {
-            let known = known.get(&*settings.name).copied();
+            let known = by_name.get(&*settings.name);
+            let known = known.map(|&place| &*self.backends[place]);
             let known = known.filter(|known| settings.is_same_backend(&known.settings));
             // As a pool that follows decides it.
             let unchanged = known.filter(|known| known.settings.disabled == settings.disabled);

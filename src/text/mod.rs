@@ -3,5 +3,6 @@
 pub(crate) mod escape;
 pub(crate) mod format;
 pub(crate) mod json;
+pub(crate) mod names;
 pub(crate) mod timestamp;
 pub(crate) mod words;
