@@ -273,6 +273,8 @@ mod tests {
                     let row = failure.row(age, request);
                     let found = (row.next, row.costs_try, row.event, row.status);
                     assert_eq!(found, expected, "{failure:?} {age:?} {request:?}");
+                    let is_repeated = row.costs_try && failure != timed_out;
+                    assert_eq!(row.is_repeated(), is_repeated, "{failure:?}");
                 }
             }
         }

@@ -185,7 +185,33 @@ fn a_backup_serves_for_those_that_are_out_only_where_all_of_them_may_be() {
     answer(&pool, 1, 500, 5);
     assert_eq!(hits(&pool, 2), [1, 1], "never the last");
     down(&pool, 1);
+    assert!(out(&pool).is_empty(), "no other is healthy");
     assert_eq!(hits(&pool, 2), [0, 0]);
+}
+
+#[test]
+fn one_that_is_out_and_full_keeps_no_other_from_serving() {
+    let mut list = backends(2);
+    list[0].max_connections = Some(1);
+    list[1].backup = true;
+    let (pool, _) = set_pool(list, &rules(100));
+    let held = pool.choose(&selection(), &mut Tried::default(), None);
+    assert!(matches!(&held, Choice::Backend { in_flight, .. } if in_flight.index == 0));
+    answer(&pool, 0, 500, 5);
+    assert_eq!(hits(&pool, 2), [1, 1]);
+}
+
+#[test]
+fn what_was_under_way_when_it_went_out_does_not_count_when_it_is_back() {
+    let (pool, now_us) = set_pool(backends(2), &rules(50));
+    hits(&pool, 1);
+    answer(&pool, 0, 500, 9);
+    pass(&now_us, 30);
+    hits(&pool, 1);
+    answer(&pool, 0, 500, 4);
+    assert!(!is_out(&pool, 0));
+    answer(&pool, 0, 500, 1);
+    assert!(is_out(&pool, 0));
 }
 
 #[test]
