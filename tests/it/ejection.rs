@@ -88,11 +88,12 @@ fn answers_that_break_off_eject_and_the_backend_is_back_after_its_time() {
     let backends = [moody("a"), moody("b")];
     let all = backends.each_ref().map(|each| each as &dyn Addressed);
     let proxy = over(&all, json!({ "errors": 2, "time": "300ms" }));
-    while proxy.events_with(&["is ejected for 300ms", "its answer broke off"]) == 0 {
+    eventually("one is ejected", || {
         let mut client = proxy.client();
         client.send(crate::support::client::get("/broken"));
         client.read_until_gone();
-    }
+        proxy.events_with(&["is ejected for 300ms", "its answer broke off"]) > 0
+    });
     let mut client = proxy.client();
     let admin = address(&proxy);
     eventually("all are up", || {
