@@ -472,30 +472,29 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    #[test]
-    fn whatever_happens_no_place_is_free_that_a_waiting_request_could_have(
-        changes in prop::collection::vec(change(), 1..120), method in 0..4usize, count in 1..5usize
-    ) {
-        let settings = |length: Option<usize>| BalanceSettings {
-            method: Method::ALL[method].value,
-            queue: length.map(|length| QueueSettings { length, timeout: Duration::from_secs(1) }),
-            ..balance(Method::RoundRobin)
-        };
-        let list = |more: usize| {
-            let mut list = narrow(count + more);
-            list[0].backup = count > 2;
-            list[count - 1].max_connections = Some(1 + more);
-            list
-        };
-        let mut pool = Pool::new(list(0), &settings(Some(4)), &health(Kind::Tcp));
-        let (mut length, mut has_reloaded) = (4, false);
-        let (mut waiting, mut held): (Vec<Request>, Vec<(Request, InFlight)>) = Default::default();
-        for change in changes {
-            match change {
-                Change::Come(number) => for _ in 0..number {
+/// Plays a history: no place is ever free that a waiting request could have.
+fn play(changes: Vec<Change>, method: Method, count: usize) -> Result<(), TestCaseError> {
+    let settings = |length: Option<usize>| BalanceSettings {
+        method,
+        queue: length.map(|length| QueueSettings {
+            length,
+            timeout: Duration::from_secs(1),
+        }),
+        ..balance(Method::RoundRobin)
+    };
+    let list = |more: usize| {
+        let mut list = narrow(count + more);
+        list[0].backup = count > 2;
+        list[count - 1].max_connections = Some(1 + more);
+        list
+    };
+    let mut pool = Pool::new(list(0), &settings(Some(4)), &health(Kind::Tcp));
+    let (mut length, mut has_reloaded) = (4, false);
+    let (mut waiting, mut held): (Vec<Request>, Vec<(Request, InFlight)>) = Default::default();
+    for change in changes {
+        match change {
+            Change::Come(number) => {
+                for _ in 0..number {
                     let mut request = Request::new(0);
                     let before = pool.waiting();
                     let waiter = Some(Waiter::default());
@@ -507,59 +506,100 @@ proptest! {
                             waiting.push(request);
                         }
                         // Those that were given a place and have not taken it up take room, too.
-                        Choice::QueueFull => prop_assert!(before >= length || waiting.len() >= 2 * length),
-                        _ => {}
-                    }
-                },
-                Change::End(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
-                Change::Leave(at) if !waiting.is_empty() => drop(waiting.remove(at % waiting.len())),
-                Change::Take(at) if !waiting.is_empty() => {
-                    let at = at % waiting.len();
-                    if let Some(given) = waiting[at].take() {
-                        held.push((waiting.remove(at), given.in_flight));
-                    }
-                }
-                Change::Fail(at) if !held.is_empty() => {
-                    let (mut request, place) = held.swap_remove(at % held.len());
-                    request.tried.insert(&place);
-                    drop(place);
-                    match pool.choose_or_wait(&selection(), &mut request.tried, None, Some(Waiter::default())) {
-                        Choice::Backend { in_flight, .. } => {
-                            prop_assert!(!request.tried.has(&in_flight));
-                            held.push((request, in_flight));
-                        }
-                        Choice::Waiting(place) => {
-                            request.waiting = Some(place);
-                            waiting.push(request);
+                        Choice::QueueFull => {
+                            prop_assert!(before >= length || waiting.len() >= 2 * length)
                         }
                         _ => {}
                     }
                 }
-                Change::Health(at, true) => up(&pool, at % count),
-                Change::Health(at, false) => down(&pool, at % count),
-                Change::Operator(at, on) => pool.backends()[at % count]
-                    .set_operator(if on { Operator::Enabled } else { Operator::Disabled }),
-                Change::Publish(next, more) => {
-                    (length, has_reloaded) = (next.unwrap_or(0), true);
-                    let balance = settings(next);
-                    pool = Pool::following(Some(&pool), list(more), &balance, &health(Kind::Tcp));
-                    pool.serve_waiting();
+            }
+            Change::End(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
+            Change::Leave(at) if !waiting.is_empty() => drop(waiting.remove(at % waiting.len())),
+            Change::Take(at) if !waiting.is_empty() => {
+                let at = at % waiting.len();
+                if let Some(given) = waiting[at].take() {
+                    held.push((waiting.remove(at), given.in_flight));
                 }
-                _ => {}
             }
-            while pool.next_given(0).is_some() {}
-            // A reload may lower the limit below what is there.
-            prop_assert!(has_reloaded || pool.backends().iter().all(|b| b.in_flight() <= 1));
-            let mut state = lock(&pool.shared.state);
-            let state = &mut *state;
-            if state.queue.has_newcomers() {
-                let picked = state.chooser.pick(&Tried::default(), &mut state.random, 0);
-                prop_assert!(picked.is_err(), "{picked:?} is free");
+            Change::Fail(at) if !held.is_empty() => {
+                let (mut request, place) = held.swap_remove(at % held.len());
+                request.tried.insert(&place);
+                drop(place);
+                match pool.choose_or_wait(
+                    &selection(),
+                    &mut request.tried,
+                    None,
+                    Some(Waiter::default()),
+                ) {
+                    Choice::Backend { in_flight, .. } => {
+                        prop_assert!(!request.tried.has(&in_flight));
+                        held.push((request, in_flight));
+                    }
+                    Choice::Waiting(place) => {
+                        request.waiting = Some(place);
+                        waiting.push(request);
+                    }
+                    _ => {}
+                }
             }
+            Change::Health(at, true) => up(&pool, at % count),
+            Change::Health(at, false) => down(&pool, at % count),
+            Change::Operator(at, on) => pool.backends()[at % count].set_operator(if on {
+                Operator::Enabled
+            } else {
+                Operator::Disabled
+            }),
+            Change::Publish(next, more) => {
+                (length, has_reloaded) = (next.unwrap_or(0), true);
+                let balance = settings(next);
+                pool = Pool::following(Some(&pool), list(more), &balance, &health(Kind::Tcp));
+                pool.serve_waiting();
+            }
+            _ => {}
         }
-        drop(waiting);
-        drop(held);
-        prop_assert_eq!(pool.waiting(), 0);
-        prop_assert!(pool.backends().iter().all(|backend| backend.in_flight() == 0));
+        while pool.next_given(0).is_some() {}
+        // A reload may lower the limit below what is there.
+        prop_assert!(has_reloaded || pool.backends().iter().all(|b| b.in_flight() <= 1));
+        let mut state = lock(&pool.shared.state);
+        let state = &mut *state;
+        if state.queue.has_newcomers() {
+            let picked = state.chooser.pick(&Tried::default(), &mut state.random, 0);
+            prop_assert!(picked.is_err(), "{picked:?} is free");
+        }
     }
+    drop(waiting);
+    drop(held);
+    prop_assert_eq!(pool.waiting(), 0);
+    prop_assert!(
+        pool.backends()
+            .iter()
+            .all(|backend| backend.in_flight() == 0)
+    );
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_happens_no_place_is_free_that_a_waiting_request_could_have(
+        changes in prop::collection::vec(change(), 1..120), method in 0..Method::ALL.len(), count in 1..5usize
+    ) {
+        play(changes, Method::ALL[method].value, count)?;
+    }
+}
+
+#[test]
+fn a_queue_that_goes_and_comes_again_while_requests_wait_leaves_no_place_free() {
+    use Change::{Come, End, Publish, Take};
+    let changes = vec![
+        Come(2),
+        Come(3),
+        Take(0),
+        End(0),
+        Publish(None, 1),
+        Come(1),
+        Publish(None, 0),
+    ];
+    play(changes, Method::RoundRobin, 1).unwrap();
 }
