@@ -171,6 +171,8 @@ impl Rounds {
         self.running = places
             .filter(|&place| self.slots[place].open() > 0)
             .collect();
+        // Places in the pool before; all are looked at again.
+        self.waiting.clear();
         (self.next_look, self.rests_until) = (due, due);
         let settings = &self.follower.config.health_check;
         if self.settings != *settings {

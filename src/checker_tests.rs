@@ -253,6 +253,25 @@ fn no_more_checks_run_at_once_than_may_and_the_next_begins_when_one_ends() {
 }
 
 #[test]
+fn a_check_that_waits_for_room_is_forgotten_with_its_backend() {
+    let listeners = [listen(), listen(), listen()];
+    let first = pool(&listeners.each_ref().map(|(_, address)| *address), &http());
+    let mut rounds = rounds(&first, &http(), 1);
+    let start = rounds.slots[0].due;
+    rounds.begin_due(start);
+    assert_eq!(running(&rounds), [0]);
+    let kept = vec![first.backends()[0].settings.clone()];
+    let next = Pool::following(Some(&first), kept, &balance(Method::RoundRobin), &http());
+    let next = snapshot_of(Arc::new(next), http(), 1);
+    rounds.follower.live().publish(next);
+    rounds.follower.look();
+    rounds.set_slots();
+    // The time of this turn was taken before.
+    rounds.begin_due(start);
+    assert_eq!(running(&rounds), [0]);
+}
+
+#[test]
 fn backends_that_are_up_are_checked_before_those_that_are_down() {
     let (mut rounds, _listener) = hanging(5, &http(), 2);
     let start = rounds.slots[0].due;
