@@ -1,11 +1,12 @@
 //! What the main thread is called for: commands, and news that it looks for elsewhere.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::bell::Bell;
 use crate::net::lock::lock;
+use crate::net::sync::Mutex;
 
 /// A command to the main thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +28,18 @@ struct Waiting {
 }
 
 impl Commands {
-    /// Gives the main thread a command.
+    /// Gives the main thread a command. While one reload waits, or two stops, another would change
+    /// nothing.
     pub fn send(&self, command: Command) {
-        lock(&self.0.commands).push_back(command);
+        let most = match command {
+            Command::Reload => 1,
+            Command::Stop => 2,
+        };
+        let mut commands = lock(&self.0.commands);
+        if commands.iter().filter(|it| **it == command).count() < most {
+            commands.push_back(command);
+        }
+        drop(commands);
         self.call();
     }
 
@@ -51,6 +61,19 @@ impl Commands {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_commands_wait_than_the_main_thread_has_a_use_for() {
+        let commands = Commands::default();
+        for command in [Command::Reload, Command::Stop].into_iter().cycle().take(8) {
+            commands.send(command);
+        }
+        let mut waiting = std::iter::from_fn(|| commands.next(Duration::ZERO));
+        let expected = [Command::Reload, Command::Stop, Command::Stop];
+        assert!(waiting.by_ref().eq(expected));
+        commands.send(Command::Reload);
+        assert_eq!(waiting.next(), Some(Command::Reload), "the first has begun");
+    }
 
     #[test]
     fn commands_come_in_their_order_and_a_call_ends_the_wait() {

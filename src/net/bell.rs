@@ -1,9 +1,9 @@
 //! What one thread waits for until another rings it.
 
-use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::net::lock::{lock, wait};
+use crate::net::sync::{Condvar, Mutex};
 
 /// Rung any number of times, heard once.
 #[derive(Debug, Default)]

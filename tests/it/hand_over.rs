@@ -1,5 +1,5 @@
-//! The hand-over of connections, snapshots and room between threads, in many schedules of a model checker. What is checked
-//! and which order it needs stands at each model in `tests/model`; each of these tests fails without that order.
+//! The hand-over of connections, snapshots, room and commands between threads, in many schedules of a model checker. What is
+//! checked and which order it needs stands at each model in `tests/model`; each of these tests fails without that order.
 
 /// Schedules of each model, unless `RONDO_SCHEDULES` says otherwise.
 const SCHEDULES: usize = 20_000;
@@ -33,6 +33,11 @@ fn a_connection_that_ends_makes_room_in_time() {
 #[test]
 fn every_place_that_was_given_is_found_by_its_worker() {
     check(model::calls);
+}
+
+#[test]
+fn every_command_and_every_call_reaches_the_main_thread() {
+    check(model::commands);
 }
 
 #[test]

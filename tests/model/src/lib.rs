@@ -1,8 +1,8 @@
-//! The hand-over of connections, snapshots and room between threads, run through many schedules.
+//! The hand-over of connections, snapshots, room and commands between threads, run through many schedules.
 //!
-//! The program's own `mailbox`, `admission` and `published` are compiled here a second time, over the types of shuttle: its
-//! scheduler runs one thread at a time, and chooses at each atomic operation, lock and wait which goes on. What waits for
-//! a wake-up that never comes is a deadlock, which shuttle reports. See `net` for what is not the program's.
+//! The program's own `mailbox`, `admission`, `published`, `bell` and `commands` are compiled here a second time, over the
+//! types of shuttle: its scheduler runs one thread at a time, and chooses at each atomic operation, lock and wait which goes
+//! on. What waits for a wake-up that never comes is a deadlock, which shuttle reports. See `net` for what is not the program's.
 //!
 //! Each function below is one schedule of a few threads; `check` runs it through many. What a worker and the listener do
 //! between the calls of these files is here in its shortest form, and where its order must not matter, chance decides.
@@ -15,6 +15,8 @@
 // The program uses more of its files than the models do.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+#[path = "../../../src/commands.rs"]
+mod commands;
 mod net;
 
 use std::fs::File;
@@ -27,6 +29,7 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, Runner, thread};
 
+use commands::{Command, Commands};
 use net::admission::Admission;
 use net::mailbox::{Accepted, Mailbox, MailboxSender, mailbox};
 use net::published::{Published, View};
@@ -339,6 +342,33 @@ pub fn calls() {
     found.sort_unstable();
     assert_eq!(found, all);
     assert!(waker.wakes() <= worker.sleeps);
+}
+
+/// Every command reaches the main thread, in order, and what was left for it elsewhere before a call is found, at whatever
+/// moment it begins to wait.
+///
+/// It needs: in `Commands::send` the command before the call; in `Bell::ring` the flag before the notice; in `Bell::wait` the
+/// look at the flag under the lock that it waits with; and what was left before the call.
+pub fn commands() {
+    let commands = Commands::default();
+    let has_news = Arc::new(AtomicUsize::new(0));
+    let (signals, told) = (commands.clone(), commands.clone());
+    let sender = thread::spawn(move || {
+        signals.send(Command::Reload);
+        signals.send(Command::Stop);
+    });
+    let news = has_news.clone();
+    let teller = thread::spawn(move || {
+        news.store(1, Ordering::SeqCst);
+        told.call();
+    });
+    let mut taken = Vec::new();
+    while taken.len() < 2 || has_news.load(Ordering::SeqCst) == 0 {
+        taken.extend(commands.next(FOR_EVER));
+    }
+    assert_eq!(taken, [Command::Reload, Command::Stop]);
+    sender.join().unwrap();
+    teller.join().unwrap();
 }
 
 /// When the process drains, the listener learns it and takes what is in its backlog; then each worker learns that no more

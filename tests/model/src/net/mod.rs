@@ -4,6 +4,8 @@
 
 #[path = "../../../../src/net/admission.rs"]
 pub(crate) mod admission;
+#[path = "../../../../src/net/bell.rs"]
+pub(crate) mod bell;
 #[path = "../../../../src/net/clock.rs"]
 pub(crate) mod clock;
 #[path = "../../../../src/net/mailbox.rs"]
