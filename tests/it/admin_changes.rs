@@ -1,25 +1,11 @@
 //! What the admin interface changes: backends drained, disabled, enabled, added, changed and removed, and a reload that is
 //! answered.
 
-use crate::support::admin::{TOKEN, address, ask, json as document};
+use crate::support::admin::{address, ask, json as document, with_letters};
 use crate::support::load::under_load;
-use crate::support::proxy::Plan;
-use crate::support::{Addressed, Client, Holding, Origin, Proxy, Response};
+use crate::support::{Addressed as _, Client, Holding, Origin, Response};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-
-/// Over these backends, each called by its letter: `a`, `b` and so on.
-fn plan(backends: &[&dyn Addressed]) -> Plan {
-    let entries: Vec<Value> = backends
-        .iter()
-        .zip('a'..)
-        .map(|(backend, letter)| json!({ "url": backend.url(), "name": letter.to_string() }))
-        .collect();
-    Proxy::over(backends)
-        .set("backends", entries)
-        .set("admin.address", "127.0.0.1:0")
-        .set("admin.token", TOKEN)
-}
 
 /// The document of an answer with this status.
 #[track_caller]
@@ -59,7 +45,7 @@ fn who_answers(client: &mut Client, requests: usize) -> String {
 #[test]
 fn a_drained_backend_finishes_what_it_has_and_it_is_said_once() {
     let (held, other) = (Holding::start("held"), Origin::start("other"));
-    let proxy = plan(&[&held, &other]).one_worker().start();
+    let proxy = with_letters(&[&held, &other]).one_worker().start();
     let admin = address(&proxy);
     let mut client = proxy.hold(|| held.held());
     let would = post(admin, "/backends/a/drain?dry_run=1");
@@ -90,7 +76,7 @@ fn a_drained_backend_finishes_what_it_has_and_it_is_said_once() {
 #[test]
 fn a_drained_backend_keeps_its_bound_clients_and_a_disabled_one_does_not() {
     let [a, b] = ["a", "b"].map(Origin::start);
-    let proxy = plan(&[&a, &b])
+    let proxy = with_letters(&[&a, &b])
         .set("balance.persistence", json!({ "kind": "cookie" }))
         .start();
     let admin = address(&proxy);
@@ -115,7 +101,7 @@ fn a_drained_backend_keeps_its_bound_clients_and_a_disabled_one_does_not() {
 #[test]
 fn with_every_backend_disabled_clients_get_503_and_the_answer_has_said_so() {
     let origin = Origin::start("one");
-    let proxy = plan(&[&origin]).start();
+    let proxy = with_letters(&[&origin]).start();
     let admin = address(&proxy);
     assert_eq!(post(admin, "/backends/a/disable?dry_run=1")["eligible"], 0);
     assert_eq!(proxy.client().get("/").status, 200);
@@ -129,7 +115,7 @@ fn with_every_backend_disabled_clients_get_503_and_the_answer_has_said_so() {
 #[test]
 fn an_operators_decision_outlives_a_reload_until_is_dead_changes() {
     let [a, b] = ["a", "b"].map(Origin::start);
-    let mut proxy = plan(&[&a, &b]).start();
+    let mut proxy = with_letters(&[&a, &b]).start();
     let admin = address(&proxy);
     post(admin, "/backends/a/disable");
     proxy.reload(|config| config["backends"][0]["weight"] = json!(5));
@@ -144,7 +130,7 @@ fn an_operators_decision_outlives_a_reload_until_is_dead_changes() {
 #[test]
 fn a_backend_is_added_changed_and_removed_until_the_next_reload() {
     let [a, b, c] = ["a", "b", "c"].map(Origin::start);
-    let mut proxy = plan(&[&a, &b]).one_worker().start();
+    let mut proxy = with_letters(&[&a, &b]).one_worker().start();
     let admin = address(&proxy);
     let mut client = proxy.client();
     let entry = json!({"url": c.url(), "weight": 2});
@@ -190,7 +176,7 @@ fn a_backend_is_added_changed_and_removed_until_the_next_reload() {
 #[test]
 fn what_is_in_flight_with_a_removed_backend_is_finished() {
     let (held, other) = (Holding::start("held"), Origin::start("other"));
-    let proxy = plan(&[&held, &other]).one_worker().start();
+    let proxy = with_letters(&[&held, &other]).one_worker().start();
     let admin = address(&proxy);
     let mut client = proxy.hold(|| held.held());
     assert_eq!(expect(&delete(admin, "a"), 200)["in_flight"], 1);
@@ -203,7 +189,7 @@ fn what_is_in_flight_with_a_removed_backend_is_finished() {
 #[test]
 fn what_cannot_be_is_refused_with_its_reason_and_changes_nothing() {
     let [a, b] = ["a", "b"].map(Origin::start);
-    let proxy = plan(&[&a, &b]).start();
+    let proxy = with_letters(&[&a, &b]).start();
     let admin = address(&proxy);
     for (name, body, error, place) in [
         (
@@ -253,7 +239,7 @@ fn what_cannot_be_is_refused_with_its_reason_and_changes_nothing() {
 #[test]
 fn a_reload_answers_what_it_changed_and_a_dry_run_what_it_would() {
     let [a, b] = ["a", "b"].map(Origin::start);
-    let proxy = plan(&[&a, &b]).start();
+    let proxy = with_letters(&[&a, &b]).start();
     let admin = address(&proxy);
     let file = proxy.config_file();
     let text = std::fs::read_to_string(&file).unwrap();
@@ -303,7 +289,7 @@ fn a_reload_answers_what_it_changed_and_a_dry_run_what_it_would() {
 #[test]
 fn a_dry_run_of_a_reload_to_another_port_leaves_nothing_open() {
     let origin = Origin::start("one");
-    let proxy = plan(&[&origin]).start();
+    let proxy = with_letters(&[&origin]).start();
     let admin = address(&proxy);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap();
@@ -332,7 +318,7 @@ fn a_dry_run_of_a_reload_to_another_port_leaves_nothing_open() {
 #[test]
 fn while_it_stops_nothing_is_changed() {
     let origin = Holding::start("one");
-    let proxy = plan(&[&origin])
+    let proxy = with_letters(&[&origin])
         .set("timeouts.drain", "60s")
         .set("timeouts.drain_delay", "60s")
         .start();
@@ -357,7 +343,7 @@ fn while_it_stops_nothing_is_changed() {
 fn hundreds_of_changes_in_a_row_under_load_lose_no_request() {
     let origins: [Origin; 4] = Origin::several();
     let [a, b, c, d] = &origins;
-    let proxy = plan(&[a, b, c]).start();
+    let proxy = with_letters(&[a, b, c]).start();
     let admin = address(&proxy);
     let clients = (0..6).map(|_| proxy.client()).collect();
     under_load(clients, |load| {

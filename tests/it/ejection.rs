@@ -1,6 +1,6 @@
 //! Backends that answer badly are out for a time, those that come grow into their weight, and retries are bounded.
 
-use crate::support::admin::{TOKEN, address, ask, get};
+use crate::support::admin::{TOKEN, address, ask, get, with_letters};
 use crate::support::backend::Running;
 use crate::support::{Addressed, Backend, Origin, Proxy, eventually};
 use serde_json::{Value, json};
@@ -26,17 +26,7 @@ fn moody(name: &'static str) -> Running {
 }
 
 fn over(backends: &[&dyn Addressed], ejection: Value) -> Proxy {
-    let entries: Vec<Value> = backends
-        .iter()
-        .zip('a'..)
-        .map(|(backend, letter)| json!({ "url": backend.url(), "name": letter.to_string() }))
-        .collect();
-    Proxy::over(backends)
-        .set("backends", entries)
-        .set("ejection", ejection)
-        .set("admin.address", "127.0.0.1:0")
-        .set("admin.token", TOKEN)
-        .start()
+    with_letters(backends).set("ejection", ejection).start()
 }
 
 /// The value of a key of each backend in `/status`.

@@ -1,7 +1,8 @@
 //! The admin interface of a proxy, asked as any client would.
 
-use super::{Client, Proxy, Response, eventually};
-use serde_json::Value;
+use super::proxy::Plan;
+use super::{Addressed, Client, Proxy, Response, eventually};
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,19 @@ use std::time::{Duration, Instant};
 pub(crate) const TOKEN: &str = "open-sesame";
 /// How long the interface waits for a client.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
+
+/// With an admin interface, over these backends, each called by its letter: `a`, `b` and so on.
+pub(crate) fn with_letters(backends: &[&dyn Addressed]) -> Plan {
+    let entries: Vec<Value> = backends
+        .iter()
+        .zip('a'..)
+        .map(|(backend, letter)| json!({ "url": backend.url(), "name": letter.to_string() }))
+        .collect();
+    Proxy::over(backends)
+        .set("backends", entries)
+        .set("admin.address", "127.0.0.1:0")
+        .set("admin.token", TOKEN)
+}
 
 /// Where the admin interface of a proxy listens.
 #[track_caller]
