@@ -249,6 +249,13 @@ impl Standing<'_> {
             Operator::Draining => "draining",
             Operator::Disabled => "disabled",
         };
+        let health = if !backend.is_healthy() {
+            "down"
+        } else if backend.ejection.is_out() {
+            "ejected"
+        } else {
+            "up"
+        };
         let max_connections = settings.max_connections.map(|max| max as u64);
         json.open("", '{');
         json.text("name", &settings.name);
@@ -257,7 +264,7 @@ impl Standing<'_> {
         json.text("state", STATES[self.state]);
         json.number("since_unix_ms", self.since.unix_ms);
         json.text("reason", self.since.reason.get());
-        json.text("health", if backend.is_healthy() { "up" } else { "down" });
+        json.text("health", health);
         json.text("operator", operator);
         json.flag("backup", settings.backup);
         json.number("weight", settings.weight.into());
