@@ -507,7 +507,7 @@ fn play(changes: Vec<Change>, method: Method, count: usize) -> Result<(), TestCa
                         }
                         // Those that were given a place and have not taken it up take room, too.
                         Choice::QueueFull => {
-                            prop_assert!(before >= length || waiting.len() >= 2 * length)
+                            prop_assert!(before >= length || waiting.len() >= 2 * length);
                         }
                         _ => {}
                     }
