@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::admin::{address, ask};
+use crate::support::admin::{address, ask, get as document};
 use crate::support::client::{get, post};
 use crate::support::proxy::Plan;
 use crate::support::{Addressed, Backend, Client, Holding, Origin, Proxy, Wire, eventually};
@@ -24,9 +24,7 @@ fn plan(backends: &[&dyn Addressed], length: usize, timeout: &str) -> Plan {
 }
 
 fn queue_of(proxy: &Proxy) -> Value {
-    let status = ask(address(proxy), "GET", "/status", "").text();
-    let status: Value = serde_json::from_str(&status).unwrap();
-    status["queue"].clone()
+    document(address(proxy), "/status")["queue"].clone()
 }
 
 /// Waits until so many requests wait.
@@ -97,8 +95,7 @@ fn places_go_to_the_oldest_request_over_all_workers() {
     assert_eq!((waited, full), (&json!(6), &json!(0)));
     assert_eq!(metric(&proxy, "rondo_queue_seconds_count"), "6");
     assert_eq!(metric(&proxy, "rondo_queue_length"), "0");
-    let decisions = ask(address(&proxy), "GET", "/decisions?limit=1", "").text();
-    let decisions: Value = serde_json::from_str(&decisions).unwrap();
+    let decisions = document(address(&proxy), "/decisions?limit=1");
     assert!(decisions[0]["queued_ms"].is_f64(), "{decisions}");
     assert_eq!(
         decisions[0]["tries"][0]["rule"],

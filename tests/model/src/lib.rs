@@ -299,8 +299,8 @@ fn serve_idle_clients(
     worker.taken.len() - closed
 }
 
-/// What is left for a worker under a lock is found, whenever the worker falls asleep and whoever calls it, itself included: the
-/// places that requests in the queue are given. And it is woken once at the most for each sleep.
+/// What is left for a worker under a lock is found, whenever the worker falls asleep and whichever thread calls it, itself
+/// included: the places that requests in the queue are given. And it is woken once at the most for each sleep.
 ///
 /// It needs: in `Mailbox::fall_asleep` the announcement before the look at the call; in `call` the call before the look whether
 /// the worker sleeps; the call behind what was left; and `take_call` before the worker looks for that.
