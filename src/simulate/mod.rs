@@ -4,10 +4,10 @@
 //! Nothing is sent, and nothing but the scenario and the configuration decides what comes out: the
 //! same seed gives the same output on every machine.
 //!
-//! Read next: `simulate/scenario.rs`, what can be asked; `simulate/engine.rs`, how it is played.
-//! Beside them: `access_log.rs` (a log as the load), `agenda.rs` (what happens when), `server.rs` (a backend's server), `checks.rs`
-//! (when health checks are made), `numbers.rs` (what is drawn at random), `figures.rs` and
-//! `report.rs` (what comes out).
+//! Read next: `simulate/scenario.rs`, what can be asked; `simulate/engine/mod.rs`, how it is played.
+//! Beside them: `access_log.rs` (a log as the load), `agenda.rs` (what happens when), `server.rs` (a
+//! backend's server), `checks.rs` (when health checks are made), `numbers.rs` (what is drawn at
+//! random), `figures.rs` and `report.rs` (what comes out).
 
 mod access_log;
 mod agenda;

@@ -1,7 +1,7 @@
 //! The scenario: a load, how the backends serve it, and which methods are compared. It is read as
 //! the configuration is: each mistake is named with its line and column.
 //!
-//! Read next: `simulate/engine.rs`, which plays it.
+//! Read next: `simulate/engine/mod.rs`, which plays it.
 
 use std::path::Path;
 use std::time::Duration;
