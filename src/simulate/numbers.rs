@@ -54,9 +54,10 @@ impl Draws {
         (product >> 64) as u64
     }
 
-    /// A time around this mean, as between events that do not know of each other, in microseconds.
-    pub(super) fn exponential(self, mean_us: f64, what: For, number: u64) -> u64 {
-        (-ln(self.part(what, number)) * mean_us) as u64
+    /// A time around this mean, as between events that do not know of each other, in whole units of
+    /// the mean.
+    pub(super) fn exponential(self, mean: f64, what: For, number: u64) -> u64 {
+        (-ln(self.part(what, number)) * mean) as u64
     }
 
     /// A part of 1, neither 0 nor 1.
@@ -111,9 +112,9 @@ pub(super) fn index<N: TryInto<u32>>(place: N) -> u32 {
     place.try_into().unwrap_or(u32::MAX)
 }
 
-/// The mean time in microseconds between events of which so many come in a second.
-pub(super) fn mean_gap_us(per_second: u64) -> f64 {
-    1e6 / per_second as f64
+/// The mean time in nanoseconds between events of which so many come in a second.
+pub(super) fn mean_gap_ns(per_second: u64) -> f64 {
+    1e9 / per_second as f64
 }
 
 /// As a mean for [`Draws::exponential`].

@@ -2,7 +2,7 @@
 
 use crate::simulate::agenda::What;
 use crate::simulate::engine::Engine;
-use crate::simulate::numbers::{For, index, mean_gap_us, mean_us};
+use crate::simulate::numbers::{For, index, mean_gap_ns, mean_us};
 use crate::simulate::scenario::{Load, REQUESTS_MAX};
 
 /// Requests that wait for room among `proxy.max_connections`, as in the kernel's queue; more are
@@ -34,11 +34,12 @@ pub(super) struct Client {
 }
 
 impl Engine<'_> {
-    pub(super) fn plan_arrival(&mut self, last_us: u64) {
+    pub(super) fn plan_arrival(&mut self) {
         let at_us = match &self.scenario.load {
             Load::Rate { per_second, .. } => {
-                let mean_us = mean_gap_us(*per_second);
-                last_us + self.draws.exponential(mean_us, For::Gap, self.came)
+                let mean_ns = mean_gap_ns(*per_second);
+                self.arrival_ns += self.draws.exponential(mean_ns, For::Gap, self.came);
+                self.arrival_ns / 1000
             }
             Load::Log(log) => match usize::try_from(self.came)
                 .ok()
@@ -81,7 +82,7 @@ impl Engine<'_> {
             Load::Clients { .. } => return,
         }
         self.came += 1;
-        self.plan_arrival(self.now_us);
+        self.plan_arrival();
         self.take(call);
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Engine<'a> {
     clients: Vec<Client>,
     /// Requests that have come.
     came: u64,
+    /// When the next one of a load by rate comes: at a high rate a gap has few microseconds.
+    arrival_ns: u64,
     figures: Figures,
 }
 
@@ -85,6 +87,7 @@ pub(super) fn play(scenario: &Scenario, config: &Config) -> Figures {
         backlog: VecDeque::new(),
         clients: vec![client; scenario.load.clients() as usize],
         came: 0,
+        arrival_ns: 0,
         figures: Figures::new(servers.len()),
         servers,
     };
@@ -106,7 +109,7 @@ impl Engine<'_> {
             self.plan_check(place);
         }
         match self.scenario.load {
-            Load::Rate { .. } | Load::Log(_) => self.plan_arrival(0),
+            Load::Rate { .. } | Load::Log(_) => self.plan_arrival(),
             Load::Clients { clients, .. } => {
                 for client in 0..clients {
                     self.let_think(client);
