@@ -26,7 +26,7 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "slow_start",
-        takes: Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 60 * 60)),
+        takes: Takes::DURATION_OR_ZERO,
         default: Fallback::Value(r#""0s""#),
         meaning: "how long a backend that came up, was added or was enabled takes to grow, in tenths, from a tenth of its weight to all of it; not for `hash`, not at the start of the process",
     },

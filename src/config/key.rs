@@ -96,6 +96,10 @@ impl Takes {
     pub(crate) const DURATION: Takes =
         Takes::Duration(Duration::from_millis(1), Duration::from_secs(24 * 60 * 60));
 
+    /// The same or none at all.
+    pub(crate) const DURATION_OR_ZERO: Takes =
+        Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 60 * 60));
+
     /// One of the words for the values of `T`.
     pub(crate) const fn word<T: Choices>() -> Takes {
         Takes::Word(words::<T>)

@@ -75,7 +75,7 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "drain_delay",
-        takes: Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 60 * 60)),
+        takes: Takes::DURATION_OR_ZERO,
         default: Fallback::Value(r#""0s""#),
         meaning: "from the signal to the closing of the listener",
     },

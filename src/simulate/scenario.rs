@@ -4,7 +4,6 @@
 //! Read next: `simulate/engine/mod.rs`, which plays it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::document::{ConfigError, Document, Form, Node, Object, parse_duration};
@@ -49,7 +48,6 @@ const fn other(wanted: &'static str) -> Takes {
 
 const SHARE: &str = "a number from 0 to 1";
 const TIMES: &str = "a number from 0.001 to 1000";
-const FROM_0: Takes = Takes::Duration(Duration::ZERO, Duration::from_secs(24 * 3600));
 const CLIENTS: Takes = Takes::Integer(1, 1_000_000);
 
 const KEYS: &[Key] = &[
@@ -65,7 +63,7 @@ const KEYS: &[Key] = &[
 const LOAD: &[Key] = &[
     key("rate", Takes::Integer(1, 1_000_000), ""),
     key("clients", CLIENTS, ""),
-    key("think", FROM_0, r#""0s""#),
+    key("think", Takes::DURATION_OR_ZERO, r#""0s""#),
     key("log", other("the path of an access log"), ""),
     key("dear", Takes::Object(DEAR), ""),
     key("failing", Takes::Integer(0, 1_000_000), "0"),
@@ -78,7 +76,7 @@ const DEAR: &[Key] = &[
 
 const BACKEND: &[Key] = &[
     key("latency", Takes::Object(LATENCY), "{}"),
-    key("connect", FROM_0, r#""0s""#),
+    key("connect", Takes::DURATION_OR_ZERO, r#""0s""#),
     key("at_once", Takes::Integer(1, 1_000_000), "1000000"),
     key("errors", other(SHARE), "0"),
     key("error_latency", Takes::Object(LATENCY), ""),
@@ -91,7 +89,7 @@ const LATENCY: &[Key] = &[
 ];
 
 const EVENT: &[Key] = &[
-    key("at", FROM_0, ""),
+    key("at", Takes::DURATION_OR_ZERO, ""),
     key("slow", other(TIMES), ""),
     key("down", Takes::Flag, ""),
     key("up", Takes::Flag, ""),
