@@ -17,7 +17,6 @@ use crate::exchange::state::{
 };
 use crate::net::clock::Clock;
 use crate::net::errno::is_our_shortage;
-use crate::pool::Event;
 use crate::pool::trace::Rule;
 
 /// The log's reason when no backend may take a request.
@@ -76,7 +75,7 @@ pub(super) fn fail(
     exchange.record_outcome(row.outcome, cx.clock.now_us());
     let backend = &chosen.place;
     count_failure(backend, &row, cx);
-    tell_failure(exchange, backend, row.outcome, cx);
+    tell_failure(exchange, backend, &row, cx);
     log::debug!(
         "{}: backend {:?}: {failure}",
         client.address,
@@ -85,14 +84,8 @@ pub(super) fn fail(
     let tries = &mut exchange.tries;
     tries.used += u32::from(row.costs_try);
     tries.repeats = row.is_repeated();
-    match row.event {
-        // A request may kill each backend that serves it: only one of them is blamed.
-        Some(event @ (Event::Died | Event::NotHttp)) if !tries.has_blamed => {
-            tries.has_blamed = true;
-            cx.snapshot.pool.report(backend, event, &failure);
-        }
-        Some(event @ Event::ConnectFailed) => cx.snapshot.pool.report(backend, event, &failure),
-        _ => {}
+    if let Some(event) = row.blame(&mut tries.has_blamed) {
+        cx.snapshot.pool.report(backend, event, &failure);
     }
     tries.last_failure = Some(LastFailure {
         failure,

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 
 use rustix::io::Errno;
@@ -95,6 +96,21 @@ impl Row {
     /// sent, unless the connect was not in time.
     pub(crate) fn is_repeated(&self) -> bool {
         self.costs_try && self.outcome != Outcome::ConnectTimedOut
+    }
+
+    /// What the pool hears. A request may kill each backend that serves it: only one of them is
+    /// blamed.
+    pub(crate) fn blame(&self, has_blamed: &mut bool) -> Option<Event> {
+        match self.event {
+            Some(Event::Died | Event::NotHttp) if mem::replace(has_blamed, true) => None,
+            event => event,
+        }
+    }
+
+    /// Whether it says something about the backend: a reused connection may be closed at any time
+    /// (RFC 9112 9.3.1).
+    pub(crate) fn concerns_backend(&self) -> bool {
+        !matches!(self.outcome, Outcome::ReusedEnded | Outcome::OurShortage)
     }
 }
 

@@ -181,10 +181,10 @@ pub(super) fn tell_connected(exchange: &Exchange, backend: &Backend, cx: &Contex
 }
 
 /// Tells the pool of a try that has failed, if that says something about the backend.
-pub(super) fn tell_failure(exchange: &Exchange, backend: &Backend, outcome: Outcome, cx: &Context) {
-    // A reused connection may be closed at any time (RFC 9112 9.3.1).
-    if !matches!(outcome, Outcome::ReusedEnded | Outcome::OurShortage) {
+pub(super) fn tell_failure(exchange: &Exchange, backend: &Backend, row: &Row, cx: &Context) {
+    if row.concerns_backend() {
         let took = between(exchange.timestamps.chosen, cx.clock.now_us());
+        let outcome = row.outcome;
         let failed = Served::Failed { outcome, took };
         cx.snapshot.pool.served(backend, failed);
     }

@@ -15,7 +15,6 @@ use crate::config::Mode;
 use crate::exchange::failure::{Age, Failure, Next, Request};
 use crate::pool::backend::{Backend, InFlight};
 use crate::pool::queue::{Waiter, Waiting};
-use crate::pool::trace::Outcome;
 use crate::pool::{Choice, Event as Sign, Selection, Served, Tried};
 use crate::simulate::agenda::What;
 use crate::simulate::engine::clients::Call;
@@ -294,15 +293,11 @@ impl Engine<'_> {
         request.used += u32::from(row.costs_try);
         request.repeats = row.is_repeated();
         request.failure = Some(row.status);
-        if !matches!(row.outcome, Outcome::ReusedEnded | Outcome::OurShortage) {
+        if row.concerns_backend() {
             let outcome = row.outcome;
             self.pool.served(&backend, Served::Failed { outcome, took });
         }
-        let event = match row.event {
-            Some(Sign::Died | Sign::NotHttp) if request.has_blamed => None,
-            event => event,
-        };
-        request.has_blamed |= matches!(event, Some(Sign::Died | Sign::NotHttp));
+        let event = row.blame(&mut request.has_blamed);
         let place = backend.index;
         if let Some(event) = event {
             self.pool.report(&backend, event, &failure);
