@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use rondo::simulate::Simulation;
 use serde_json::Value;
 
-use crate::support::proxy::run_with_config;
+use crate::support::proxy::{run_with_config, run_with_files};
 use crate::support::run;
 
 const SEEDS: u64 = 100;
@@ -291,14 +291,13 @@ fn a_wrong_scenario_gets_one_line_with_its_place_and_exit_status_2() {
             "config.json:1:1: is no line of rondo's JSON access log; it is written with \"access_log\": \"json\"",
         ),
     ] {
-        let directory = std::env::temp_dir().join(format!("rondo-scenario-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let file = directory.join("scenario.json");
-        fs::write(&file, scenario).unwrap();
-        fs::write(directory.join("config.json"), crate::configuration::ARTICLE).unwrap();
-        let config = directory.join("config.json").to_string_lossy().into_owned();
-        let played = run(&["--simulate", &file.to_string_lossy(), &config]);
-        fs::remove_dir_all(&directory).unwrap();
+        let played = run_with_files(
+            &["--simulate", "scenario.json", "config.json"],
+            &[
+                ("scenario.json", scenario.as_bytes()),
+                ("config.json", crate::configuration::ARTICLE.as_bytes()),
+            ],
+        );
         assert_eq!((played.code, &*played.stdout), (2, ""), "{scenario}");
         assert_eq!(played.stderr.lines().count(), 1, "{}", played.stderr);
         assert!(

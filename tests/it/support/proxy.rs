@@ -525,9 +525,16 @@ pub(crate) fn run(arguments: &[&str]) -> Finished {
 /// Runs the binary on a configuration file with this content.
 #[track_caller]
 pub(crate) fn run_with_config(arguments: &[&str], config: impl AsRef<[u8]>) -> Finished {
+    run_with_files(arguments, &[("config.json", config.as_ref())])
+}
+
+/// Runs the binary where there are these files.
+#[track_caller]
+pub(crate) fn run_with_files(arguments: &[&str], files: &[(&str, &[u8])]) -> Finished {
     let directory = Directory::new();
-    fs::write(directory.0.join("config.json"), config)
-        .expect("the temporary directory takes a file");
+    for (name, content) in files {
+        fs::write(directory.0.join(name), content).expect("the temporary directory takes a file");
+    }
     run_in(&directory.0, arguments)
 }
 
