@@ -78,7 +78,7 @@ impl Log {
             }
         }
         if read.is_empty() {
-            return Err(node.error("has no request that a backend had", ""));
+            return Err(node.error("has no request that went to a backend", ""));
         }
         let mut clients: Vec<IpAddr> = Vec::new();
         for at in sorted(read.iter().map(|(client, _)| bits(*client))) {

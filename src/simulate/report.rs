@@ -82,7 +82,11 @@ impl Report<'_> {
             }
             Load::Clients { clients, think_us } => {
                 let clients = counted(*clients as usize, "client");
-                add(out, &[&clients, ", thinking time ", &time(*think_us)]);
+                let think = time(*think_us);
+                add(
+                    out,
+                    &[&clients, ", each thinking ", &think, " between requests,"],
+                );
                 0
             }
             Load::Log(log) => {
@@ -93,12 +97,12 @@ impl Report<'_> {
         let requests = self.results.first().map_or(0, |(_, it)| it.requests);
         let backends = counted(self.config.backends.len(), "backend");
         let seed = scenario.seed.to_string();
-        let requests = requests.to_string();
+        let requests = counted(usize::try_from(requests).unwrap_or(usize::MAX), "request");
         add(
             out,
             &[" for ", &time(scenario.duration_us), ", seed ", &seed, ": "],
         );
-        add(out, &[&requests, " requests over ", &backends, "\n"]);
+        add(out, &[&requests, " over ", &backends, "\n"]);
         if left_out > 0 {
             let left_out = left_out.to_string();
             add(
@@ -121,7 +125,7 @@ impl Report<'_> {
             left(out, &time(change.at_us), 6);
             let value = thousandths(change.value);
             let [before, value, after] = match change.to {
-                State::Slow if change.value == 1000 => [" takes as long as planned", "", ""],
+                State::Slow if change.value == 1000 => [" takes its usual time again", "", ""],
                 State::Slow => [" takes ", &value, " times as long"],
                 State::Errors => [
                     " fails in ",
@@ -170,7 +174,7 @@ impl Report<'_> {
         }
         out.push_str(
             "\n* the worst of its column. p50 to p99.9: the time to answer of requests that did not fail;\n\
-             repeated: sent to another backend; queue: the longest; moved: clients that changed backend.\n",
+             repeated: sent to another backend; queue: the most that waited; moved: clients that changed backend.\n",
         );
     }
 

@@ -202,9 +202,12 @@ impl Scenario {
             let mut names = config.backends.iter().map(|known| &*known.name);
             let Some(place) = names.position(|known| known == name) else {
                 let names = config.backends.iter().map(|known| &*known.name);
-                let meant = nearest(&name, names).map(|name| format!("did you mean {name:?}?"));
-                let what = "is no backend of the configuration";
-                return Err(key.error(what, meant.unwrap_or_default()));
+                let hint = match (nearest(&name, names), config.backends.first()) {
+                    (Some(name), _) => format!("did you mean {name:?}?"),
+                    (None, Some(first)) => format!("the first of them is {:?}", first.name),
+                    (None, None) => String::new(),
+                };
+                return Err(key.error("is no backend of the configuration", hint));
             };
             servers[place] = server(&value, duration_us, is_log)?;
         }
@@ -347,8 +350,11 @@ fn methods(top: &Object<'_>, config: &Config) -> Result<Vec<Method>, ConfigError
         }
         return Ok(methods);
     };
+    let Some(list) = node.list() else {
+        return Err(node.not(&top.wanted("methods")));
+    };
     let wanted = Takes::word::<Method>().wanted();
-    for node in node.list().unwrap_or_default() {
+    for node in list {
         let method = node.word::<Method>(&wanted)?;
         if methods.contains(&method) {
             return Err(node.error("is given twice", "name each method once"));
@@ -356,7 +362,7 @@ fn methods(top: &Object<'_>, config: &Config) -> Result<Vec<Method>, ConfigError
         methods.push(method);
     }
     if methods.is_empty() {
-        return Err(node.not(&top.wanted("methods")));
+        return Err(node.error("is empty", "leave it out for all methods"));
     }
     Ok(methods)
 }

@@ -255,6 +255,18 @@ fn a_wrong_scenario_gets_one_line_with_its_place_and_exit_status_2() {
             ":1:49: methods[1] is given twice; name each method once",
         ),
         (
+            "{\"load\": {\"rate\": 1}, \"methods\": []}",
+            ":1:34: methods is empty; leave it out for all methods",
+        ),
+        (
+            "{\"load\": {\"rate\": 1}, \"methods\": \"fastest\"}",
+            ":1:34: methods is \"fastest\"; must be a list of methods, each once",
+        ),
+        (
+            "{\"load\": {\"rate\": 1}, \"backends\": {\"x\": {}}}",
+            ":1:36: backends.x is no backend of the configuration; the first of them is \"localhost:8081\"",
+        ),
+        (
             "{\"load\": {\"rate\": 1}, \"backends\": {\"localhost:808\": {}}}",
             ":1:36: backends[\"localhost:808\"] is no backend of the configuration; did you mean \"localhost:8081\"?",
         ),
