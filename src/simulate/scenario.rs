@@ -10,7 +10,7 @@ use crate::config::document::{ConfigError, Document, Form, Node, Object, parse_d
 use crate::config::key::{Fallback, Key, Takes};
 use crate::pool::settings::{BackendSettings, Choices as _, HashSettings, Method};
 use crate::simulate::access_log::Log;
-use crate::simulate::numbers::{Latency, MILLION, index, us};
+use crate::simulate::numbers::{LONGEST_US, Latency, MILLION, index, us};
 use crate::text::json::Writer;
 use crate::text::words::nearest;
 
@@ -25,6 +25,9 @@ const SCENARIO: Form = Form {
 
 /// Requests of one scenario.
 pub(super) const REQUESTS_MAX: u64 = 100_000_000;
+
+/// How long a log may go on, in microseconds: meanwhile the backends are checked.
+const LOG_LONGEST_US: u64 = 31 * LONGEST_US;
 
 /// Requests in a second that the default scenario has for each backend, and for all of them.
 const DEFAULT_RATE: [u64; 2] = [100, 20_000];
@@ -183,6 +186,12 @@ impl Scenario {
             let end_us = log.calls.last().map_or(0, |call| call.at_us) + 1;
             if top.given("duration").is_none() || duration_us > end_us {
                 duration_us = end_us;
+            }
+            if duration_us > LOG_LONGEST_US {
+                return Err(section.value("log")?.error(
+                    "goes on for more than 31 days",
+                    "set \"duration\" to play its beginning",
+                ));
             }
         }
         if let Load::Rate { per_second, .. } = load

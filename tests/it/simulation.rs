@@ -190,6 +190,51 @@ fn the_output_is_the_one_that_was_written_down() {
     assert!(played.stdout.lines().all(|line| line.len() <= 100));
 }
 
+#[test]
+fn a_log_is_played_if_it_has_a_request_and_comes_to_an_end() {
+    let line = |time: &str| {
+        format!(
+            "{{\"time\":\"{time}\",\"client\":\"::1\",\"total_ms\":5.007,\"backend_ms\":4.5}}\n"
+        )
+    };
+    let [one, later, much_later] =
+        ["2026-07-27", "2026-08-26", "9999-08-26"].map(|day| line(&format!("{day}T10:00:00.123Z")));
+    for (log, duration, expected) in [
+        (one.clone(), "", Ok("1 request over 4 backends")),
+        (one.clone() + &later, "", Ok("2 requests over 4 backends")),
+        (
+            one.clone() + &much_later,
+            "",
+            Err("load.log goes on for more than 31 days; set \"duration\" to play its beginning"),
+        ),
+        (
+            one + &much_later,
+            ", \"duration\": \"24h\"",
+            Ok("1 request over 4 backends"),
+        ),
+        (
+            String::new(),
+            "",
+            Err("load.log has no request that went to a backend"),
+        ),
+    ] {
+        let scenario = format!("{{\"load\": {{\"log\": \"access.log\"}}{duration}}}");
+        let played = run_with_files(
+            &["--simulate", "scenario.json"],
+            &[
+                ("scenario.json", scenario.as_bytes()),
+                ("access.log", log.as_bytes()),
+            ],
+        );
+        let (code, output, text) = match expected {
+            Ok(text) => (0, &played.stdout, text),
+            Err(text) => (2, &played.stderr, text),
+        };
+        assert_eq!(played.code, code, "{played:?}");
+        assert!(output.contains(text), "{played:?}");
+    }
+}
+
 const TWO: &str = r#"{"proxy":{"port":1},"backends":["#;
 
 #[test]
