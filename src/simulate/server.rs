@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::simulate::checks::Schedule;
-use crate::simulate::numbers::{Draws, For, MILLION};
+use crate::simulate::numbers::{Draws, For, LONGEST_US, MILLION};
 use crate::simulate::scenario::{Change, ServerPlan, State};
 
 /// A server.
@@ -83,7 +83,7 @@ impl<'a> Server<'a> {
             None => (work.logged_us, 1000),
         };
         // Both factors are at most a thousand.
-        let us = us * times / 1000 * self.slow / 1000;
+        let us = (us * times / 1000).min(LONGEST_US) * self.slow / 1000;
         (us.max(1), if fails { 500 } else { 200 })
     }
 
