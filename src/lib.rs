@@ -3,7 +3,7 @@
 //!
 //! # The core in an evening
 //!
-//! These files carry a request, in the order in which to read them: about 7,500 lines with their
+//! These files carry a request, in the order in which to read them: about 7,100 lines with their
 //! comments and without their tests. Each names the next one at its head; the other files are
 //! edges, to be read when needed.
 //!

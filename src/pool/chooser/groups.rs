@@ -1,8 +1,9 @@
 //! A set of backends in groups of equal weight, for the methods that need no turns: in a group no
 //! order, or that of a heap.
 
+use crate::pool::chooser::Seat;
 use crate::pool::chooser::loads::By;
-use crate::pool::chooser::{Rooms, Seat};
+use crate::pool::chooser::room::Rooms;
 
 /// The groups of one set.
 #[derive(Debug, Default)]

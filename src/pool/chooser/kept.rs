@@ -1,12 +1,15 @@
-//! What a chooser leaves to the next one of each backend: written when another pool takes over,
-//! under their lock.
+//! How a chooser goes on where that of another pool stops, and what this leaves of each backend:
+//! written when another pool takes over, under their lock.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::net::atomic::AtomicU64;
-use crate::pool::chooser::Seat;
 use crate::pool::chooser::fastest::Times;
+use crate::pool::chooser::{Chooser, Seat};
 use crate::pool::state::NEVER;
+use crate::pool::trace::{CANDIDATES_MAX, Candidate, Verdict};
+use crate::pool::trust::FULL;
 
 #[derive(Debug)]
 pub(in crate::pool) struct Kept {
@@ -98,5 +101,91 @@ impl Kept {
         was_in
             .eq([epoch, set, weight])
             .then(|| self.quota.load(Relaxed))
+    }
+}
+
+impl Chooser {
+    /// Goes on where the chooser of another pool stops. Where a set is the same, its period goes
+    /// on.
+    pub(in crate::pool) fn take_over(&mut self, before: &mut Chooser) {
+        self.epoch = before.epoch.wrapping_add(1);
+        self.choices = before.choices;
+        // What has grown by the old settings has grown.
+        before.look_at_due();
+        // At the start of the process none grows.
+        let is_first = before.backends.is_empty();
+        let counts = std::mem::take(&mut before.counts);
+        before.end(self.epoch);
+        self.fastest.take_over(&before.fastest);
+        for (turns, before) in self.turns.iter_mut().zip(&before.turns) {
+            turns.follow(before);
+        }
+        let mut is_same = [true; 4];
+        for (place, backend) in (0..).zip(&*Arc::clone(&self.backends)) {
+            let kept = &backend.state.kept;
+            let is_new = !is_first && !kept.was_there(self.epoch);
+            let seat = &mut self.seats[place as usize];
+            kept.seat(place, seat);
+            if let Some(times) = self.fastest.times(place as usize) {
+                *times = kept.times();
+            }
+            // What comes up while it is looked at must be told.
+            backend.state.tell_ends(self.hears_ends);
+            self.candidates.extend(
+                (self.backends.len() <= CANDIDATES_MAX).then_some(Candidate {
+                    backend: backend.id,
+                    verdict: Verdict::Disabled,
+                }),
+            );
+            self.stand[Verdict::Disabled as usize] += 1;
+            let (tier, group) = self.look(place, is_new);
+            if let Some(turns) = self.turns.get_mut(tier as usize) {
+                let seat = &mut self.seats[place as usize];
+                (seat.tier, seat.group) = (tier, group);
+                let weight = backend.settings.weight * (FULL - group / self.weights);
+                let quota = kept.quota_in(self.epoch, tier as u32, weight);
+                is_same[tier as usize] &= quota.is_some();
+                turns.set_quota_left(seat, quota);
+                self.join(place);
+            }
+        }
+        for set in 0..4 {
+            self.turns[set].go_on(is_same[set] && counts[set] == self.counts[set]);
+        }
+        self.answers.forget();
+        self.relieve();
+    }
+
+    /// Keeps what another chooser is to know of each backend, and empties the sets.
+    #[inline(never)]
+    fn end(&mut self, epoch: u32) {
+        for turns in &mut self.turns {
+            turns.end(&mut self.seats);
+        }
+        for groups in &mut self.groups {
+            groups.clear();
+        }
+        self.loads = [0; 2];
+        self.fastest.clear();
+        for (place, (seat, backend)) in self.seats.iter_mut().zip(&*self.backends).enumerate() {
+            let turns = self.turns.get(seat.tier as usize);
+            let quota = turns.and_then(|turns| turns.quota_left(seat));
+            let kept = &backend.state.kept;
+            let weight = backend.settings.weight * (FULL - seat.group / self.weights);
+            kept.keep(seat, quota, [epoch, seat.tier as u32, weight]);
+            if let Some(times) = self.fastest.times(place) {
+                kept.keep_times(*times);
+            }
+            backend.state.tell_ends(false);
+            *seat = Seat::new(seat.weight);
+        }
+        self.full = [0; 4];
+        (self.fit, self.out) = ([0; 2], [0; 2]);
+        self.back.clear();
+        self.healthy = 0;
+        self.waiting.clear();
+        self.next_due_ms = NEVER;
+        self.candidates.clear();
+        self.stand = [0; Verdict::COUNT];
     }
 }

@@ -10,12 +10,10 @@
 //! however many backends there are. An answer holds as long as its backend is in the set and no
 //! other has joined: a backend that leaves moves its own clients only.
 //!
-//! With [`Bound`] a backend takes no more than a multiple of its share of what is in flight. The
-//! answer is looked up as without; only when that backend is at its bound, one more run finds the
-//! best score among those that are not. One is always below: together the bounds allow for more
-//! than is in flight.
+//! Read next: `pool/chooser/bound.rs`, bounded loads.
 
 use crate::pool::chooser::Seat;
+use crate::pool::chooser::bound::Bound;
 use crate::pool::chooser::groups::{Group, Groups};
 use crate::pool::hash::{before_last_step, log2, mix};
 
@@ -101,34 +99,6 @@ impl Answers {
             place,
         };
         place
-    }
-}
-
-/// How many exchanges each member of a set may have by hash.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::pool) struct Bound {
-    percent: u64,
-    /// In flight in the set, with the one that is to be placed.
-    load: u64,
-    /// The weight of the set.
-    total: u64,
-}
-
-impl Bound {
-    /// For one more exchange in a set of this weight that has so many.
-    pub(in crate::pool) fn of(percent: u32, load: u64, total: u64) -> Bound {
-        Bound {
-            percent: percent.into(),
-            load: load + 1,
-            total,
-        }
-    }
-
-    /// Whether a member of this weight with so many exchanges may take one more: whether with it,
-    /// it has at most `percent / 100 * load * weight / total`, rounded up.
-    pub(in crate::pool) fn allows(self, load: u32, weight: u32) -> bool {
-        // Bits: 20 by 7 by 28, for a million exchanges and ten thousand of the heaviest; 10 by 21 by 14.
-        u64::from(load) * 100 * self.total < self.percent * self.load * u64::from(weight)
     }
 }
 

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::net::lock::lock;
 use crate::pool::backend::InFlight;
+use crate::pool::chooser::*;
 use crate::pool::hash::{log2, mix};
 use crate::pool::persist;
 use crate::pool::settings::{BackendSettings, BalanceSettings, HashKey, HashSettings, Kind};
 use crate::pool::state::Operator;
 use crate::pool::tests::{backends, balance, down, health, hits, selection, tried, up};
 use crate::pool::time::Sources;
+use crate::pool::trace::Decision;
 use crate::pool::{Choice, Pool, Selection, Served};
 
 const METHODS: [Method; 5] = [

@@ -23,7 +23,8 @@
 
 use std::collections::VecDeque;
 
-use crate::pool::chooser::{Rooms, Seat};
+use crate::pool::chooser::room::Rooms;
+use crate::pool::chooser::{Chooser, Seat};
 
 /// A turn, in the unit of credits.
 const ONE: i64 = 1 << 32;
@@ -160,7 +161,7 @@ impl Turns {
     }
 
     /// What a member has earned beside its credit.
-    pub(in crate::pool) fn earned(&self, seat: &Seat) -> i64 {
+    fn earned(&self, seat: &Seat) -> i64 {
         let queue = self.queues.get(seat.group as usize);
         queue.map_or(0, |queue| self.earned.of_weight(queue.weight))
     }
@@ -317,6 +318,19 @@ impl Turns {
         for queue in &mut self.queues[..live] {
             queue.quota = queue.weight / common.max(1);
         }
+    }
+}
+
+impl Chooser {
+    /// How many turns a backend is away from its due, in millionths.
+    pub(in crate::pool) fn turns_off(&self, place: usize) -> u64 {
+        let seat = &self.seats[place];
+        let turns = self.turns.get(seat.tier as usize);
+        let credit = seat
+            .credit
+            .wrapping_add(turns.map_or(0, |turns| turns.earned(seat)));
+        let millionths = (u128::from(credit.unsigned_abs()) * 1_000_000 + (1 << 31)) >> 32;
+        u64::try_from(millionths).unwrap_or(u64::MAX)
     }
 }
 
