@@ -56,10 +56,7 @@ proptest! {
     fn fastest_chooses_what_a_walk_over_all_expected_times_would(
         kinds in list(), changes in changes(), times in prop::collection::vec((0..3000u64, 1..50_000u32), 200)
     ) {
-        let mut settings: Vec<BackendSettings> = backends(kinds.len());
-        for (backend, &(weight, backup, max_connections)) in settings.iter_mut().zip(&kinds) {
-            *backend = BackendSettings { weight, backup, max_connections, ..backend.clone() };
-        }
+        let mut settings = settings(&kinds);
         let (sources, now_us) = Sources::set(1);
         let balance = balance(Method::Fastest);
         let mut pool = Pool::with_sources(sources, settings.clone(), &balance, &health(Kind::Tcp));
@@ -75,11 +72,7 @@ proptest! {
             let (chosen, mask) = match *change {
                 Change::Down(at) => { down(&pool, at % count); continue }
                 Change::Up(at) => { up(&pool, at % count); continue }
-                Change::Operator(at, which) => {
-                    let all = [Operator::Enabled, Operator::Draining, Operator::Disabled];
-                    pool.backends()[at % count].set_operator(all[usize::from(which)]);
-                    continue
-                }
+                Change::Operator(at, which) => { decide(&pool, at % count, which); continue }
                 Change::End(number) => {
                     for ended in held.drain(..number.min(held.len())) {
                         let ended: InFlight = ended;
@@ -90,10 +83,7 @@ proptest! {
                     continue
                 }
                 Change::Publish(by) => {
-                    let weights: Vec<u32> = settings.iter().map(|one| one.weight).collect();
-                    for (place, one) in settings.iter_mut().enumerate() {
-                        one.weight = weights[(place + by) % count];
-                    }
+                    turn_weights(&mut settings, by);
                     pool = Pool::following(Some(&pool), settings.clone(), &balance, &health(Kind::Tcp));
                     for known in &mut known {
                         known.is_awaited = false;
@@ -104,7 +94,7 @@ proptest! {
                 Change::Turns(number) => (number, 0),
             };
             for _ in 0..chosen {
-                let before: Vec<usize> = (0..count).filter(|place| *place < 16 && mask >> place & 1 == 1).collect();
+                let before = marked(mask, count);
                 let may = eligible(&pool, &before);
                 let of = |place: usize| known[place].expects(&pool.backends()[place], now_ms);
                 let expected: Vec<(u32, f64)> = (0..count).map(of).collect();

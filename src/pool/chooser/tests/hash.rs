@@ -1,7 +1,5 @@
 //! `hash`: its answers, and its bounds.
 
-use std::collections::VecDeque;
-
 use crate::pool::chooser::tests::*;
 use crate::pool::settings::{HashKey, HashSettings};
 use crate::pool::trace::Decision;
@@ -51,20 +49,16 @@ proptest! {
     fn no_backend_is_sent_more_than_its_bound_and_the_next_in_order_takes_it(
         kinds in list(), changes in changes(), percent in 101..1001u32
     ) {
-        let mut settings: Vec<BackendSettings> = backends(kinds.len());
-        for (backend, &(weight, backup, max_connections)) in settings.iter_mut().zip(&kinds) {
-            *backend = BackendSettings { weight, backup, max_connections, ..backend.clone() };
-        }
+        let settings = settings(&kinds);
         let balance = by_path(Some(percent));
-        let mut pool = Pool::new(settings.clone(), &balance, &health(Kind::Tcp));
+        let pool = Pool::new(settings.clone(), &balance, &health(Kind::Tcp));
         let count = kinds.len();
-        let mut held = VecDeque::new();
         let mut number = 0;
-        let mut choose = |pool: &Pool, mask: u16| {
+        let choose = |pool: &Pool, mask: u16| {
             // Few keys, one of them often.
             number = (number + 1) % 16;
             let key = (number / 8 * number).to_string();
-            let before: Vec<usize> = (0..count).filter(|place| *place < 16 && mask >> place & 1 == 1).collect();
+            let before = marked(mask, count);
             let may = eligible(pool, &before);
             let expected = (!may.is_empty())
                 .then(|| highest_below_bound(pool, &may, percent, persist::request_key(key.as_bytes())));
@@ -75,30 +69,7 @@ proptest! {
             }
             Ok(chosen)
         };
-        for change in &changes {
-            match *change {
-                Change::Down(at) => down(&pool, at % count),
-                Change::Up(at) => up(&pool, at % count),
-                Change::Operator(at, which) => {
-                    let all = [Operator::Enabled, Operator::Draining, Operator::Disabled];
-                    pool.backends()[at % count].set_operator(all[usize::from(which)]);
-                }
-                Change::Hold(number, mask) => for _ in 0..number {
-                    held.extend(choose(&pool, mask)?);
-                },
-                Change::End(number) => drop(held.drain(..number.min(held.len()))),
-                Change::Turns(number) => for _ in 0..number {
-                    drop(choose(&pool, 0)?);
-                },
-                Change::Publish(by) => {
-                    let weights: Vec<u32> = settings.iter().map(|one| one.weight).collect();
-                    for (place, one) in settings.iter_mut().enumerate() {
-                        one.weight = weights[(place + by) % count];
-                    }
-                    pool = Pool::following(Some(&pool), settings.clone(), &balance, &health(Kind::Tcp));
-                }
-            }
-        }
+        play(pool, settings, &balance, &changes, choose)?;
     }
 
     #[test]

@@ -159,6 +159,75 @@ fn list() -> impl Strategy<Value = Vec<(u32, bool, Option<usize>)>> {
     prop::collection::vec(one, 1..24)
 }
 
+/// Backends of these weights, backups or not, with these limits.
+fn settings(kinds: &[(u32, bool, Option<usize>)]) -> Vec<BackendSettings> {
+    let with = |(backend, &(weight, backup, max_connections))| BackendSettings {
+        weight,
+        backup,
+        max_connections,
+        ..backend
+    };
+    backends(kinds.len())
+        .into_iter()
+        .zip(kinds)
+        .map(with)
+        .collect()
+}
+
+/// Those of the first 16 places that a mask has a bit for.
+fn marked(mask: u16, count: usize) -> Vec<usize> {
+    let is_marked = |&place: &usize| mask >> place & 1 == 1;
+    (0..count.min(16)).filter(is_marked).collect()
+}
+
+/// Their weights turn by so many places.
+fn turn_weights(settings: &mut [BackendSettings], by: usize) {
+    let weights: Vec<u32> = settings.iter().map(|one| one.weight).collect();
+    for (place, one) in settings.iter_mut().enumerate() {
+        one.weight = weights[(place + by) % weights.len()];
+    }
+}
+
+fn decide(pool: &Pool, place: usize, which: u8) {
+    let all = [Operator::Enabled, Operator::Draining, Operator::Disabled];
+    pool.backends()[place].set_operator(all[usize::from(which)]);
+}
+
+/// Lets these changes befall a pool; `choose` sends a request that has tried the backends of a mask.
+fn play(
+    mut pool: Pool,
+    mut settings: Vec<BackendSettings>,
+    balance: &BalanceSettings,
+    changes: &[Change],
+    mut choose: impl FnMut(&Pool, u16) -> Result<Option<InFlight>, TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let count = settings.len();
+    let mut held = VecDeque::new();
+    for change in changes {
+        match *change {
+            Change::Down(at) => down(&pool, at % count),
+            Change::Up(at) => up(&pool, at % count),
+            Change::Operator(at, which) => decide(&pool, at % count, which),
+            Change::Hold(number, mask) => {
+                for _ in 0..number {
+                    held.extend(choose(&pool, mask)?);
+                }
+            }
+            Change::End(number) => drop(held.drain(..number.min(held.len()))),
+            Change::Turns(number) => {
+                for _ in 0..number {
+                    drop(choose(&pool, 0)?);
+                }
+            }
+            Change::Publish(by) => {
+                turn_weights(&mut settings, by);
+                pool = Pool::following(Some(&pool), settings.clone(), balance, &health(Kind::Tcp));
+            }
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -167,17 +236,13 @@ proptest! {
         kinds in list(), changes in changes(), method in 0..5usize
     ) {
         let method = METHODS[method];
-        let mut settings: Vec<BackendSettings> = backends(kinds.len());
-        for (backend, &(weight, backup, max_connections)) in settings.iter_mut().zip(&kinds) {
-            *backend = BackendSettings { weight, backup, max_connections, ..backend.clone() };
-        }
-        let mut pool = Pool::new(settings.clone(), &balance(method), &health(Kind::Tcp));
+        let settings = settings(&kinds);
+        let pool = Pool::new(settings.clone(), &balance(method), &health(Kind::Tcp));
         let count = kinds.len();
-        let mut held = VecDeque::new();
         let mut client = 0;
-        let mut choose = |pool: &Pool, mask: u16| {
+        let choose = |pool: &Pool, mask: u16| {
             client = (client + 1) % 40;
-            let before: Vec<usize> = (0..count).filter(|place| *place < 16 && mask >> place & 1 == 1).collect();
+            let before = marked(mask, count);
             let may = eligible(pool, &before);
             let least: Vec<bool> = (0..count).map(|place| is_least_loaded(pool, &may, place)).collect();
             let chosen = take(pool, &before, client);
@@ -195,32 +260,8 @@ proptest! {
             }
             Ok(Some(chosen))
         };
-        for change in &changes {
-            match *change {
-                Change::Down(at) => down(&pool, at % count),
-                Change::Up(at) => up(&pool, at % count),
-                Change::Operator(at, which) => {
-                    let all = [Operator::Enabled, Operator::Draining, Operator::Disabled];
-                    pool.backends()[at % count].set_operator(all[usize::from(which)]);
-                }
-                Change::Hold(number, mask) => for _ in 0..number {
-                    held.extend(choose(&pool, mask)?);
-                },
-                Change::End(number) => drop(held.drain(..number.min(held.len()))),
-                Change::Turns(number) => for _ in 0..number {
-                    drop(choose(&pool, 0)?);
-                },
-                Change::Publish(by) => {
-                    let weights: Vec<u32> = settings.iter().map(|one| one.weight).collect();
-                    for (place, one) in settings.iter_mut().enumerate() {
-                        one.weight = weights[(place + by) % count];
-                    }
-                    pool = Pool::following(Some(&pool), settings.clone(), &balance(method), &health(Kind::Tcp));
-                }
-            }
-        }
+        play(pool, settings, &balance(method), &changes, choose)?;
     }
-
 }
 
 /// Sends `requests` with `held` exchanges in flight at once, the oldest ending first.

@@ -49,10 +49,7 @@ proptest! {
         weights in prop::collection::vec(1..10u32, 1..8), events in events()
     ) {
         let count = weights.len();
-        let mut list = backends(count);
-        for (backend, &weight) in list.iter_mut().zip(&weights) {
-            backend.weight = weight;
-        }
+        let list = weighted(&weights);
         let (sources, now_us) = Sources::set(1);
         let mut slow_start_ms = 1000;
         let settings = |slow_start_ms| BalanceSettings {
