@@ -435,17 +435,12 @@ impl Pool {
             Err(_) if chooser.any_tried(tried) => return Err(Choice::Exhausted),
             Err(_) => return Err(Choice::Unavailable),
         };
-        let rule = if rule == Rule::FailOpen {
-            rule
-        } else if let Some(at_bound) = chooser.take_at_bound() {
+        if rule == Rule::NextByHash {
             self.shared.sent_on.fetch_add(1, Ordering::Relaxed);
             if let Some(decision) = record {
-                chooser.record_bound(&at_bound, tried, decision);
+                chooser.record_bound(tried, decision);
             }
-            Rule::NextByHash
-        } else {
-            rule
-        };
+        }
         Ok(Picked {
             index,
             rule,

@@ -55,7 +55,6 @@ impl Chooser {
         let Some(percent) = self.load_percent_max else {
             return first;
         };
-        self.at_bound = None;
         let groups = &self.groups[tier as usize];
         let bound = Bound::of(percent, self.loads[tier as usize], groups.total);
         let seat = &self.seats[first as usize];
@@ -70,19 +69,12 @@ impl Chooser {
         highest_score(groups, key, Some((bound, &self.seats)))
     }
 
-    /// Why the last choice was not the first by hash, once.
-    pub(in crate::pool) fn take_at_bound(&mut self) -> Option<AtBound> {
-        self.at_bound.take()
-    }
-
-    /// Records which backends were at their bounds.
+    /// Records which backends were at their bounds when the last choice took the next by hash.
     #[cold]
-    pub(in crate::pool) fn record_bound(
-        &self,
-        why: &AtBound,
-        tried: &Tried,
-        decision: &mut Decision,
-    ) {
+    pub(in crate::pool) fn record_bound(&self, tried: &Tried, decision: &mut Decision) {
+        let Some(why) = &self.at_bound else {
+            return;
+        };
         self.show(why.first as usize, decision);
         decision.passed_over(self.backends[why.first as usize].id, Verdict::AtBound);
         // Without candidates of its own it is one of many: the others are counted as they stand.

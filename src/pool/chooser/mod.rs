@@ -73,7 +73,7 @@ pub(in crate::pool) struct Chooser {
     answers: Answers,
     /// For `hash` with bounded loads.
     load_percent_max: Option<u32>,
-    /// Set by a choice whose first answer was at its bound.
+    /// Of the last choice whose first answer was at its bound.
     at_bound: Option<AtBound>,
     /// The chooser hears of each exchange that ends.
     hears_ends: bool,
@@ -186,7 +186,7 @@ impl Chooser {
     }
 
     /// The choice among the backends that were not tried, and why.
-    #[inline]
+    #[inline(always)]
     pub(in crate::pool) fn pick(
         &mut self,
         tried: &Tried,
@@ -194,8 +194,20 @@ impl Chooser {
         key: u64,
     ) -> Result<(usize, Rule), Lack> {
         if tried.is_empty() {
-            return self.pick_present(false, random, key);
+            self.pick_present(false, random, key)
+        } else {
+            self.pick_again(tried, random, key)
         }
+    }
+
+    /// The same for a request that has tried some.
+    #[inline(never)]
+    fn pick_again(
+        &mut self,
+        tried: &Tried,
+        random: &mut Random,
+        key: u64,
+    ) -> Result<(usize, Rule), Lack> {
         self.without(tried, Chooser::leave, usize::wrapping_sub);
         let picked = self.pick_present(true, random, key);
         self.without(tried, Chooser::join, usize::wrapping_add);
@@ -276,7 +288,11 @@ impl Chooser {
                 } else {
                     self.answers.of(key, groups, is_member)
                 };
-                self.below_bound(first, tier, key)
+                let place = self.below_bound(first, tier, key);
+                if place != first {
+                    rule = Rule::NextByHash;
+                }
+                place
             }
         };
         #[cfg(test)]
@@ -314,15 +330,15 @@ impl Chooser {
         }
         let is_full = backend.is_full();
         let place = u32::try_from(place).unwrap_or(u32::MAX);
-        if self.is_by_load() {
-            self.choices += 1;
-            self.seats[place as usize].last = self.choices;
+        if self.hears_ends {
+            if self.is_by_load() {
+                self.choices += 1;
+                self.seats[place as usize].last = self.choices;
+            }
             if self.method == Method::Fastest {
                 let now_ms = self.standing.now_ms();
                 self.fastest.took(place, &mut self.seats, now_ms);
             }
-        }
-        if self.hears_ends {
             self.weigh(place);
         }
         if is_trial || is_full {
