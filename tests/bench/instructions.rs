@@ -15,7 +15,7 @@ use rondo::http::{
 };
 use rondo::pool::settings::{BackendSettings, BackendUrl, Host};
 use rondo::pool::settings::{BalanceSettings, HashKey, HashSettings, Method};
-use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind, StatusRanges};
+use rondo::pool::settings::{HealthCheckSettings, HttpCheck, Kind};
 use rondo::pool::trace::Decision;
 use rondo::pool::{Choice, Event, Pool, Selection, Served, Tried};
 use std::hint::black_box;
@@ -322,11 +322,7 @@ fn pool_of(size: usize, method: Method, hash: HashSettings) -> Pool {
     };
     let health = HealthCheckSettings {
         kind: Kind::Tcp,
-        http: HttpCheck {
-            path: "/".to_owned(),
-            status: StatusRanges(vec![200..=399]),
-            ..HttpCheck::default()
-        },
+        http: HttpCheck::default(),
         port: None,
         interval: Duration::from_secs(60),
         down_interval: Duration::from_secs(2),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use crate::pool::backend::tests::settings;
-use crate::pool::settings::{HttpCheck, Kind, Persistence, StatusRanges};
+use crate::pool::settings::{HttpCheck, Kind, Persistence};
 use crate::pool::*;
 
 pub(super) const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -24,11 +24,7 @@ pub(super) const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 
 pub(crate) fn health(kind: Kind) -> HealthCheckSettings {
     HealthCheckSettings {
         kind,
-        http: HttpCheck {
-            path: "/".to_owned(),
-            status: StatusRanges(vec![200..=399]),
-            ..HttpCheck::default()
-        },
+        http: HttpCheck::default(),
         port: None,
         interval: Duration::from_secs(60),
         down_interval: Duration::from_secs(3600),
