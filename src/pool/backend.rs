@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::pool::persist::SetCookie;
 use crate::pool::roster::Roster;
 use crate::pool::settings::BackendSettings;
-use crate::pool::state::BackendState;
+use crate::pool::state::{BackendState, Operator};
 
 /// A backend in a pool.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl Backend {
         self.settings
             .max_connections
             .is_some_and(|max| self.in_flight() >= max)
+    }
+
+    /// Whether it serves clients that are bound to it, if it has a free place for them.
+    pub(in crate::pool) fn serves_bound(&self) -> bool {
+        self.is_fit() && self.operator() != Operator::Disabled
     }
 
     /// The value of the `Set-Cookie` field that binds a client to it, for a client that came by

@@ -571,10 +571,7 @@ impl Pool {
     /// Whether the backend to which a client is bound is full; none if it cannot serve at all.
     fn judge_bound(&self, index: usize, tried: &Tried) -> Option<bool> {
         let backend = &self.backends[index];
-        let may_serve = backend.is_healthy()
-            && !backend.ejection.is_out()
-            && backend.operator() != Operator::Disabled
-            && !tried.contains(index);
+        let may_serve = backend.serves_bound() && !tried.contains(index);
         may_serve.then(|| backend.is_full())
     }
 

@@ -22,7 +22,7 @@ use crate::pool::chooser::Chooser;
 use crate::pool::chooser::draws::Random;
 use crate::pool::following::{Shared, State};
 use crate::pool::roster::Tried;
-use crate::pool::state::{BackendId, Operator};
+use crate::pool::state::BackendId;
 use crate::pool::trace::Rule;
 
 /// So many waiting retries are looked at for one free place.
@@ -204,8 +204,7 @@ impl Request {
         let bound = self.bound.and_then(|bound| roster.place(bound));
         let bound = bound.filter(|&bound| {
             let backend = &chooser.backends()[bound];
-            let is_usable = backend.is_healthy() && backend.operator() != Operator::Disabled;
-            is_usable && !self.tried.has(backend)
+            backend.serves_bound() && !self.tried.has(backend)
         });
         if let Some(bound) = bound
             && !chooser.backends()[bound].is_full()

@@ -3,7 +3,6 @@
 //!
 //! Full backends count: they take requests again a moment later.
 
-use crate::pool::backend::Backend;
 use crate::pool::moved::rounded;
 use crate::pool::settings::BackendSettings;
 use crate::pool::state::Operator;
@@ -20,8 +19,7 @@ impl Pool {
         let stands = self.backends.iter().map(|backend| {
             let operator = backend.operator();
             let trust = self.trust(backend);
-            let is_fit = backend.is_healthy() && !backend.ejection.is_out();
-            stand(&backend.settings, trust, is_fit, operator)
+            stand(&backend.settings, trust, backend.is_fit(), operator)
         });
         shares(stands.collect())
     }
@@ -42,23 +40,17 @@ impl Pool {
             let operator = decision(&settings.name)
                 .or_else(|| unchanged.map(|known| known.operator()))
                 .unwrap_or_else(|| Operator::of(settings));
-            let is_fit = |known: &Backend| known.is_healthy() && !known.ejection.is_out();
-            let is_healthy = known.is_none_or(is_fit);
+            let is_fit = known.is_none_or(|known| known.is_fit());
             let trust = known.map_or(FULL, |known| self.trust(known));
-            stand(settings, trust, is_healthy, operator)
+            stand(settings, trust, is_fit, operator)
         });
         shares(stands.collect())
     }
 }
 
 /// The group of a backend, and its weight there.
-fn stand(
-    settings: &BackendSettings,
-    trust: u32,
-    is_healthy: bool,
-    operator: Operator,
-) -> (Tier, u64) {
-    let tier = match (is_healthy, settings.backup) {
+fn stand(settings: &BackendSettings, trust: u32, is_fit: bool, operator: Operator) -> (Tier, u64) {
+    let tier = match (is_fit, settings.backup) {
         _ if operator != Operator::Enabled || settings.weight == 0 => Tier::Empty,
         (true, false) => Tier::Healthy,
         (true, true) => Tier::HealthyBackup,
@@ -66,7 +58,7 @@ fn stand(
         (false, true) => Tier::UnhealthyBackup,
     };
     // Those that are down have turns by their whole weight.
-    let tenths = if is_healthy { trust } else { FULL };
+    let tenths = if is_fit { trust } else { FULL };
     (tier, u64::from(settings.weight * tenths))
 }
 

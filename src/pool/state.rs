@@ -231,6 +231,11 @@ impl BackendState {
         self.health().is_up()
     }
 
+    /// Whether it is up and not ejected.
+    pub(in crate::pool) fn is_fit(&self) -> bool {
+        self.is_healthy() && !self.ejection.is_out()
+    }
+
     pub(in crate::pool) fn health(&self) -> Health {
         read(&self.health).health
     }
