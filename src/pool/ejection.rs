@@ -26,10 +26,11 @@ const TIMES_MAX: u64 = 10;
 pub(crate) struct Ejection {
     /// Bad exchanges in a row.
     bad: AtomicU32,
-    /// When the last ejection ends or has ended; 0: there was none that counts.
+    /// When it ends; 0: there is none.
     until_ms: AtomicU64,
-    /// How long that was to last, and how many in a row were before it.
-    lasts_ms: AtomicU64,
+    /// Another one before this moment is the next in a row, and how many in the row were before the
+    /// last.
+    row_until_ms: AtomicU64,
     before: AtomicU32,
     /// Whether the chooser has it out.
     is_out: AtomicBool,
@@ -43,7 +44,7 @@ impl Ejection {
         Ejection {
             bad: AtomicU32::new(0),
             until_ms: AtomicU64::new(0),
-            lasts_ms: AtomicU64::new(0),
+            row_until_ms: AtomicU64::new(0),
             before: AtomicU32::new(0),
             is_out: AtomicBool::new(false),
             since: Mutex::new(since),
@@ -64,7 +65,7 @@ impl Ejection {
         self.bad.fetch_add(1, Relaxed).saturating_add(1)
     }
 
-    /// When it is back; 0 or a moment that is past: it is not ejected.
+    /// When it is back; 0: there is no ejection.
     pub(in crate::pool) fn until_ms(&self) -> u64 {
         self.until_ms.load(Relaxed)
     }
@@ -72,9 +73,7 @@ impl Ejection {
     /// Begins, and returns how long it lasts.
     pub(in crate::pool) fn begin(&self, now_ms: u64, rules: &EjectionSettings, why: Since) -> u64 {
         let time_ms = u64::try_from(rules.time.as_millis()).unwrap_or(u64::MAX);
-        let (ended_ms, lasted_ms) = (self.until_ms(), self.lasts_ms.load(Relaxed));
-        let is_next = lasted_ms > 0 && now_ms < ended_ms + lasted_ms;
-        let before = if is_next {
+        let before = if now_ms < self.row_until_ms.load(Relaxed) {
             self.before.load(Relaxed) + 1
         } else {
             0
@@ -83,8 +82,9 @@ impl Ejection {
             .checked_shl(before)
             .map_or(TIMES_MAX, |times| times.min(TIMES_MAX));
         let lasts_ms = time_ms.saturating_mul(times);
-        self.until_ms.store(now_ms + lasts_ms, Relaxed);
-        self.lasts_ms.store(lasts_ms, Relaxed);
+        let until_ms = now_ms + lasts_ms;
+        self.until_ms.store(until_ms, Relaxed);
+        self.row_until_ms.store(until_ms + lasts_ms, Relaxed);
         self.before.store(before.min(63), Relaxed);
         self.count.fetch_add(1, Relaxed);
         *lock(&self.since) = why;
@@ -93,13 +93,20 @@ impl Ejection {
 
     /// Ends before its time.
     pub(in crate::pool) fn end(&self, now_ms: u64) {
-        self.until_ms.store(now_ms.min(self.until_ms()), Relaxed);
+        let left_ms = self.until_ms().saturating_sub(now_ms);
+        self.row_until_ms.fetch_sub(left_ms, Relaxed);
+        self.finish();
+    }
+
+    /// Its time has passed.
+    pub(in crate::pool) fn finish(&self) {
+        self.until_ms.store(0, Relaxed);
     }
 
     /// Ends, and begins no row: the operator has enabled the backend.
     pub(in crate::pool) fn pardon(&self) {
-        self.until_ms.store(0, Relaxed);
-        self.lasts_ms.store(0, Relaxed);
+        self.finish();
+        self.row_until_ms.store(0, Relaxed);
         self.bad.store(0, Relaxed);
     }
 
@@ -110,12 +117,17 @@ impl Ejection {
         self.bad.store(0, Relaxed);
     }
 
+    /// It takes requests again, for people to read.
+    pub(in crate::pool) fn note_back(&self) {
+        *lock(&self.since) = Since::now(&"back from ejection");
+    }
+
     /// Whether it is out.
     pub(crate) fn is_out(&self) -> bool {
         self.is_out.load(Relaxed)
     }
 
-    /// Since when, and why.
+    /// When it went out or came back last, and why.
     pub(in crate::pool) fn since(&self) -> Since {
         *lock(&self.since)
     }

@@ -338,9 +338,12 @@ impl BackendState {
             Operator::Draining => ("draining", decided),
             Operator::Enabled if !is_up => ("down", known),
             Operator::Enabled if self.ejection.is_out() => ("ejected", self.ejection.since()),
-            // It has been up for as long as it has been both.
-            Operator::Enabled if decided.unix_ms > known.unix_ms => ("up", decided),
-            Operator::Enabled => ("up", known),
+            // It has been up for as long as it has been all three.
+            Operator::Enabled => {
+                let all = [decided, known, self.ejection.since()];
+                let last = all.into_iter().max_by_key(|since| since.unix_ms);
+                ("up", last.unwrap_or(known))
+            }
         };
         Shown { state, since }
     }

@@ -86,11 +86,17 @@ impl Chooser {
         ] {
             *sum = *sum + weight * u64::from(is) - weight * u64::from(was);
         }
+        if counts && state.ejection.until_ms() != 0 {
+            state.ejection.finish();
+        }
         if is_out != state.ejection.is_out() {
             state.ejection.set_out(is_out);
-            // There is room for each once.
-            if counts && self.back.len() < self.back.capacity() {
-                self.back.push(place);
+            if counts {
+                state.ejection.note_back();
+                // There is room for each once.
+                if self.back.len() < self.back.capacity() {
+                    self.back.push(place);
+                }
             }
         }
         seat.is_out = is_out;

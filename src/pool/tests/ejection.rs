@@ -80,8 +80,17 @@ fn so_many_bad_exchanges_in_a_row_and_not_one_less_eject_for_the_time() {
     let mut back = hits(&pool, 3);
     back.sort_unstable();
     assert_eq!(back, [0, 1, 2]);
-    assert_eq!(pool.backends()[1].shown().state, "up");
+    let shown = pool.backends()[1].shown();
+    assert_eq!(
+        (shown.state, shown.since.reason.get()),
+        ("up", "back from ejection")
+    );
     assert_eq!(pool.backends()[1].ejection.count(), 1);
+    assert_eq!(
+        pool.backends()[1].ejection.until_ms(),
+        0,
+        "no clock is read for it any more"
+    );
 }
 
 #[test]
