@@ -633,3 +633,29 @@ fn a_queue_that_goes_and_comes_again_while_requests_wait_leaves_no_place_free() 
     ];
     play(changes, Method::RoundRobin, 1).unwrap();
 }
+
+#[test]
+fn a_retry_that_waits_across_two_reloads_is_served_late_and_no_more_wait_than_may() {
+    use Change::{Come, End, Fail, Health, Leave, Publish, Take};
+    let changes = vec![
+        Come(6),
+        End(9_760_166_965_128_904_723),
+        End(2_955_841_509_910_630_937),
+        Take(2_315_867_727_534_882_768),
+        Publish(None, 1),
+        Come(2),
+        Leave(0),
+        Take(0),
+        Fail(867_998_331_192_868_496),
+        Publish(None, 2),
+        Fail(8_789_992_287_640_104_113),
+        Fail(10_179_939_631_601_031_414),
+        Publish(Some(1), 0),
+        Health(8_688_757_792_044_771_447, false),
+        Fail(4_824_569_758_807_617_078),
+        Publish(Some(1), 0),
+        End(349_759_477_298_252_153),
+        Come(2),
+    ];
+    play(changes, Method::LeastConnections, 4).unwrap();
+}
