@@ -4,6 +4,7 @@ use crate::config::document::{ConfigError, Object, duration_text};
 use crate::config::health_check::status;
 use crate::config::key::{Fallback, Key, Takes};
 use crate::pool::settings::{BalanceSettings, EjectionSettings};
+use crate::text::words::counted;
 
 pub(super) const KEYS: &[Key] = &[
     Key {
@@ -53,8 +54,8 @@ pub(super) fn summary(balance: &BalanceSettings) -> Vec<String> {
     let rules = balance.ejection.as_ref();
     let line = |rules: &EjectionSettings| {
         format!(
-            "after {} bad exchanges in a row (status {}, 504, broken off) for {}, at most {} % of the weight",
-            rules.errors,
+            "after {} in a row (status {}, 504, broken off) for {}, at most {} % of the weight",
+            counted(rules.errors as usize, "bad exchange"),
             rules.status,
             duration_text(rules.time),
             rules.percent_max

@@ -11,6 +11,7 @@ use crate::pool::reasons::Since;
 use crate::pool::settings::EjectionSettings;
 use crate::pool::settings::Method;
 use crate::pool::trace::Outcome;
+use crate::text::words::counted;
 
 /// What an exchange tells of a try, as far as it says something about the backend.
 ///
@@ -54,7 +55,8 @@ struct Reason(u32, Served);
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bad exchanges in a row, the last one: ", self.0)?;
+        let bad = counted(self.0 as usize, "bad exchange");
+        write!(f, "{bad} in a row, the last one: ")?;
         match self.1 {
             Served::Answered { status, .. } | Served::Whole { status } => {
                 write!(f, "status {status}")

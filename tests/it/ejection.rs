@@ -108,7 +108,7 @@ fn the_operator_ends_an_ejection_and_so_does_a_reload_without_the_section() {
     eventually("one is out", || ejected(admin) == 1);
     let states = each(admin, "state");
     let name = if states[0] == "ejected" { "a" } else { "b" };
-    let why = json!("1 bad exchanges in a row, the last one: status 500");
+    let why = json!("1 bad exchange in a row, the last one: status 500");
     assert!(each(admin, "reason").contains(&why));
     ask(admin, "POST", &format!("/backends/{name}/enable"), "");
     assert_eq!(ejected(admin), 0);
